@@ -1,0 +1,44 @@
+# Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
+"""Fixed-norm training for JAX: Logit Attenuating Weight Normalization around Optax."""
+
+from importlib.metadata import version as _version
+
+from lawn_optax import diagnostics as diagnostics
+from lawn_optax import groups as groups
+from lawn_optax import losses as losses
+from lawn_optax import metrics as metrics
+from lawn_optax import schedules as schedules
+from lawn_optax._algorithms import adam as adam
+from lawn_optax._algorithms import lamb as lamb
+from lawn_optax._algorithms import lamb_plus as lamb_plus
+from lawn_optax._algorithms import sgd as sgd
+from lawn_optax._describe import describe as describe
+from lawn_optax._describe import logit_scale as logit_scale
+from lawn_optax._phase import switch_at as switch_at
+from lawn_optax._phase import switch_when as switch_when
+from lawn_optax._reset import reset_at as reset_at
+from lawn_optax._wrap import project_tangent as project_tangent
+from lawn_optax._wrap import renormalize as renormalize
+from lawn_optax._wrap import wrap as wrap
+
+__version__ = _version("lawn-optax")
+
+__all__ = [
+    "adam",
+    "describe",
+    "diagnostics",
+    "groups",
+    "lamb",
+    "lamb_plus",
+    "logit_scale",
+    "losses",
+    "metrics",
+    "project_tangent",
+    "renormalize",
+    "reset_at",
+    "schedules",
+    "sgd",
+    "switch_at",
+    "switch_when",
+    "wrap",
+]

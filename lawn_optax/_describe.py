@@ -1,0 +1,198 @@
+# Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
+"""Reads LAWN's state wherever it is nested: the report of groups, extended LAWN."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lawn_optax import _geometry as geometry
+from lawn_optax._grouping import Grouping, Groups, PyTree, resolve
+from lawn_optax._phase import PhaseState, SwitchState
+from lawn_optax._reset import ResetState
+from lawn_optax._wrap import SphereState, WrapState
+
+_STATES = (WrapState, SphereState, SwitchState, ResetState)
+
+
+class Held(NamedTuple):
+    """What one LAWN state holds."""
+
+    phase: PhaseState
+    norms: jax.Array  # float32[..., num_norms]
+    fingerprint: jax.Array  # uint32[...]
+
+
+def logit_scale(opt_state: optax.OptState, alpha: float | jax.Array) -> jax.Array:
+    """The factor for the class scores in extended LAWN: alpha once constrained, else 1.
+
+    Multiply the logits by it in the loss of the update that ``opt_state`` is for.
+
+    Args:
+      opt_state: Any optimizer state with a LAWN state in it, at any depth.
+      alpha: Factor in (0, 1) of the constrained phase.
+
+    Returns:
+      float32[]; ``alpha`` if the next update is constrained, else 1. A replicated state
+      gives one number per replica.
+
+    Raises:
+      ValueError: If there is no LAWN state.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, lawn_optax as lawn
+      >>> w = jnp.array([3.0, 4.0])
+      >>> tx = optax.chain(lawn.wrap(optax.sgd(0.1), switch_step=1))
+      >>> state = tx.init(w)
+      >>> _, later = tx.update(w, state, w)
+      >>> float(lawn.logit_scale(state, 0.25)), float(lawn.logit_scale(later, 0.25))
+      (1.0, 0.25)
+
+    References:
+      Gupta et al. 2021, arXiv:2108.05839, section 3, "An extended LAWN method".
+    """
+    # The outermost states know: one inside `switch_at` runs from its own beginning.
+    states = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, _STATES))
+    flags = [s.phase.constrained for s in states if isinstance(s, _STATES)]
+    if not flags:
+        raise ValueError("There is no LAWN state in the optimizer state.")
+    constrained = flags[0]
+    for flag in flags[1:]:
+        constrained = constrained | flag
+    return jnp.where(constrained, jnp.asarray(alpha, jnp.float32), 1)
+
+
+def describe(
+    params: PyTree, groups: Groups = "layer", state: optax.OptState | None = None
+) -> str:
+    """A table of which leaves share which norm, and which are free and why.
+
+    Args:
+      params: Parameters; shapes suffice (``jax.ShapeDtypeStruct``) without ``state``.
+      groups: As given to the optimizer.
+      state: Optimizer state with a LAWN state at any depth (chain, masked, MultiSteps,
+        replicated). Adds whether and when it switched, and each captured norm beside
+        the present one, so that what breaks the constraint shows.
+
+    Returns:
+      The table, one line per group and per free leaf.
+
+    Raises:
+      ValueError: If no leaf is constrained, labels do not fit, ``state`` has no LAWN
+        state, or it was made for other groups.
+
+    Examples:
+      >>> import jax.numpy as jnp, lawn_optax as lawn
+      >>> params = {
+      ...     "dense": {"kernel": jnp.ones((3, 4)), "bias": jnp.zeros(4)},
+      ...     "gate": {"scale": jnp.ones(1)},
+      ... }
+      >>> print(lawn.describe(params))
+      group  norms  elements  leaves
+      dense      1        16  dense/bias (4), dense/kernel (3, 4)
+      <BLANKLINE>
+      free        elements  why
+      gate/scale         1  one element: no tangent direction
+    """
+    grouping = resolve(groups, params)
+    lines: list[str] = []
+    captured = present = None
+    if state is not None:
+        held = find(state, grouping)
+        captured = np.asarray(held.norms).reshape(-1, grouping.num_norms)[0]
+        switched_at = int(np.asarray(held.phase.switched_at).reshape(-1)[0])
+        count = int(np.asarray(held.phase.count).reshape(-1)[0])
+        if switched_at < 0:
+            lines += [f"free phase after {count} updates: no norm is captured yet", ""]
+            captured = None
+        else:
+            lines += [f"constrained since update {switched_at} of {count}", ""]
+            present = np.asarray(group_norms(params, grouping))
+
+    head = ["group", "norms", "elements"]
+    head += ["captured", "now", "off by"] if captured is not None else []
+    rows = [[*head, "leaves"]]
+    for block in grouping.blocks:
+        elements = sum(int(np.prod(grouping.shapes[i])) for i in block.leaves)
+        row = [block.name, str(block.size), str(elements)]
+        if captured is not None and present is not None:
+            own = slice(block.start, block.start + block.size)
+            row += _norm_cells(captured[own], present[own])
+        leaves = (
+            f"{grouping.paths[i]} {_shape(grouping.shapes[i])}" for i in block.leaves
+        )
+        rows.append([*row, ", ".join(leaves)])
+    lines += _aligned(rows, left={0, len(rows[0]) - 1})
+    if grouping.free:
+        rows = [["free", "elements", "why"]]
+        for i, reason in grouping.free:
+            elements = str(int(np.prod(grouping.shapes[i])))
+            rows.append([grouping.paths[i] or "/", elements, reason])
+        lines += ["", *_aligned(rows, left={0, 2})]
+    return "\n".join(lines)
+
+
+def group_norms(params: PyTree, grouping: Grouping) -> jax.Array:
+    """All norms of the groups now, float32[num_norms], in the order of the state."""
+    ws = jax.tree.leaves(params)
+    axes = geometry.reduction_axes(None, params, ws)
+    return jnp.sqrt(geometry.inner_products(grouping, ws, ws, axes))
+
+
+def find(state: optax.OptState, grouping: Grouping) -> Held:
+    """The LAWN state made for these groups; raises if there is none."""
+    held = list(_held(state, None))
+    if not held:
+        raise ValueError("There is no LAWN state in the optimizer state.")
+    for one in held:
+        if np.all(np.asarray(one.fingerprint) == grouping.fingerprint):
+            return one
+    raise ValueError(
+        "The optimizer state was made for other groups than these: pass the `groups` "
+        "and the parameters that the optimizer was made with (under `optax.masked` or "
+        "`optax.partition`, with None for what they mask out)."
+    )
+
+
+def _held(node: Any, phase: PhaseState | None):
+    if isinstance(node, WrapState | SphereState):
+        yield Held(phase or node.phase, node.norms, node.fingerprint)
+    if isinstance(node, SwitchState):  # knows the step, the sphere inside does not
+        yield from _held(node.transform_state, node.phase)
+        yield from _held(node.before_state, None)
+        return
+    children = jax.tree.leaves(node, is_leaf=lambda x: x is not node)
+    if children != [node]:
+        for child in children:
+            yield from _held(child, phase)
+
+
+def _norm_cells(captured: np.ndarray, now: np.ndarray) -> list[str]:
+    if not captured.any():
+        return ["free", _range(now), "zero or not finite at the switch"]
+    live = captured > 0
+    off = np.max(np.abs(now[live] / captured[live] - 1))
+    note = f"{off:.1e}" + ("" if live.all() else f" ({(~live).sum()} free)")
+    return [_range(captured[live]), _range(now[live]), note]
+
+
+def _range(norms: np.ndarray) -> str:
+    low, high = norms.min(), norms.max()
+    return f"{low:.6g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _aligned(rows: list[list[str]], left: set[int]) -> list[str]:
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if k in left else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,242 @@
+# Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
+"""When constrained training begins, and what runs before and after.
+
+`wrap` and its parts all keep a `PhaseState`; `begin` reads it and `advance` moves it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+class Trigger(NamedTuple):
+    """Decides when constrained training begins; made by `switch_when`."""
+
+    init: Callable[[], Any]  # () -> the trigger's own state
+    ready: Callable[[Any, jax.Array], Any]  # (own state, count) -> bool[]
+    watch: Callable[[Any, dict], Any]  # (own state, extra arguments) -> own state
+
+
+Step = int | jax.Array | Trigger
+
+
+class PhaseState(NamedTuple):
+    """Where a transformation stands between free and constrained training."""
+
+    count: jax.Array  # int32[]; updates done so far
+    switched_at: jax.Array  # int32[]; first constrained update (0-based), -1 while free
+    constrained: jax.Array  # bool[]; whether the next update is constrained
+    watched: Any  # the trigger's own state, () for a step
+
+
+class SwitchState(NamedTuple):
+    """State of the transformation returned by `switch_at`."""
+
+    phase: PhaseState
+    before_state: optax.OptState
+    transform_state: optax.OptState
+
+
+class SwitchWhenState(NamedTuple):
+    """Own state of the trigger returned by `switch_when`."""
+
+    count: jax.Array  # int32[]; finite values seen
+    mean: jax.Array  # float32[]; their exponential moving average, from 0
+    lagged: jax.Array  # float32[]; the same average of the bias-corrected mean
+    latched: jax.Array  # bool[]
+
+
+def switch_when(
+    threshold: float | jax.Array,
+    *,
+    decay: float | jax.Array = 0.99,
+    key: str = "switch_value",
+    plateau: float | jax.Array | None = None,
+) -> Trigger:
+    """Switches once a smoothed statistic reaches a threshold; takes a step's place.
+
+    The statistic is an extra argument of ``update``, named ``key``, such as the median
+    margin of the batch (`lawn_optax.metrics`; about 3 for logistic loss) or its
+    accuracy. It is smoothed by a bias-corrected exponential moving average. When the
+    average reaches ``threshold`` in update t, it latches: update t+1 is the first
+    constrained one. Values that are not finite are passed over.
+
+    Args:
+      threshold: Least value of the smoothed statistic.
+      decay: Decay of the moving average, in [0, 1).
+      key: Name of the extra argument. Not ``value``, which L-BFGS reads as the loss.
+      plateau: If given, also wait until the average has risen by less than this over
+        its own window of 1/(1-decay) updates, at least one window after the start:
+        "accuracy starts plateauing at a decent high value".
+
+    Returns:
+      A trigger for ``step`` in `switch_at`, `reset_at`, `wrap` and the algorithms.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, lawn_optax as lawn
+      >>> tx = lawn.wrap(optax.sgd(0.1), lawn.switch_when(3.0, decay=0.5))
+      >>> params = jnp.array([3.0, 4.0])
+      >>> state = tx.init(params)
+      >>> for margin in (1.0, 5.0, 5.0, 5.0):
+      ...     _, state = tx.update(params, state, params, switch_value=margin)
+      >>> int(state.phase.switched_at)  # 1.0, 3.67, latched: update 2 is constrained
+      2
+
+    References:
+      Gupta et al. 2021, arXiv:2108.05839, section 3, "An extended LAWN method" (mean)
+      and the switching methods; LAWN, ICLR submission, section 3 (median).
+    """
+
+    def init() -> SwitchWhenState:
+        return SwitchWhenState(
+            count=jnp.zeros([], jnp.int32),
+            mean=jnp.zeros([], jnp.float32),
+            lagged=jnp.zeros([], jnp.float32),
+            latched=jnp.zeros([], bool),
+        )
+
+    def watch(state: SwitchWhenState, extra_args: dict) -> SwitchWhenState:
+        if key not in extra_args:
+            raise ValueError(
+                f"switch_when needs the extra argument `{key}` in every update: call "
+                f"`tx.update(grads, state, params, {key}=...)`. "
+                "TrainState.apply_gradients does not pass extra arguments on."
+            )
+        value = jnp.asarray(extra_args[key], jnp.float32)
+        count = optax.safe_increment(state.count)
+        weight = 1 - jnp.asarray(decay, jnp.float32) ** count
+        mean = decay * state.mean + (1 - decay) * value
+        lagged = decay * state.lagged + (1 - decay) * (mean / weight)
+        latched = mean / weight >= threshold
+        if plateau is not None:
+            # The average of a line lags it by its rise over one window.
+            rise = (mean - lagged) / weight
+            latched &= (rise < plateau) & (count * (1 - decay) >= 1)
+        seen = SwitchWhenState(
+            jnp.asarray(count), mean, lagged, jnp.asarray(state.latched | latched)
+        )
+        return select(jnp.isfinite(value), seen, state)
+
+    return Trigger(init, lambda state, _: state.latched, watch)
+
+
+def as_trigger(step: Step) -> Trigger:
+    if isinstance(step, Trigger):
+        return step
+    number = isinstance(step, int | np.integer) and not isinstance(step, bool)
+    if not number and not (isinstance(step, jax.Array | np.ndarray) and step.ndim == 0):
+        raise TypeError(
+            "The switch step must be a whole number of updates, a scalar array or a "
+            f"`switch_when` trigger, got {step!r}. Round epochs to steps yourself: "
+            "round(epochs * steps_per_epoch)."
+        )
+    if number and step < 0:
+        raise ValueError(f"The switch step must be at least 0, got {step}.")
+    return Trigger(lambda: (), lambda _, count: count >= step, lambda own, _: own)
+
+
+def init_phase(trigger: Trigger) -> PhaseState:
+    count, watched = jnp.zeros([], jnp.int32), trigger.init()
+    ready = jnp.asarray(trigger.ready(watched, count))
+    return PhaseState(count, jnp.full([], -1, jnp.int32), ready, watched)
+
+
+def begin(trigger: Trigger, phase: PhaseState) -> tuple[jax.Array, jax.Array]:
+    """(whether this update is constrained, whether it is the first such one).
+
+    Once constrained, always constrained: an injected step may be raised later.
+    """
+    switched = phase.switched_at >= 0
+    constrained = switched | trigger.ready(phase.watched, phase.count)
+    return constrained, constrained & ~switched
+
+
+def advance(
+    trigger: Trigger, phase: PhaseState, first: jax.Array, extra_args: dict
+) -> PhaseState:
+    switched_at = jnp.where(first, phase.count, phase.switched_at)
+    count = optax.safe_increment(phase.count)
+    watched = trigger.watch(phase.watched, extra_args)
+    ready = (switched_at >= 0) | trigger.ready(watched, count)
+    return PhaseState(count, switched_at, ready, watched)
+
+
+ALWAYS = as_trigger(0)
+
+
+def select(pred: jax.Array, on_true: Any, on_false: Any) -> Any:
+    return jax.tree.map(lambda t, f: jnp.where(pred, t, f), on_true, on_false)
+
+
+def switch_at(
+    step: Step,
+    transform: optax.GradientTransformation,
+    before: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Runs ``before`` for ``step`` updates and ``transform`` from then on.
+
+    The idle one keeps its state. Both are evaluated and one is chosen, so that the
+    switch costs no recompilation and works under ``vmap``.
+
+    Args:
+      step: Number of updates before the switch (0-based number of the first update
+        that ``transform`` makes), possibly traced, or a `switch_when` trigger.
+      transform: What acts from the switch on.
+      before: What acts until then; ``optax.identity()`` by default.
+
+    Returns:
+      A transformation.
+
+    Examples:
+      Weight decay in the free phase only:
+
+      >>> import jax.numpy as jnp, optax, lawn_optax as lawn
+      >>> tx = lawn.switch_at(
+      ...     1, optax.identity(), before=optax.add_decayed_weights(0.1)
+      ... )
+      >>> w = jnp.array([10.0, 20.0])
+      >>> state = tx.init(w)
+      >>> first, state = tx.update(jnp.zeros(2), state, w)
+      >>> second, state = tx.update(jnp.zeros(2), state, w)
+      >>> first.tolist(), second.tolist()
+      ([1.0, 2.0], [0.0, 0.0])
+
+    References:
+      Gupta et al. 2021, arXiv:2108.05839, Algorithms 3-5 (the cases t < k, t >= k).
+    """
+    trigger = as_trigger(step)
+    transform = optax.with_extra_args_support(transform)
+    before = optax.with_extra_args_support(before or optax.identity())
+
+    def init_fn(params):
+        return SwitchState(
+            init_phase(trigger), before.init(params), transform.init(params)
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        constrained, first = begin(trigger, state.phase)
+        free, before_state = before.update(
+            updates, state.before_state, params, **extra_args
+        )
+        bound, transform_state = transform.update(
+            updates, state.transform_state, params, **extra_args
+        )
+        return select(constrained, bound, free), SwitchState(
+            advance(trigger, state.phase, first, extra_args),
+            select(constrained, state.before_state, before_state),
+            select(constrained, transform_state, state.transform_state),
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def check_params(params: Any, name: str) -> None:
+    if params is None:
+        raise ValueError(
+            f"{name} needs `params`: it is a function of the current weights. Call "
+            "`tx.update(grads, state, params)`."
+        )

@@ -1,0 +1,329 @@
+# Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
+"""Fixed norms as Optax transformations: the parts, and `wrap` made of them.
+
+    gradients --> [tangent projection] --> inner optimizer --> [tangent projection]
+                        |                        |              --> [retraction]
+                 `project_tangent`           `reset_at`           `renormalize`
+
+The bracketed parts act from the switch on (`switch_at`, in `_phase`); at the switch the
+norms are captured and the moments of the inner optimizer reset.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lawn_optax import _geometry as geometry
+from lawn_optax._geometry import AxisName
+from lawn_optax._grouping import Grouping, Groups, absent, resolve
+from lawn_optax._phase import (
+    ALWAYS,
+    PhaseState,
+    Step,
+    advance,
+    as_trigger,
+    begin,
+    check_params,
+    init_phase,
+)
+from lawn_optax._reset import Reset, check_reset, reset_state
+
+
+class SphereState(NamedTuple):
+    """State of the transformations returned by `project_tangent`, `renormalize`."""
+
+    phase: PhaseState
+    norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 is free
+    fingerprint: jax.Array  # uint32[]; identifies the groups
+
+
+class WrapState(NamedTuple):
+    """State of the transformation returned by `wrap` and by the algorithms."""
+
+    phase: PhaseState
+    norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 is free
+    fingerprint: jax.Array  # uint32[]; identifies the groups
+    inner_state: optax.OptState
+
+
+class Sphere(NamedTuple):
+    """The groups of one update, with the norms they keep; `ws` are the parameters."""
+
+    grouping: Grouping
+    ws: list[Any]
+    axes: list[tuple]
+    ww: jax.Array  # squared norms now
+    norms: jax.Array  # captured norms, 0 for free groups
+    on: jax.Array  # bool[num_norms]; constrained in this update
+
+    @classmethod
+    def capture(cls, grouping, axis_name, params, updates, held, constrained, first):
+        """Reads the norms at the first constrained update, keeps them from then on."""
+        if held.shape != (grouping.num_norms,):
+            raise ValueError(
+                f"The optimizer state holds {held.shape} norms, these `groups` of the "
+                f"parameters have {grouping.num_norms}: the state was made for others."
+            )
+        us, ws = grouping.flatten(updates, "updates"), jax.tree.leaves(params)
+        # A leaf without an update stands still and does not belong to the sphere.
+        ws = [None if absent(u) else w for u, w in zip(us, ws, strict=True)]
+        axes = geometry.reduction_axes(axis_name, params, ws)
+        ww = geometry.inner_products(grouping, ws, ws, axes)
+        found = geometry.has_norm(ww) & geometry.movable(grouping, us)
+        norms = jnp.where(first, jnp.where(found, jnp.sqrt(ww), 0), held)
+        return cls(grouping, ws, axes, ww, norms, constrained & (norms > 0)), us
+
+    def project(self, us: list[Any]) -> list[Any]:
+        """Removes from each group's part of `us` its component along the weights."""
+        uw = geometry.inner_products(self.grouping, us, self.ws, self.axes)
+        return geometry.tangent(self.grouping, us, self.ws, uw, self.ww, self.on)
+
+    def sums(self, us: list[Any]) -> tuple[list[Any], jax.Array, jax.Array]:
+        """(us, <u,u>, <u,w>); use the us that come back.
+
+        They passed a barrier, without which XLA computes the inner update twice: for
+        the sums and again for the result.
+        """
+        us = jax.lax.optimization_barrier(us)
+        uu = geometry.inner_products(self.grouping, us, us, self.axes)
+        uw = geometry.inner_products(self.grouping, us, self.ws, self.axes)
+        return us, uu, uw
+
+    def retract(self, us: list[Any], *, project: bool) -> list[Any]:
+        """Turns each group's update into one that ends on its sphere."""
+        us, uu, uw = self.sums(us)
+        p, q = geometry.retraction(uu, uw, self.ww, self.norms, project=project)
+        # Coefficients that are not finite, from an update that is not: it passes as is.
+        on = self.on & jnp.isfinite(p) & jnp.isfinite(q)
+        return geometry.combine(self.grouping, us, self.ws, p, q, on)
+
+
+def init_sphere(groups: Groups, params: optax.Params) -> tuple[jax.Array, jax.Array]:
+    grouping = resolve(groups, params)
+    return (
+        jnp.zeros((grouping.num_norms,), grouping.dtype),
+        jnp.asarray(grouping.fingerprint, jnp.uint32),
+    )
+
+
+def project_tangent(
+    groups: Groups = "layer", *, axis_name: AxisName = None
+) -> optax.GradientTransformationExtraArgs:
+    """Projects updates to the tangent space of each group's norm sphere.
+
+    For each group of leaves with weights w and gradient (or update) g::
+
+        g <- g - (<w, g> / <w, w>) w
+
+    It acts from its first update on; `switch_at` delays it. Groups without a tangent
+    direction then (norm zero or not finite, one element) are free for good.
+
+    Args:
+      groups: What shares one norm: "layer", "leaf", "neuron", "all", or a callable
+        from the parameters to a tree of labels; see `lawn_optax.groups`.
+      axis_name: Mesh axes over which parameters are sharded, where it cannot be
+        inferred (``shard_map(check_vma=False)``, ``pmap``): names, or a callable from
+        the parameters to a tree with names (or None) per leaf.
+
+    Returns:
+      A transformation whose ``update`` needs ``params``.
+
+    Raises:
+      ValueError: In ``init``, if no leaf is constrained or labels do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp, lawn_optax as lawn
+      >>> tx = lawn.project_tangent()
+      >>> w = jnp.array([3.0, 4.0])
+      >>> g, _ = tx.update(jnp.array([25.0, 0.0]), tx.init(w), w)
+      >>> g.tolist()
+      [16.0, -12.0]
+
+    References:
+      LAWN, ICLR submission, eq. 3; Gupta et al. 2021, arXiv:2108.05839, Algorithm 3.
+    """
+
+    def init_fn(params):
+        return SphereState(init_phase(ALWAYS), *init_sphere(groups, params))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        check_params(params, "project_tangent")
+        constrained, first = begin(ALWAYS, state.phase)
+        sphere, us = Sphere.capture(
+            resolve(groups, params),
+            axis_name,
+            params,
+            updates,
+            state.norms,
+            constrained,
+            first,
+        )
+        phase = advance(ALWAYS, state.phase, first, extra_args)
+        updates = sphere.grouping.treedef.unflatten(sphere.project(us))
+        return updates, SphereState(phase, sphere.norms, state.fingerprint)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def renormalize(
+    groups: Groups = "layer", project: bool = True, *, axis_name: AxisName = None
+) -> optax.GradientTransformationExtraArgs:
+    """Changes updates so that each group's norm after them is the captured one.
+
+    The norm is captured at the first update and anchors all later ones: it is not read
+    again, so it does not drift. The learning rate must have acted before; put nothing
+    that changes updates behind it.
+
+    Args:
+      groups: See `project_tangent`.
+      project: Whether to project the update to the tangent space first.
+      axis_name: See `project_tangent`.
+
+    Returns:
+      A transformation whose ``update`` needs ``params``.
+
+    Raises:
+      ValueError: In ``init``, if no leaf is constrained or labels do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp, lawn_optax as lawn
+      >>> tx = lawn.renormalize()
+      >>> w = jnp.array([3.0, 4.0])
+      >>> u, _ = tx.update(jnp.array([1.0, 0.0]), tx.init(w), w)
+      >>> print(round(float(jnp.linalg.norm(w + u)), 5))
+      5.0
+
+    References:
+      LAWN, ICLR submission, Algorithm 1, lines 9-11; Gupta et al. 2021,
+      arXiv:2108.05839, Algorithm 4.
+    """
+
+    def init_fn(params):
+        return SphereState(init_phase(ALWAYS), *init_sphere(groups, params))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        check_params(params, "renormalize")
+        constrained, first = begin(ALWAYS, state.phase)
+        sphere, us = Sphere.capture(
+            resolve(groups, params),
+            axis_name,
+            params,
+            updates,
+            state.norms,
+            constrained,
+            first,
+        )
+        phase = advance(ALWAYS, state.phase, first, extra_args)
+        updates = sphere.grouping.treedef.unflatten(sphere.retract(us, project=project))
+        return updates, SphereState(phase, sphere.norms, state.fingerprint)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def wrap(
+    inner: optax.GradientTransformation,
+    switch_step: Step = 0,
+    *,
+    groups: Groups = "layer",
+    reset: Reset = "restart",
+    projections: int = 2,
+    axis_name: AxisName = None,
+) -> optax.GradientTransformationExtraArgs:
+    """LAWN around any optimizer: free training first, then fixed weight norms.
+
+    The first ``switch_step`` updates are those of ``inner``. Then each group's norm
+    c = ``|w|`` is captured, the moments of ``inner`` are reset, and later updates do::
+
+        g <- g - (<w, g> / <w, w>) w           gradient to the tangent space
+        u <- inner(g)                          learning rate and schedules included
+        u <- u - (<w, u> / <w, w>) w           update to the tangent space
+        w <- c (w + u) / |w + u|               retraction
+
+    It equals ``optax.chain(switch_at(n, project_tangent()), reset_at(n, inner),
+    switch_at(n, renormalize()))``.
+
+    Args:
+      inner: The whole optimizer, learning rate included.
+      switch_step: Number of free updates; 0 constrains from the first. May be traced,
+        or a `switch_when` trigger.
+      groups: What shares one norm: "layer" (all leaves of one module), "leaf",
+        "neuron", "all", or a callable; see `lawn_optax.groups` and `describe`.
+      reset: What becomes of the moments at the switch; see `reset_at`.
+      projections: 2 projects gradient and update; 1 the gradient only.
+      axis_name: See `project_tangent`.
+
+    Returns:
+      A transformation whose ``update`` needs ``params``. Extra arguments reach
+      ``inner``.
+
+    Raises:
+      ValueError: For a negative step, an unknown reset or number of projections; in
+        ``init`` if no leaf is constrained or labels do not fit.
+      TypeError: If ``projections`` or ``groups`` is traced, or the step is no number.
+
+    .. warning::
+      Put nothing behind it in a chain that changes updates: the norms would not hold.
+      ``optax.MultiSteps`` and ``optax.apply_if_finite`` go outside.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, lawn_optax as lawn
+      >>> tx = optax.chain(optax.clip_by_global_norm(1.0), lawn.wrap(optax.adam(0.1)))
+      >>> params = {"dense": {"kernel": jnp.array([3.0, 4.0])}}
+      >>> state = tx.init(params)
+      >>> updates, state = tx.update(params, state, params)
+      >>> params = optax.apply_updates(params, updates)
+      >>> print(round(float(jnp.linalg.norm(params["dense"]["kernel"])), 5))
+      5.0
+
+    References:
+      Gupta et al. 2021, "Logit Attenuating Weight Normalization",
+      https://arxiv.org/abs/2108.05839, Algorithm 1 and Appendix C; LAWN, ICLR
+      submission, Algorithm 1.
+    """
+    check_reset(reset)
+    check_projections(projections)
+    trigger = as_trigger(switch_step)
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params):
+        return WrapState(
+            init_phase(trigger), *init_sphere(groups, params), inner.init(params)
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        check_params(params, "wrap(...)")
+        constrained, first = begin(trigger, state.phase)
+        sphere, gs = Sphere.capture(
+            resolve(groups, params),
+            axis_name,
+            params,
+            updates,
+            state.norms,
+            constrained,
+            first,
+        )
+        treedef = sphere.grouping.treedef
+        inner_state = reset_state(inner, state.inner_state, params, first, reset)
+        updates, inner_state = inner.update(
+            treedef.unflatten(sphere.project(gs)), inner_state, params, **extra_args
+        )
+        us = sphere.grouping.flatten(updates, "updates of the inner optimizer")
+        us = sphere.retract(us, project=projections == 2)
+        phase = advance(trigger, state.phase, first, extra_args)
+        return treedef.unflatten(us), WrapState(
+            phase, sphere.norms, state.fingerprint, inner_state
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def check_projections(projections: Any) -> None:
+    if isinstance(projections, jax.Array):
+        raise TypeError(
+            "`projections` must be static, got a JAX array: under "
+            "`optax.inject_hyperparams` list it in `static_args`."
+        )
+    if projections not in (1, 2):
+        raise ValueError(f"`projections` must be 1 or 2, got {projections!r}.")

@@ -1,0 +1,206 @@
+# Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
+"""What a step does to each group: norms, radial fraction, angular update.
+
+All functions are pure and work under ``jit``, ``scan`` and ``vmap``. Each returns one
+vector with an entry per norm, in the order of `describe`; `by_name` splits it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lawn_optax import _geometry as geometry
+from lawn_optax._geometry import AxisName
+from lawn_optax._grouping import Groups, PyTree, absent, resolve
+
+__all__ = [
+    "ObserveState",
+    "angular_update",
+    "by_name",
+    "group_norms",
+    "observe",
+    "radial_fraction",
+]
+
+
+class ObserveState(NamedTuple):
+    """State of the transformation returned by `observe`: the last update's figures."""
+
+    norms: jax.Array  # float32[num_norms]; of the weights before the update
+    radial_fraction: jax.Array  # float32[num_norms]; |cos| between update and weights
+    angular_update: jax.Array  # float32[num_norms]; radians
+
+
+def group_norms(
+    params: PyTree, groups: Groups = "layer", *, axis_name: AxisName = None
+) -> jax.Array:
+    """L2 norm of each group.
+
+    Args:
+      params: Parameters.
+      groups: What shares one norm; see `lawn_optax.wrap`.
+      axis_name: See `lawn_optax.project_tangent`.
+
+    Returns:
+      float32[num_norms] (float64 if a leaf is).
+
+    Examples:
+      >>> import jax.numpy as jnp, lawn_optax as lawn
+      >>> params = {"dense": {"kernel": jnp.array([[3.0]]), "bias": jnp.array([4.0])}}
+      >>> lawn.diagnostics.group_norms(params).tolist()
+      [5.0]
+    """
+    _, ww, _ = _sums(params, params, groups, axis_name)
+    return jnp.sqrt(ww)
+
+
+def radial_fraction(
+    updates: PyTree,
+    params: PyTree,
+    groups: Groups = "layer",
+    *,
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """Share of each group's update along its weights, ``|<u,w>| / (|u| |w|)``.
+
+    Args:
+      updates: Gradients or updates, shaped like ``params``.
+      params: Parameters before the update.
+      groups: What shares one norm; see `lawn_optax.wrap`.
+      axis_name: See `lawn_optax.project_tangent`.
+
+    Returns:
+      float32[num_norms] in [0, 1]; 0 where update or weights are zero.
+
+    Examples:
+      >>> import jax.numpy as jnp, lawn_optax as lawn
+      >>> w = jnp.array([3.0, 4.0])
+      >>> print(lawn.diagnostics.radial_fraction(jnp.array([5.0, 0.0]), w))
+      [0.6]
+    """
+    return _radial_fraction(*_sums(updates, params, groups, axis_name))
+
+
+def angular_update(
+    updates: PyTree,
+    params: PyTree,
+    groups: Groups = "layer",
+    *,
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """Angle between each group's weights before and after the update, in radians.
+
+    Args:
+      updates: Updates that will be added to ``params``.
+      params: Parameters before the update.
+      groups: What shares one norm; see `lawn_optax.wrap`.
+      axis_name: See `lawn_optax.project_tangent`.
+
+    Returns:
+      float32[num_norms] in [0, pi]; 0 where the weights are zero.
+
+    Examples:
+      >>> import jax.numpy as jnp, lawn_optax as lawn
+      >>> turn = lawn.diagnostics.angular_update(jnp.array([-1.0, 1.0]), jnp.eye(2)[0])
+      >>> print(round(float(turn[0]), 4))  # from (1, 0) to (0, 1)
+      1.5708
+
+    References:
+      Wan et al. 2021, "Spherical Motion Dynamics", arXiv:2006.08419.
+    """
+    return _angular_update(*_sums(updates, params, groups, axis_name))
+
+
+def observe(
+    groups: Groups = "layer", *, axis_name: AxisName = None
+) -> optax.GradientTransformation:
+    """Keeps the figures of the last update in the optimizer state, changing nothing.
+
+    Put it last in a chain to see what is added to the weights, first to see the
+    gradient. The state's structure never changes, so it works in ``scan``; read it
+    with ``optax.tree.get(state, "angular_update")``.
+
+    Args:
+      groups: What shares one norm; see `lawn_optax.wrap`.
+      axis_name: See `lawn_optax.project_tangent`.
+
+    Returns:
+      A transformation whose ``update`` needs ``params``.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, lawn_optax as lawn
+      >>> tx = optax.chain(lawn.adam(0.1), lawn.diagnostics.observe())
+      >>> w = jnp.array([3.0, 4.0])
+      >>> _, state = tx.update(jnp.array([4.0, -3.0]), tx.init(w), w)
+      >>> state[-1].norms.tolist()
+      [5.0]
+    """
+
+    def init_fn(params):
+        grouping = resolve(groups, params)
+        zeros = lambda: jnp.zeros((grouping.num_norms,), grouping.dtype)  # noqa: E731
+        return ObserveState(zeros(), zeros(), zeros())
+
+    def update_fn(updates, state, params=None):
+        del state
+        if params is None:
+            raise ValueError(
+                "observe needs `params`: call `tx.update(grads, state, params)`."
+            )
+        sums = _sums(updates, params, groups, axis_name)
+        return updates, ObserveState(
+            jnp.sqrt(sums[1]), _radial_fraction(*sums), _angular_update(*sums)
+        )
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def by_name(
+    values: jax.Array, params: PyTree, groups: Groups = "layer"
+) -> dict[str, np.ndarray]:
+    """Splits a vector with an entry per norm by the names of the groups.
+
+    Args:
+      values: [num_norms], such as a result of this module.
+      params: Parameters; shapes suffice.
+      groups: As for ``values``.
+
+    Returns:
+      A dictionary from group name to a scalar array, or one with an entry per slice.
+    """
+    array = np.asarray(values)
+    return {
+        block.name: array[block.start : block.start + block.size].reshape(block.shape)
+        for block in resolve(groups, params).blocks
+    }
+
+
+def _sums(updates, params, groups, axis_name):
+    grouping = resolve(groups, params)
+    us = grouping.flatten(updates, "updates")
+    ws = [
+        None if absent(u) else w
+        for u, w in zip(us, jax.tree.leaves(params), strict=True)
+    ]
+    axes = geometry.reduction_axes(axis_name, params, ws)
+    uu, ww, uw = (
+        geometry.inner_products(grouping, x, y, axes)
+        for x, y in ((us, us), (ws, ws), (us, ws))
+    )
+    return uu, ww, uw
+
+
+def _radial_fraction(uu, ww, uw):
+    product = jnp.sqrt(uu) * jnp.sqrt(ww)
+    return jnp.where(product > 0, jnp.minimum(jnp.abs(uw) / product, 1), 0)
+
+
+def _angular_update(uu, ww, uw):
+    # tan = part across w / part along w: exact for small angles, where acos is not.
+    length = jnp.sqrt(ww)
+    along = jnp.where(ww > 0, uw / length, 0)
+    across = jnp.sqrt(jnp.maximum(uu - along**2, 0))
+    return jnp.where(ww > 0, jnp.arctan2(across, length + along), 0)

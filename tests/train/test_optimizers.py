@@ -1,0 +1,93 @@
+"""Optimizers by name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lawn_optax as lawn
+from train import optimizers
+
+PARAMS = {"a": {"kernel": jnp.array([[3.0, -1.0], [0.5, 2.0]]), "bias": jnp.ones(2)}}
+TARGET = {"a": {"kernel": jnp.array([[1.0, 4.0], [2.0, -3.0]]), "bias": jnp.zeros(2)}}
+
+
+def train(tx, steps):
+    """Weight trees before the first of `steps` updates and after each."""
+
+    def step(carry, _):
+        params, state = carry
+        grads = jax.tree.map(jnp.subtract, params, TARGET)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    trees = jax.lax.scan(step, (PARAMS, tx.init(PARAMS)), length=steps)[1]
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), PARAMS, trees)
+
+
+def norms(trees):
+    squares = jax.tree.map(lambda x: (x**2).reshape(len(x), -1).sum(1), trees)
+    return jnp.sqrt(sum(jax.tree.leaves(squares)))
+
+
+DECAY = 0.1
+EXPECTED = {
+    "sgd": lambda rate, _: optax.chain(
+        optax.add_decayed_weights(DECAY), optax.trace(0.9), optax.scale(-rate)
+    ),
+    "adam": lambda rate, _: optax.adam(rate),
+    "adamw": lambda rate, _: optax.adamw(rate, weight_decay=DECAY),
+    "lamb": lambda rate, _: lawn.lamb(rate, weight_decay=DECAY, switch_step=99),
+    "lamb-plus": lambda rate, _: lawn.lamb_plus(
+        rate, weight_decay=DECAY, switch_step=99
+    ),
+    "sgd-lawn": lambda rate, n: lawn.sgd(rate, weight_decay=DECAY, switch_step=n),
+    "adam-lawn": lambda rate, n: lawn.adam(rate, weight_decay=DECAY, switch_step=n),
+    "adamw-lawn": lambda rate, n: lawn.wrap(optax.adamw(rate, weight_decay=DECAY), n),
+    "lamb-lawn": lambda rate, n: lawn.lamb(rate, weight_decay=DECAY, switch_step=n),
+    "lamb-plus-lawn": lambda rate, n: lawn.lamb_plus(
+        rate, weight_decay=DECAY, switch_step=n
+    ),
+}
+
+
+@pytest.mark.parametrize("name", optimizers.NAMES)
+def test_name_means_what_it_says_and_the_switch_may_be_traced(name):
+    def run(rate, switch_step):
+        decay = {} if name == "adam" else {"weight_decay": DECAY}
+        made = optimizers.make(name, rate, switch_step=switch_step, **decay)
+        trees = train(made, 6)
+        return norms(trees), trees, train(EXPECTED[name](rate, switch_step), 6)
+
+    # Two members with their own switch: both must be read from the traced value.
+    got, trees, expected = jax.jit(jax.vmap(run))(jnp.full(2, 0.1), jnp.array([2, 4]))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        trees,
+        expected,
+    )
+    for member, switch in zip(np.asarray(got), (2, 4), strict=True):
+        changes = np.abs(np.diff(member))
+        last = switch if optimizers.is_lawn(name) else 6
+        assert (changes[:last] > 1e-4).all()
+        assert (changes[last:] <= 1e-6 * member[-1]).all()
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown optimizer 'rmsprop'.*adam-lawn"):
+        optimizers.make("rmsprop", 0.1)
+
+
+def test_adam_refuses_the_decay_that_it_would_ignore():
+    with pytest.raises(ValueError, match="adam takes no weight decay.*adamw"):
+        optimizers.make("adam", 0.1, weight_decay=jnp.array(0.1))
+
+
+def test_only_lawn_forms_get_the_second_warmup():
+    phases = {"free_steps": 2, "warmup_steps": 2, "total_steps": 8}
+    base = optimizers.schedule("adam", 1.0, **phases)(jnp.arange(8))
+    ours = optimizers.schedule("adam-lawn", 1.0, **phases)(jnp.arange(8))
+    np.testing.assert_allclose(base[:3], [0.5, 1, 1], rtol=1e-6)
+    np.testing.assert_allclose(ours[:5], [0.5, 1, 0.5, 1, 1], rtol=1e-6)

@@ -1,0 +1,11 @@
+"""Training scripts, run from the repository root with ``python -m train NAME``."""
+
+
+class InputError(Exception):
+    """Bad input by the user: its message is one line that names the remedy."""
+
+
+def require(met: bool, message: str) -> None:
+    """Raises `InputError` with a message unless a condition is met."""
+    if not met:
+        raise InputError(message)

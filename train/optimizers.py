@@ -1,0 +1,104 @@
+"""Optimizers and learning-rate schedules by name."""
+
+import jax
+import optax
+
+import lawn_optax as lawn
+from lawn_optax import schedules
+
+BASES = ("sgd", "adam", "adamw", "lamb", "lamb-plus")
+NAMES = (*BASES, *(f"{base}-lawn" for base in BASES))
+
+# lawn.lamb and lawn.lamb_plus are the papers' LAMB (one trust ratio per layer) until
+# their switch: a step that no run reaches gives the base optimizer.
+_NEVER = 2**31 - 1
+
+
+def is_lawn(name: str) -> bool:
+    """Whether `name` is the LAWN form of an optimizer."""
+    return name.endswith("-lawn")
+
+
+def make(
+    name: str,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    weight_decay: float | jax.Array = 0.0,
+    switch_step: int | jax.Array = 0,
+) -> optax.GradientTransformation:
+    """Makes an optimizer by name, with its usual defaults.
+
+    The base forms of SGD (momentum 0.9), Adam and AdamW are Optax's; those of LAMB
+    and LAMB+ are the papers' (one trust ratio per layer). ``-lawn`` adds the switch to
+    constrained training. All hyperparameters may be traced.
+
+    Args:
+        name: One of `NAMES`.
+        learning_rate: Per update, or a schedule.
+        weight_decay: Coefficient; ends at the switch in the LAWN forms. ``adam``
+            itself takes none: its form with decay is ``adamw``.
+        switch_step: Number of free updates; only the LAWN forms read it.
+
+    Returns:
+        The gradient transformation.
+
+    Raises:
+        ValueError: For an unknown name, or weight decay with ``adam``.
+    """
+    base = name.removesuffix("-lawn")
+    step = switch_step if is_lawn(name) else _NEVER
+    if base == "lamb":
+        return lawn.lamb(learning_rate, weight_decay=weight_decay, switch_step=step)
+    if base == "lamb-plus":
+        return lawn.lamb_plus(
+            learning_rate, weight_decay=weight_decay, switch_step=step
+        )
+    if name == "sgd-lawn":
+        return lawn.sgd(learning_rate, weight_decay=weight_decay, switch_step=step)
+    if name == "sgd":
+        return optax.chain(
+            optax.add_decayed_weights(weight_decay),
+            optax.sgd(learning_rate, momentum=0.9),
+        )
+    if name == "adam-lawn":
+        return lawn.adam(learning_rate, weight_decay=weight_decay, switch_step=step)
+    if name == "adam":
+        if not isinstance(weight_decay, int | float) or weight_decay != 0:
+            raise ValueError("adam takes no weight decay; the form with it is adamw")
+        return optax.adam(learning_rate)
+    if base == "adamw":
+        inner = optax.adamw(learning_rate, weight_decay=weight_decay)
+        return lawn.wrap(inner, step) if is_lawn(name) else inner
+    raise ValueError(f"unknown optimizer {name!r}; choose from: {', '.join(NAMES)}")
+
+
+def schedule(
+    name: str,
+    peak_value: float | jax.Array,
+    *,
+    free_steps: int | jax.Array,
+    warmup_steps: int | jax.Array,
+    total_steps: int,
+) -> optax.Schedule:
+    """The papers' learning-rate schedule for an optimizer.
+
+    LAWN forms: linear warm-up over the free phase, again over `warmup_steps`, then
+    linear decay to 0. Base forms: linear warm-up over `warmup_steps`, then linear
+    decay to 0.
+
+    Args:
+        name: One of `NAMES`.
+        peak_value: Highest learning rate, per update.
+        free_steps: Updates before the switch; only the LAWN forms read it.
+        warmup_steps: Updates of the (second) warm-up.
+        total_steps: Updates of the whole training.
+
+    Returns:
+        A function from the update's number to its learning rate.
+
+    References:
+        Gupta et al. 2021, arXiv:2108.05839, Appendix D.1.
+    """
+    if is_lawn(name):
+        return schedules.three_phase(peak_value, free_steps, warmup_steps, total_steps)
+    return schedules.two_phase(peak_value, warmup_steps, total_steps)

@@ -1,0 +1,76 @@
+"""Figures of a run."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from train.grids import GridResult, describe_trial
+
+# Okabe and Ito's colours, distinct to colour-blind readers.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+
+
+def training_curves(
+    path: Path, results: Sequence[GridResult], steps_per_epoch: int
+) -> None:
+    """Draws margin, accuracy, loss and weight norm against epochs.
+
+    After Figure 1 of Gupta et al. 2021, arXiv:2108.05839: lines are means over the
+    seeds of each optimizer's best trial, bands reach from the lowest to the highest
+    seed, and a vertical line marks the switch to constrained training.
+
+    Args:
+        path: Of the PNG file to write.
+        results: One per optimizer; those without a trial left are not drawn.
+        steps_per_epoch: Updates per epoch.
+    """
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    margin, accuracy, loss, norm = figure.subplots(2, 2, sharex=True).flat
+    handles, lowest = [], 1.0
+    colours = dict(
+        zip([r.name for r in results], itertools.cycle(_COLOURS), strict=False)
+    )
+    for result in results:
+        best = result.best()
+        if best is None:
+            continue
+        values = {key: v[:, best] for key, v in result.history.items()}
+        style: dict[str, Any] = {"color": colours[result.name]}
+        _line(margin, result.epochs, values["median_margin"], **style)
+        _line(accuracy, result.epochs, values["test_accuracy"], **style)
+        _line(accuracy, result.epochs, values["train_accuracy"], ls="--", **style)
+        lowest = min(lowest, values["test_accuracy"][-1].mean())
+        _line(loss, result.epochs, values["loss"], **style)
+        _line(norm, result.epochs, values["weight_norm"], **style)
+        trial = result.trials[best]
+        label = f"{result.name} ({describe_trial(trial)})"
+        handles.append(Line2D([], [], label=label, **style))
+        if "switch_step" in trial:
+            epoch = trial["switch_step"] / steps_per_epoch
+            for axes in (margin, accuracy, loss, norm):
+                axes.axvline(epoch, ls=":", **style)
+            label = f"{result.name}: switch at epoch {epoch:g}"
+            handles.append(Line2D([], [], ls=":", label=label, **style))
+    margin.set(title="Median training margin", ylabel="margin")
+    accuracy.set(title="Accuracy: test (solid), training (dashed)")
+    accuracy.set_ylim(max(0.0, lowest - 0.12), 1.005)  # The start would hide the rest.
+    loss.set(title="Training loss", yscale="log", ylabel="cross entropy")
+    norm.set(title="Norm of all weights", ylabel="norm")
+    for axes in (loss, norm):
+        axes.set_xlabel("epoch")
+    for axes in (margin, accuracy, loss, norm):
+        axes.grid(alpha=0.3)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _line(axes: Axes, epochs: Sequence[int], values: np.ndarray, **style: Any) -> None:
+    axes.plot(epochs, values.mean(axis=-1), **style)
+    low, high = values.min(axis=-1), values.max(axis=-1)
+    axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, lw=0)

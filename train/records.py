@@ -1,0 +1,168 @@
+"""What a run leaves behind: a folder with its configuration, metrics and results.
+
+No file holds a host name or an absolute path, and none holds the time of day, so that
+runs can be compared and published as they are.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from train import InputError
+
+_PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "lawn-optax")
+
+
+def run_config(experiment: str, config: Any) -> dict[str, Any]:
+    """The options that decide a run's result, ready for JSON.
+
+    Args:
+        experiment: Name of the experiment.
+        config: A dataclass; its fields `out` and `quiet` are left out, since they do
+            not change the result.
+
+    Returns:
+        The experiment's name and the options by name.
+    """
+    options = dataclasses.asdict(config)
+    del options["out"], options["quiet"]
+    return json.loads(json.dumps({"experiment": experiment} | options))
+
+
+def default_folder(config: Mapping[str, Any]) -> Path:
+    """``runs/EXPERIMENT/HASH``: the same options give the same folder.
+
+    Args:
+        config: What `run_config` returned.
+
+    Returns:
+        A path relative to the working directory.
+    """
+    text = json.dumps(config, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return Path("runs", config["experiment"], digest)
+
+
+@contextmanager
+def run_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
+    """Collects the files of a run and moves them into `folder` at the end.
+
+    A run that fails or is interrupted leaves `folder` as it was.
+
+    Args:
+        folder: New, empty, or of an earlier run with the same configuration, whose
+            files are replaced.
+        config: What `run_config` returned; written to ``config.json`` with the
+            versions and the device.
+
+    Yields:
+        An empty folder to write into.
+
+    Raises:
+        InputError: If `folder` cannot be written to or holds something else.
+    """
+    _check_contents(folder, config)
+    parent = folder.resolve().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=parent, prefix=".run-")
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {folder.parent} ({error.strerror}); choose another --out"
+        ) from None
+    with temporary as name:
+        write_json(Path(name, "config.json"), {"config": config} | environment())
+        yield Path(name)
+        folder.mkdir(exist_ok=True)
+        for path in sorted(Path(name).iterdir()):
+            os.replace(path, folder / path.name)
+
+
+def _check_contents(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raises unless `folder` is new, empty, or holds a run with the same options."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; choose another --out")
+    if not any(folder.iterdir()):
+        return
+    try:
+        there = json.loads((folder / "config.json").read_text())["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{folder} holds files but no run; choose another --out"
+        ) from None
+    if there != config:
+        names = [key for key in config if there.get(key) != config[key]]
+        raise InputError(
+            f"{folder} holds a run with another configuration"
+            f" ({', '.join(names)} differ); choose another --out"
+        )
+
+
+def environment() -> dict[str, Any]:
+    """Versions and device: what a reader needs to judge or repeat a result."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # Run from a bare checkout.
+            versions[package] = "not installed"
+    device = jax.devices()[0]
+    return {
+        "versions": versions,
+        "device": {"platform": device.platform, "kind": device.device_kind},
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes one JSON document; numbers that are not finite become null."""
+    text = json.dumps(_plain(value), indent=2, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON object per line; numbers that are not finite become null."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float):
+        # Seven digits carry a float32.
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    return value
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An aligned Markdown table, readable in a terminal as it is.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells; a row with fewer cells than the header is filled with empty ones.
+
+    Returns:
+        The lines, without a newline at the end.
+    """
+    lines = [list(header), *([*row, *[""] * (len(header) - len(row))] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines
+    )
