@@ -7,20 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lawn_optax import _geometry as geometry
 from lawn_optax._geometry import AxisName
-from lawn_optax._grouping import Groups, resolve
-from lawn_optax._phase import (
-    Step,
-    advance,
-    as_trigger,
-    begin,
-    check_params,
-    init_phase,
-    switch_at,
-)
-from lawn_optax._reset import Reset, check_reset, reset_state
-from lawn_optax._wrap import Sphere, WrapState, init_sphere, wrap
+from lawn_optax._grouping import Groups
+from lawn_optax._phase import Step, switch_at
+from lawn_optax._reset import Reset
+from lawn_optax._wrap import Scale, constrain
 
 Scalar = float | jax.Array
 LearningRate = Scalar | optax.Schedule
@@ -63,11 +54,19 @@ def sgd(
     References:
       Gupta et al. 2021, arXiv:2108.05839, section 3 and Appendix C (no listing).
     """
-    inner = optax.chain(
+    direction = optax.chain(
         *_free_decay(weight_decay, switch_step),
-        optax.sgd(learning_rate, momentum, nesterov),
+        optax.identity() if momentum is None else optax.trace(momentum, nesterov),
     )
-    return wrap(inner, switch_step, groups=groups, reset=reset, axis_name=axis_name)
+    return constrain(
+        direction,
+        switch_step,
+        groups=groups,
+        reset=reset,
+        projections=2,
+        axis_name=axis_name,
+        scale=_minus(learning_rate),
+    )
 
 
 def adam(
@@ -112,22 +111,18 @@ def adam(
       Gupta et al. 2021, arXiv:2108.05839, Algorithms 6, 7; LAWN, ICLR submission,
       Algorithm 1, which has both projections; eps as in Appendix D.
     """
-    inner = optax.chain(
-        optax.scale_by_adam(b1, b2, eps),
-        *_free_decay(weight_decay, switch_step),
-        optax.scale_by_learning_rate(learning_rate),
+    direction = optax.chain(
+        optax.scale_by_adam(b1, b2, eps), *_free_decay(weight_decay, switch_step)
     )
-    return wrap(
-        inner, switch_step, groups=groups, reset=reset, projections=projections,
+    return constrain(
+        direction,
+        switch_step,
+        groups=groups,
+        reset=reset,
+        projections=projections,
         axis_name=axis_name,
-    )  # fmt: skip
-
-
-def _free_decay(weight_decay: Scalar, step: Step) -> list[optax.GradientTransformation]:
-    if isinstance(weight_decay, int | float) and weight_decay == 0:
-        return []
-    decay = optax.add_decayed_weights(weight_decay)
-    return [switch_at(step, optax.identity(), before=decay)]
+        scale=_minus(learning_rate),
+    )
 
 
 def lamb(
@@ -226,51 +221,43 @@ def _lamb(
     learning_rate, b1, b2, eps, weight_decay, phi, cap, switch_step, groups, reset,
     axis_name,
 ):  # fmt: skip
-    check_reset(reset)
-    trigger = as_trigger(switch_step)
-    adam_direction = optax.scale_by_adam(b1, b2, eps)
+    direction = optax.chain(
+        optax.scale_by_adam(b1, b2, eps), *_free_decay(weight_decay, switch_step)
+    )
+    minus = _minus(learning_rate)
 
-    def init_fn(params):
-        return WrapState(
-            init_phase(trigger),
-            *init_sphere(groups, params),
-            adam_direction.init(params),
-        )
+    def scale(count: jax.Array) -> Scale:
+        def minus_rate_times_ratio(sphere, uu, uw):
+            ww = sphere.ww
+            radial = jnp.where(sphere.on & (ww > 0), uw * uw / ww, 0)
+            length = jnp.sqrt(jnp.maximum(uu - radial, 0))  # of the projected direction
+            known = (ww > 0) & (length > 0)
+            ratio = jnp.where(known, phi(jnp.sqrt(ww)) / length, 1)
+            return minus(count)(sphere, uu, uw) * jnp.minimum(ratio, cap)
 
-    def update_fn(updates, state, params=None, **extra_args):
-        check_params(params, "lamb")
-        constrained, first = begin(trigger, state.phase)
-        grouping = resolve(groups, params).with_free_leaves()
-        held = jnp.pad(state.norms, (0, grouping.num_norms - state.norms.size))
-        sphere, gs = Sphere.capture(
-            grouping, axis_name, params, updates, held, constrained, first
-        )
-        treedef = grouping.treedef
-        inner = reset_state(adam_direction, state.inner_state, params, first, reset)
-        updates, inner = adam_direction.update(
-            treedef.unflatten(sphere.project(gs)), inner, params
-        )
-        lr = learning_rate
-        lr = jnp.asarray(lr(state.phase.count) if callable(lr) else lr, grouping.dtype)
-        decay = jnp.where(constrained, 0, jnp.asarray(weight_decay, grouping.dtype))
+        return minus_rate_times_ratio
 
-        # Both phases are linear in r and w: r + decay w in the free one, r - a w in the
-        # other. So three sums give the norms of both, and of the weights after them.
-        rs, rr, rw = sphere.sums(grouping.flatten(updates, "updates"))
-        ww, on = sphere.ww, sphere.on
-        radial = jnp.where(on, -jnp.where(ww > 0, rw / ww, 0), decay)
-        length = jnp.sqrt(jnp.maximum(rr + radial * (2 * rw + radial * ww), 0))
-        ratio = jnp.where((ww > 0) & (length > 0), phi(jnp.sqrt(ww)) / length, 1)
-        scale = -lr * jnp.minimum(ratio, cap)
-        shrink = jnp.where(
-            on, sphere.norms / jnp.hypot(jnp.sqrt(ww), scale * length), 1
-        )
-        p = shrink * scale
-        q = jnp.where(on, shrink * (1 + scale * radial) - 1, scale * radial)
-        us = geometry.combine(grouping, rs, sphere.ws, p, q, jnp.ones_like(on))
+    return constrain(
+        direction,
+        switch_step,
+        groups=groups,
+        reset=reset,
+        projections=2,
+        axis_name=axis_name,
+        scale=scale,
+    )
 
-        norms = sphere.norms[: state.norms.size]
-        phase = advance(trigger, state.phase, first, extra_args)
-        return treedef.unflatten(us), WrapState(phase, norms, state.fingerprint, inner)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+def _minus(learning_rate: LearningRate) -> Callable[[jax.Array], Scale]:
+    def scale(count: jax.Array) -> Scale:
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        return lambda sphere, uu, uw: jnp.full_like(uu, -jnp.asarray(rate, uu.dtype))
+
+    return scale
+
+
+def _free_decay(weight_decay: Scalar, step: Step) -> list[optax.GradientTransformation]:
+    if isinstance(weight_decay, int | float) and weight_decay == 0:
+        return []
+    decay = optax.add_decayed_weights(weight_decay)
+    return [switch_at(step, optax.identity(), before=decay)]

@@ -144,20 +144,22 @@ def combine(
     p: jax.Array,
     q: jax.Array,
     on: jax.Array,
+    factor: jax.Array | None = None,
 ) -> list[Any]:
-    """P u + q w for the groups that are `on`, u for the others.
+    """Gives p f u + q w for groups that are `on`, f u for others (f: 1 if None).
 
     The result keeps the type of u. Where that is narrower than float32 it is
-    round(w + p u + q w) - w, so that the new weight is the exact one rounded once.
+    round(w + p f u + q w) - w, so that the new weight is the exact one rounded once.
     """
-    p, q, on = jax.lax.optimization_barrier((p, q, on))
+    p, q, on, factor = jax.lax.optimization_barrier((p, q, on, factor))
     out = list(us)
     for i, spread in _members(grouping, us):
         u, w = _widen(us[i], grouping.dtype), _widen(ws[i], grouping.dtype)
+        u = u if factor is None else spread(factor) * u
         step = spread(p) * u + spread(q) * w
         if jnp.finfo(us[i].dtype).bits < 32:
             step = _rounded(w + step, ws[i].dtype) - w
-        out[i] = jnp.where(spread(on), step.astype(us[i].dtype), us[i])
+        out[i] = jnp.where(spread(on), step, u).astype(us[i].dtype)
     return out
 
 

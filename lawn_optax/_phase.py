@@ -107,7 +107,7 @@ def switch_when(
                 "TrainState.apply_gradients does not pass extra arguments on."
             )
         value = jnp.asarray(extra_args[key], jnp.float32)
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
         weight = 1 - jnp.asarray(decay, jnp.float32) ** count
         mean = decay * state.mean + (1 - decay) * value
         lagged = decay * state.lagged + (1 - decay) * (mean / weight)
@@ -117,7 +117,7 @@ def switch_when(
             rise = (mean - lagged) / weight
             latched &= (rise < plateau) & (count * (1 - decay) >= 1)
         seen = SwitchWhenState(
-            jnp.asarray(count), mean, lagged, jnp.asarray(state.latched | latched)
+            count, mean, lagged, jnp.asarray(state.latched | latched)
         )
         return select(jnp.isfinite(value), seen, state)
 
@@ -159,7 +159,7 @@ def advance(
     trigger: Trigger, phase: PhaseState, first: jax.Array, extra_args: dict
 ) -> PhaseState:
     switched_at = jnp.where(first, phase.count, phase.switched_at)
-    count = optax.safe_increment(phase.count)
+    count = jnp.asarray(optax.safe_increment(phase.count))
     watched = trigger.watch(phase.watched, extra_args)
     ready = (switched_at >= 0) | trigger.ready(watched, count)
     return PhaseState(count, switched_at, ready, watched)

@@ -9,6 +9,9 @@ The bracketed parts act from the switch on (`switch_at`, in `_phase`); at the sw
 norms are captured and the moments of the inner optimizer reset.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -80,24 +83,26 @@ class Sphere(NamedTuple):
         uw = geometry.inner_products(self.grouping, us, self.ws, self.axes)
         return geometry.tangent(self.grouping, us, self.ws, uw, self.ww, self.on)
 
-    def sums(self, us: list[Any]) -> tuple[list[Any], jax.Array, jax.Array]:
-        """(us, <u,u>, <u,w>); use the us that come back.
-
-        They passed a barrier, without which XLA computes the inner update twice: for
-        the sums and again for the result.
-        """
+    def retract(
+        self, us: list[Any], *, project: bool, scale: Scale | None = None
+    ) -> list[Any]:
+        """Turns each group's update, times its scale, into one ending on its sphere."""
+        # Without the barrier XLA may compute the inner update twice: for the sums and
+        # again for the result.
         us = jax.lax.optimization_barrier(us)
         uu = geometry.inner_products(self.grouping, us, us, self.axes)
         uw = geometry.inner_products(self.grouping, us, self.ws, self.axes)
-        return us, uu, uw
-
-    def retract(self, us: list[Any], *, project: bool) -> list[Any]:
-        """Turns each group's update into one that ends on its sphere."""
-        us, uu, uw = self.sums(us)
+        factor = None if scale is None else scale(self, uu, uw)
+        if factor is not None:
+            uu, uw = factor * factor * uu, factor * uw
         p, q = geometry.retraction(uu, uw, self.ww, self.norms, project=project)
         # Coefficients that are not finite, from an update that is not: it passes as is.
         on = self.on & jnp.isfinite(p) & jnp.isfinite(q)
-        return geometry.combine(self.grouping, us, self.ws, p, q, on)
+        return geometry.combine(self.grouping, us, self.ws, p, q, on, factor)
+
+
+# (sphere, <u,u>, <u,w>) -> what multiplies each group's update u before the retraction
+Scale = Callable[[Sphere, jax.Array, jax.Array], jax.Array]
 
 
 def init_sphere(groups: Groups, params: optax.Params) -> tuple[jax.Array, jax.Array]:
@@ -282,6 +287,31 @@ def wrap(
       https://arxiv.org/abs/2108.05839, Algorithm 1 and Appendix C; LAWN, ICLR
       submission, Algorithm 1.
     """
+    return constrain(
+        inner,
+        switch_step,
+        groups=groups,
+        reset=reset,
+        projections=projections,
+        axis_name=axis_name,
+    )
+
+
+def constrain(
+    inner: optax.GradientTransformation,
+    switch_step: Step,
+    *,
+    groups: Groups,
+    reset: Reset,
+    projections: int,
+    axis_name: AxisName,
+    scale: Callable[[jax.Array], Scale] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """`wrap`, with a factor per group between the inner optimizer and the retraction.
+
+    A learning rate or trust ratio given as ``scale(count)`` costs nothing there, where
+    inside ``inner`` it would cost a pass over the parameters.
+    """
     check_reset(reset)
     check_projections(projections)
     trigger = as_trigger(switch_step)
@@ -293,27 +323,31 @@ def wrap(
         )
 
     def update_fn(updates, state, params=None, **extra_args):
-        check_params(params, "wrap(...)")
+        check_params(params, "The LAWN update")
         constrained, first = begin(trigger, state.phase)
+        grouping, held = resolve(groups, params), state.norms
+        if scale is not None:  # free leaves are scaled, too
+            grouping = grouping.with_free_leaves()
+            held = jnp.pad(held, (0, grouping.num_norms - held.size))
         sphere, gs = Sphere.capture(
-            resolve(groups, params),
-            axis_name,
-            params,
-            updates,
-            state.norms,
-            constrained,
-            first,
+            grouping, axis_name, params, updates, held, constrained, first
         )
-        treedef = sphere.grouping.treedef
         inner_state = reset_state(inner, state.inner_state, params, first, reset)
         updates, inner_state = inner.update(
-            treedef.unflatten(sphere.project(gs)), inner_state, params, **extra_args
+            grouping.treedef.unflatten(sphere.project(gs)),
+            inner_state,
+            params,
+            **extra_args,
         )
-        us = sphere.grouping.flatten(updates, "updates of the inner optimizer")
-        us = sphere.retract(us, project=projections == 2)
+        us = sphere.retract(
+            grouping.flatten(updates, "updates of the inner optimizer"),
+            project=projections == 2,
+            scale=None if scale is None else scale(state.phase.count),
+        )
         phase = advance(trigger, state.phase, first, extra_args)
-        return treedef.unflatten(us), WrapState(
-            phase, sphere.norms, state.fingerprint, inner_state
+        norms = sphere.norms[: state.norms.size]
+        return grouping.treedef.unflatten(us), WrapState(
+            phase, norms, state.fingerprint, inner_state
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
