@@ -227,13 +227,12 @@ def _lamb(
     minus = _minus(learning_rate)
 
     def scale(count: jax.Array) -> Scale:
-        def minus_rate_times_ratio(sphere, uu, uw):
-            ww = sphere.ww
-            radial = jnp.where(sphere.on & (ww > 0), uw * uw / ww, 0)
+        def minus_rate_times_ratio(uu, uw, ww, on):
+            radial = jnp.where(on & (ww > 0), uw * uw / ww, 0)
             length = jnp.sqrt(jnp.maximum(uu - radial, 0))  # of the projected direction
             known = (ww > 0) & (length > 0)
             ratio = jnp.where(known, phi(jnp.sqrt(ww)) / length, 1)
-            return minus(count)(sphere, uu, uw) * jnp.minimum(ratio, cap)
+            return minus(count)(uu, uw, ww, on) * jnp.minimum(ratio, cap)
 
         return minus_rate_times_ratio
 
@@ -251,7 +250,7 @@ def _lamb(
 def _minus(learning_rate: LearningRate) -> Callable[[jax.Array], Scale]:
     def scale(count: jax.Array) -> Scale:
         rate = learning_rate(count) if callable(learning_rate) else learning_rate
-        return lambda sphere, uu, uw: jnp.full_like(uu, -jnp.asarray(rate, uu.dtype))
+        return lambda uu, *_: jnp.full_like(uu, -jnp.asarray(rate, uu.dtype))
 
     return scale
 

@@ -138,7 +138,8 @@ def group_norms(params: PyTree, grouping: Grouping) -> jax.Array:
     """All norms of the groups now, float32[num_norms], in the order of the state."""
     ws = jax.tree.leaves(params)
     axes = geometry.reduction_axes(None, params, ws)
-    return jnp.sqrt(geometry.inner_products(grouping, ws, ws, axes))
+    squares = geometry.inner_products(grouping, ws, ws, axes)
+    return jnp.sqrt(geometry.join(squares, grouping.dtype))
 
 
 def find(state: optax.OptState, grouping: Grouping) -> Held:

@@ -52,31 +52,47 @@ class WrapState(NamedTuple):
 
 
 class Sphere(NamedTuple):
-    """The groups of one update, with the norms they keep; `ws` are the parameters."""
+    """The blocks of one update and the norms they keep; lists have an entry a block."""
 
     grouping: Grouping
-    ws: list[Any]
+    ws: list[Any]  # parameters
     axes: list[tuple]
-    ww: jax.Array  # squared norms now
-    norms: jax.Array  # captured norms, 0 for free groups
-    on: jax.Array  # bool[num_norms]; constrained in this update
+    ww: list[jax.Array]  # squared norms now
+    norms: list[jax.Array]  # captured norms, 0 where free
+    on: list[jax.Array]  # whether constrained in this update
 
     @classmethod
     def capture(cls, grouping, axis_name, params, updates, held, constrained, first):
-        """Reads the norms at the first constrained update, keeps them from then on."""
-        if held.shape != (grouping.num_norms,):
+        """Reads the norms at the first constrained update, keeps them from then on.
+
+        Returns the sphere and the leaves of the updates.
+        """
+        size = sum(block.size for block in grouping.blocks if not block.free)
+        if held.shape != (size,):
             raise ValueError(
                 f"The optimizer state holds {held.shape} norms, these `groups` of the "
-                f"parameters have {grouping.num_norms}: the state was made for others."
+                f"parameters have {size}: the state was made for others."
             )
         us, ws = grouping.flatten(updates, "updates"), jax.tree.leaves(params)
         # A leaf without an update stands still and does not belong to the sphere.
         ws = [None if absent(u) else w for u, w in zip(us, ws, strict=True)]
         axes = geometry.reduction_axes(axis_name, params, ws)
         ww = geometry.inner_products(grouping, ws, ws, axes)
-        found = geometry.has_norm(ww) & geometry.movable(grouping, us)
-        norms = jnp.where(first, jnp.where(found, jnp.sqrt(ww), 0), held)
-        return cls(grouping, ws, axes, ww, norms, constrained & (norms > 0)), us
+        norms = []
+        for block, square, old in zip(
+            grouping.blocks, ww, geometry.split(grouping, held), strict=True
+        ):
+            found = geometry.has_norm(square) & geometry.movable(block, grouping, us)
+            new = jnp.where(found, jnp.sqrt(square), 0)
+            norms.append(jnp.where(first, new, old))
+        on = [constrained & (norm > 0) for norm in norms]
+        return cls(grouping, ws, axes, ww, norms, on), us
+
+    def held(self) -> jax.Array:
+        """The captured norms as the state keeps them."""
+        pairs = zip(self.grouping.blocks, self.norms, strict=True)
+        kept = [norm for block, norm in pairs if not block.free]
+        return geometry.join(kept, self.grouping.dtype)
 
     def project(self, us: list[Any]) -> list[Any]:
         """Removes from each group's part of `us` its component along the weights."""
@@ -92,17 +108,25 @@ class Sphere(NamedTuple):
         us = jax.lax.optimization_barrier(us)
         uu = geometry.inner_products(self.grouping, us, us, self.axes)
         uw = geometry.inner_products(self.grouping, us, self.ws, self.axes)
-        factor = None if scale is None else scale(self, uu, uw)
-        if factor is not None:
-            uu, uw = factor * factor * uu, factor * uw
-        p, q = geometry.retraction(uu, uw, self.ww, self.norms, project=project)
-        # Coefficients that are not finite, from an update that is not: it passes as is.
-        on = self.on & jnp.isfinite(p) & jnp.isfinite(q)
+        factor = None
+        if scale is not None:
+            factor = [scale(*x) for x in zip(uu, uw, self.ww, self.on, strict=True)]
+            uu = [f * f * x for f, x in zip(factor, uu, strict=True)]
+            uw = [f * x for f, x in zip(factor, uw, strict=True)]
+        p, q, on = [], [], []
+        for k, norm in enumerate(self.norms):
+            pk, qk = geometry.retraction(
+                uu[k], uw[k], self.ww[k], norm, project=project
+            )
+            # Not finite from an update that is not: it passes as it is.
+            on.append(self.on[k] & jnp.isfinite(pk) & jnp.isfinite(qk))
+            p.append(pk)
+            q.append(qk)
         return geometry.combine(self.grouping, us, self.ws, p, q, on, factor)
 
 
-# (sphere, <u,u>, <u,w>) -> what multiplies each group's update u before the retraction
-Scale = Callable[[Sphere, jax.Array, jax.Array], jax.Array]
+# (<u,u>, <u,w>, <w,w>, whether constrained) -> what multiplies a group's update u
+Scale = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def init_sphere(groups: Groups, params: optax.Params) -> tuple[jax.Array, jax.Array]:
@@ -167,7 +191,7 @@ def project_tangent(
         )
         phase = advance(ALWAYS, state.phase, first, extra_args)
         updates = sphere.grouping.treedef.unflatten(sphere.project(us))
-        return updates, SphereState(phase, sphere.norms, state.fingerprint)
+        return updates, SphereState(phase, sphere.held(), state.fingerprint)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -222,7 +246,7 @@ def renormalize(
         )
         phase = advance(ALWAYS, state.phase, first, extra_args)
         updates = sphere.grouping.treedef.unflatten(sphere.retract(us, project=project))
-        return updates, SphereState(phase, sphere.norms, state.fingerprint)
+        return updates, SphereState(phase, sphere.held(), state.fingerprint)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -325,12 +349,11 @@ def constrain(
     def update_fn(updates, state, params=None, **extra_args):
         check_params(params, "The LAWN update")
         constrained, first = begin(trigger, state.phase)
-        grouping, held = resolve(groups, params), state.norms
+        grouping = resolve(groups, params)
         if scale is not None:  # free leaves are scaled, too
             grouping = grouping.with_free_leaves()
-            held = jnp.pad(held, (0, grouping.num_norms - held.size))
         sphere, gs = Sphere.capture(
-            grouping, axis_name, params, updates, held, constrained, first
+            grouping, axis_name, params, updates, state.norms, constrained, first
         )
         inner_state = reset_state(inner, state.inner_state, params, first, reset)
         updates, inner_state = inner.update(
@@ -345,9 +368,8 @@ def constrain(
             scale=None if scale is None else scale(state.phase.count),
         )
         phase = advance(trigger, state.phase, first, extra_args)
-        norms = sphere.norms[: state.norms.size]
         return grouping.treedef.unflatten(us), WrapState(
-            phase, norms, state.fingerprint, inner_state
+            phase, sphere.held(), state.fingerprint, inner_state
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

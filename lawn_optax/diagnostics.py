@@ -187,7 +187,7 @@ def _sums(updates, params, groups, axis_name):
     ]
     axes = geometry.reduction_axes(axis_name, params, ws)
     uu, ww, uw = (
-        geometry.inner_products(grouping, x, y, axes)
+        geometry.join(geometry.inner_products(grouping, x, y, axes), grouping.dtype)
         for x, y in ((us, us), (ws, ws), (us, ws))
     )
     return uu, ww, uw

@@ -1,15 +1,15 @@
 """The algorithms against the NumPy reference, 200 steps at a time.
 
 The gradients depend on all parameters, so that an error anywhere reaches everything.
-One group is zero until it is past the switch, one is small enough for epsilon to count,
-one has one element, and in mid-run the weights are scaled by hand, after which
+One layer and one unit are zero until past the switch, one layer has gradients so small
+that epsilon counts, one has a single element. Once the weights are scaled by hand:
 constrained groups must return to the captured norms, not to those they find.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,62 +26,46 @@ SWITCHES = {"constrained from the start": 0, "switch at 7": 7, "never switching"
 SHAPES = {
     "dense/bias": (3,),
     "dense/kernel": (4, 3),
-    "embed/table": (5, 4),  # small gradients
-    "gate/alpha": (1,),  # one element
-    "head/bias": (2,),  # zero until step GROWS, as is its kernel
+    "embed/table": (5, 4),
+    "gate/alpha": (1,),
+    "head/bias": (2,),
     "head/kernel": (3, 2),
-    "norm/bias": (3,),
     "norm/scale": (3,),
 }
+# Zero until step GROWS: a whole layer, and one unit among others.
+LATE = {"head/bias": ..., "head/kernel": ..., "embed/table": (slice(None), 0)}
+
 LAYER = {
-    name: [leaf for leaf in SHAPES if leaf.startswith(name + "/")]
+    name: [leaf for leaf in SHAPES if leaf.startswith(f"{name}/")]
     for name in ("dense", "embed", "gate", "head")
 }
-ALL_LEAVES = [leaf for leaf in SHAPES if leaf not in ("gate/alpha", "norm/bias")]
 # What lawn takes for `groups`, and the same for the reference.
 GROUPS: dict[str, tuple[Any, reference.Groups]] = {
     "layers": (lawn.groups.not_paths("norm"), LAYER),
-    "leaves": (
-        lambda params: jax.tree.map_with_path(lambda path, _: str(path), params),
-        {leaf: [leaf] for leaf in SHAPES},
-    ),
+    "leaves": ("leaf", {leaf: [leaf] for leaf in SHAPES}),
+    "everything": ("all", {"all": list(SHAPES)}),
     "two labels": (
         lambda params: {
-            module: {
-                name: {"gate": None, "head": 1}.get(module, 0)
-                if (module, name) != ("norm", "bias")
-                else None
-                for name in leaves
-            }
-            for module, leaves in params.items()
+            "dense": 0,
+            "embed": 0,
+            "gate": None,
+            "head": 1,
+            "norm": 0,
         },
-        {
-            "rest": [leaf for leaf in ALL_LEAVES if not leaf.startswith("head")],
-            "head": LAYER["head"],
-        },
+        {0: [*LAYER["dense"], *LAYER["embed"], "norm/scale"], 1: LAYER["head"]},
     ),
-    # The last axis: a column of a kernel and the entry of its bias are a unit. The
-    # vectors of `norm` belong to no kernel.
+    # A column of a kernel and an entry of its bias are a unit; the scale of `norm`
+    # belongs to no kernel.
     "neurons": (
         "neuron",
-        {
-            "dense": (LAYER["dense"], -1),
-            "embed": (LAYER["embed"], -1),
-            "head": (LAYER["head"], -1),
-        },
+        {name: (LAYER[name], -1) for name in ("dense", "embed", "head")},
     ),
-    # Rows; of the vectors, each entry would be a slice with one element.
     "slices": (
-        lawn.groups.stacked("dense/kernel", "embed", base=lawn.groups.only_matrices()),
+        lawn.groups.stacked("dense/kernel", "embed", base="leaf"),
         {
-            "dense": (["dense/kernel"], 0),
-            "embed": (LAYER["embed"], 0),
-            "head": ["head/kernel"],
+            leaf: ([leaf], 0) if leaf in ("dense/kernel", "embed/table") else [leaf]
+            for leaf in SHAPES
         },
-    ),
-    "everything": (
-        "all",
-        {"all": list(SHAPES)},
     ),
 }
 
@@ -112,9 +96,8 @@ def wrapped(optimizer, projections=2, **fixed):
     return make
 
 
-PLUS = {"cap": 1.0}
+# Every option at least once; together they meet pairwise, not in all combinations.
 CASES = {
-    "sgd": Case(lawn.sgd, reference.sgd),
     "sgd with nesterov and decay, moments zeroed": Case(
         lawn.sgd,
         reference.sgd,
@@ -124,6 +107,12 @@ CASES = {
     "sgd with decay, momentum kept, slices": Case(
         lawn.sgd, reference.sgd, {"weight_decay": 0.3}, groups="slices", reset=None
     ),
+    "wrapped sgd, leaves, constant rate": Case(
+        wrapped(optax.sgd, momentum=0.9),
+        reference.sgd,
+        groups="leaves",
+        learning_rate=0.02,
+    ),
     "adam": Case(lawn.adam, reference.adam),
     "adam with decay, moments zeroed, neurons": Case(
         lawn.adam,
@@ -132,49 +121,16 @@ CASES = {
         groups="neurons",
         reset="moments",
     ),
-    "adam with other constants, moments kept": Case(
-        lawn.adam, reference.adam, {"b1": 0.8, "b2": 0.95, "eps": 1e-4}, reset=None
-    ),
-    "adam with one projection and decay": Case(
-        lawn.adam, reference.adam, {"projections": 1, "weight_decay": 0.3}
-    ),
-    "lamb": Case(lawn.lamb, reference.lamb),
-    "lamb with decay, moments zeroed, two labels": Case(
-        lawn.lamb,
-        reference.lamb,
-        {"weight_decay": 0.3},
-        groups="two labels",
-        reset="moments",
-    ),
-    "lamb with phi, moments kept, neurons": Case(
-        lawn.lamb,
-        reference.lamb,
-        {"phi": lambda norm: norm**0.5, "weight_decay": 0.3},
-        groups="neurons",
+    "adam with one projection, decay and its own betas, moments kept": Case(
+        lawn.adam,
+        reference.adam,
+        {"projections": 1, "weight_decay": 0.3, "b1": 0.8, "b2": 0.95, "eps": 1e-4},
         reset=None,
     ),
-    "lamb at a constant rate, leaves": Case(
-        lawn.lamb, reference.lamb, groups="leaves", learning_rate=0.03
-    ),
-    "lamb+ with decay": Case(
-        lawn.lamb_plus, reference.lamb, {"weight_decay": 0.3}, PLUS
-    ),
-    "lamb+ with moments kept": Case(
-        lawn.lamb_plus, reference.lamb, twin_options=PLUS, reset=None
-    ),
-    "wrapped sgd, momentum kept": Case(
-        wrapped(optax.sgd, momentum=0.9), reference.sgd, reset=None
-    ),
-    "wrapped sgd without momentum": Case(
-        wrapped(optax.sgd), reference.sgd, twin_options={"momentum": 0.0}
-    ),
-    "wrapped adam, moments zeroed": Case(
-        wrapped(optax.adam), reference.adam, twin_options={"eps": 1e-8}, reset="moments"
-    ),
     "wrapped adam with one projection, leaves": Case(
-        wrapped(optax.adam, projections=1, eps=1e-6),
+        wrapped(optax.adam, projections=1),
         reference.adam,
-        twin_options={"projections": 1},
+        twin_options={"projections": 1, "eps": 1e-8},
         groups="leaves",
     ),
     # Its decay runs on, but is radial: the second projection removes it.
@@ -184,39 +140,74 @@ CASES = {
         twin_options={"weight_decay": 0.3},
         groups="everything",
     ),
+    "lamb": Case(lawn.lamb, reference.lamb),
+    "lamb with decay, moments zeroed, two labels": Case(
+        lawn.lamb,
+        reference.lamb,
+        {"weight_decay": 0.3},
+        groups="two labels",
+        reset="moments",
+    ),
+    "lamb with phi and decay, moments kept, neurons": Case(
+        lawn.lamb,
+        reference.lamb,
+        {"phi": lambda norm: norm**0.5, "weight_decay": 0.3},
+        groups="neurons",
+        reset=None,
+    ),
+    "lamb+ with decay, constant rate": Case(
+        lawn.lamb_plus,
+        reference.lamb,
+        {"weight_decay": 0.3},
+        twin_options={"cap": 1.0},
+        learning_rate=0.02,
+    ),
 }
 
 
-def nested(flat: dict) -> dict:
+def nested(leaves: dict) -> dict:
     tree: dict = {}
-    for path, leaf in flat.items():
+    for path, leaf in leaves.items():
         module, name = path.split("/")
         tree.setdefault(module, {})[name] = leaf
     return tree
 
 
+def flat(tree: dict) -> dict:
+    return {
+        f"{module}/{name}": tree[module][name]
+        for module in tree
+        for name in tree[module]
+    }
+
+
 def gradients(np, params: dict, noise: dict, t) -> dict:  # np: numpy or jax.numpy
     shared = sum(np.mean(np.tanh(w)) for w in params.values())
-    out = {}
-    for path, w in params.items():
-        g = 0.5 * w + 0.1 * np.sin(3 * w) + 0.5 * shared + noise[path]
-        if path.startswith("head"):
-            g = np.where(t < GROWS, 0, g)
-        if path.startswith("embed"):
-            g = 2.0**-17 * g
-        out[path] = g
-    return out
+    grads = {
+        path: np.where(t < GROWS, data().live[path], 1)
+        * (0.5 * w + 0.1 * np.sin(3 * w) + 0.5 * shared + noise[path])
+        for path, w in params.items()
+    }
+    return {**grads, "embed/table": 2.0**-17 * grads["embed/table"]}
+
+
+class Data(NamedTuple):
+    params: dict
+    noise: dict
+    live: dict  # 0 where LATE, else 1
 
 
 @functools.cache
-def data() -> tuple[dict, dict]:
-    """Initial parameters and noise that float32 represents exactly."""
+def data() -> Data:
+    """Numbers that float32 represents exactly."""
     rng = np.random.default_rng(0)
+    live = {path: np.ones(shape, np.float32) for path, shape in SHAPES.items()}
+    for path, where in LATE.items():
+        live[path][where] = 0
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-    params = {path: draw(*shape) for path, shape in SHAPES.items()}
-    params["head/bias"][:] = params["head/kernel"][:] = 0
+    params = {path: live[path] * draw(*shape) for path, shape in SHAPES.items()}
     noise = {path: draw(STEPS, *shape) for path, shape in SHAPES.items()}
-    return params, noise
+    return Data(params, noise, live)
 
 
 @functools.cache
@@ -241,22 +232,27 @@ def library(name: str, dtype: str) -> Callable:
             params = {path: scale * w for path, w in params.items()}
             grads = gradients(jnp, params, noise, t)
             updates, state = tx.update(nested(grads), state, nested(params))
-            params = {
-                path: w + updates[path.split("/")[0]][path.split("/")[1]]
-                for path, w in params.items()
-            }
+            params = flat(optax.apply_updates(nested(params), updates))
             return (params, state), params
 
         start = params, tx.init(nested(params))
-        return jax.lax.scan(step, start, (noise, jnp.arange(STEPS)))[1]
+        (_, state), steps = jax.lax.scan(step, start, (noise, jnp.arange(STEPS)))
+        return steps, state.norms
 
     return run
 
 
+def actual(name: str, switch_step: int, dtype: str) -> tuple[dict, np.ndarray]:
+    with jax.enable_x64(dtype == "float64"):
+        params, noise, _ = jax.tree.map(lambda x: jnp.asarray(x, dtype), data())
+        steps, norms = library(name, dtype)(jnp.asarray(switch_step), params, noise)
+        assert {leaf.dtype.name for leaf in [norms, *steps.values()]} == {dtype}
+        return {path: np.asarray(x, float) for path, x in steps.items()}, norms
+
+
 @functools.cache
-def expected(name: str, switch_step: int) -> dict:
+def expected(name: str, switch_step: int) -> tuple[dict, list[float]]:
     case = CASES[name]
-    params, noise = data()
     twin = case.twin(
         case.learning_rate,
         switch_step=switch_step,
@@ -265,7 +261,7 @@ def expected(name: str, switch_step: int) -> dict:
         **case.options,
         **case.twin_options,
     )
-    params, noise = reference.float64(params), reference.float64(noise)
+    params, noise = map(reference.float64, data()[:2])
     steps = []
     for t in range(STEPS):
         scale = 1.5 if t == SCALED else 1.0
@@ -273,22 +269,41 @@ def expected(name: str, switch_step: int) -> dict:
         noise_t = {path: x[t] for path, x in noise.items()}
         params = twin.step(params, gradients(np, params, noise_t, t))
         steps.append(params)
-    return {path: np.stack([p[path] for p in steps]) for path in params}
+    # The library keeps no norm for groups of one element; 0 stands for a free one.
+    norms = [c or 0.0 for name, c in twin.norms.items() if twin.m[name].size > 1]
+    return {path: np.stack([p[path] for p in steps]) for path in params}, norms
 
 
-def actual(name: str, switch_step: int, dtype: str) -> dict:
-    with jax.enable_x64(dtype == "float64"):
-        params, noise = jax.tree.map(lambda x: jnp.asarray(x, dtype), data())
-        steps = library(name, dtype)(jnp.asarray(switch_step), params, noise)
-        assert {leaf.dtype.name for leaf in steps.values()} == {dtype}
-        return {path: np.asarray(leaf, float) for path, leaf in steps.items()}
+def compare(name: str, switch_step: int, dtype: str, tolerance: float) -> None:
+    """All steps, relative to the largest weight that the leaf ever has."""
+    steps, norms = actual(name, switch_step, dtype)
+    right, right_norms = expected(name, switch_step)
+    np.testing.assert_allclose(norms, right_norms, rtol=tolerance, equal_nan=False)
+    for path, leaf in right.items():
+        atol = tolerance * np.abs(leaf).max()
+        np.testing.assert_allclose(
+            steps[path], leaf, rtol=0, atol=atol, equal_nan=False, err_msg=path
+        )
 
 
 @pytest.mark.parametrize("switch_step", SWITCHES.values(), ids=SWITCHES.keys())
 @pytest.mark.parametrize("name", CASES)
-def test_float64_is_the_reference_to_1e_10(name, switch_step):
-    steps = actual(name, switch_step, "float64")
-    for path, leaf in expected(name, switch_step).items():
-        np.testing.assert_allclose(
-            steps[path], leaf, rtol=1e-10, atol=0, equal_nan=False, err_msg=path
-        )
+def test_float64_equals_the_reference(name, switch_step):
+    compare(name, switch_step, "float64", 1e-12)  # measured: at most 6e-15
+
+
+# Rounding by 6e-8 in each of 200 steps makes 1.2e-5 at most where nothing amplifies it;
+# SGD's errors measure 1e-6. Adam's measure up to 2e-5: 1 - b2^t is a difference of
+# almost equal numbers, so the first steps have relative errors of up to 3e-5.
+@pytest.mark.parametrize("switch_step", SWITCHES.values(), ids=SWITCHES.keys())
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("sgd with nesterov and decay, moments zeroed", 1.2e-5),
+        ("adam", 1e-4),
+        ("lamb", 1e-4),
+        ("lamb+ with decay, constant rate", 1e-4),
+    ],
+)
+def test_float32_equals_the_reference_to_rounding(name, tolerance, switch_step):
+    compare(name, switch_step, "float32", tolerance)

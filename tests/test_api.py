@@ -1,0 +1,178 @@
+"""The public names, their docs and docstrings, and who may import whom."""
+
+import ast
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import lawn_optax as lawn
+
+ROOT = pathlib.Path(__file__).parent.parent
+LIBRARY = sorted((ROOT / "lawn_optax").glob("**/*.py"))
+MODULES = [name for name in lawn.__all__ if inspect.ismodule(getattr(lawn, name))]
+
+
+def exported(module):
+    """`__all__`, or else what Sphinx shows: the public functions defined there."""
+    module = getattr(lawn, module)
+    defined = [
+        name
+        for name, x in inspect.getmembers(module, inspect.isfunction)
+        if x.__module__ == module.__name__ and not name.startswith("_")
+    ]
+    return getattr(module, "__all__", defined)
+
+
+PUBLIC = {
+    **{name: getattr(lawn, name) for name in lawn.__all__ if name not in MODULES},
+    **{
+        f"{module}.{name}": getattr(getattr(lawn, module), name)
+        for module in MODULES
+        for name in exported(module)
+    },
+}
+FUNCTIONS = {name: x for name, x in PUBLIC.items() if inspect.isfunction(x)}
+SAME_AS = re.compile(r"Arguments, result and state are those of `(\w+)`")
+
+
+def arguments(function):
+    """Names, kinds and defaults; of functions as defaults, only that they are some."""
+    return [
+        (p.name, p.kind, "function" if inspect.isfunction(p.default) else p.default)
+        for p in inspect.signature(function).parameters.values()
+    ]
+
+
+def docstring(name):
+    return inspect.getdoc(PUBLIC[name]) or ""
+
+
+def test_all_is_sorted_and_complete():
+    assert lawn.__all__ == sorted(lawn.__all__)
+    public = {name for name in vars(lawn) if not name.startswith("_")}
+    assert public == set(lawn.__all__)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_a_module_defines_is_in_its_all(name):
+    module, names = getattr(lawn, name), exported(name)
+    assert list(names) == sorted(names)
+    functions = {
+        member
+        for member, x in inspect.getmembers(module, inspect.isfunction)
+        if x.__module__ == module.__name__ and not member.startswith("_")
+    }
+    assert functions <= set(names) <= set(vars(module))
+
+
+def test_the_api_pages_show_each_public_name_once():
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
+    shown = re.findall(r"auto(?:function|class):: lawn_optax\.(\w+)", pages)
+    modules = re.findall(r"automodule:: lawn_optax\.(\w+)\n   :members:", pages)
+    assert sorted(shown + modules) == lawn.__all__
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_public_callable_is_documented(name):
+    doc, thing = docstring(name), PUBLIC[name]
+    assert re.match(r"[^\n]+[.?]$", doc.split("\n\n")[0]), "one line, then a blank one"
+    if inspect.isclass(thing):
+        return
+    if same := SAME_AS.search(doc):
+        assert arguments(thing) == arguments(FUNCTIONS[same[1]])
+        return
+    signature = inspect.signature(thing)
+    assert not signature.parameters or "\nArgs:\n" in doc
+    for parameter in signature.parameters.values():
+        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}
+        written = stars.get(parameter.kind, "") + parameter.name
+        assert f"\n  {written}" in doc, f"{written} is not in Args"
+    assert "\nReturns:\n" in doc
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_a_formula_has_an_example_or_a_source(name):
+    doc = docstring(name)
+    block = "::\n" in doc
+    inline = re.search(r"``[^`]*[-+*/^|<>=][^`]*[a-z|)][^`]*``", doc)
+    if block or inline:
+        assert "\nExamples:\n" in doc or "\nReferences:\n" in doc
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_every_public_function_has_type_hints(name):
+    signature = inspect.signature(FUNCTIONS[name])
+    assert signature.return_annotation is not signature.empty
+    for parameter in signature.parameters.values():
+        assert parameter.annotation is not parameter.empty, parameter.name
+
+
+def test_examples_are_doctests_that_print():
+    for name in FUNCTIONS:
+        if "\nExamples:\n" in docstring(name):
+            assert ">>> " in docstring(name), name
+
+
+# --- imports --------------------------------------------------------------------------
+
+
+def test_importing_the_library_brings_jax_optax_and_numpy_alone():
+    # What it brings beyond jax and Optax, in a process of its own.
+    code = (
+        "import sys, jax, numpy, optax; before = set(sys.modules); import lawn_optax;"
+        "print(*{m.split('.')[0] for m in set(sys.modules) - before})"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    brought = set(run.stdout.split()) - set(sys.stdlib_module_names)
+    assert "lawn_optax" in brought
+    assert brought <= {"lawn_optax", "jax", "jaxlib", "numpy", "optax"}
+
+
+def imports(path):
+    """Top-level packages that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # A relative import stays in the package of the file.
+            package = path.relative_to(ROOT).parts[0]
+            yield package if node.level else (node.module or "").split(".")[0]
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.name)
+def test_the_library_imports_jax_optax_and_numpy_alone(path):
+    foreign = set(imports(path)) - set(sys.stdlib_module_names)
+    assert foreign <= {"jax", "numpy", "optax", "lawn_optax"}
+
+
+def test_models_import_neither_the_library_nor_the_training():
+    files = sorted((ROOT / "models").glob("**/*.py"))
+    assert files
+    for path in files:
+        assert not {"lawn_optax", "train"} & set(imports(path)), path
+
+
+def test_the_training_is_imported_by_nothing_below_it():
+    for package in ("lawn_optax", "models"):
+        for path in sorted((ROOT / package).glob("**/*.py")):
+            assert "train" not in set(imports(path)), path
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.name)
+def test_no_file_is_longer_than_a_reader_s_patience(path):
+    assert len(path.read_text().splitlines()) <= 350
+
+
+def test_types_are_shipped():
+    assert (ROOT / "lawn_optax" / "py.typed").is_file()
