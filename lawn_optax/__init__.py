@@ -17,8 +17,8 @@ from lawn_optax._describe import logit_scale as logit_scale
 from lawn_optax._phase import switch_at as switch_at
 from lawn_optax._phase import switch_when as switch_when
 from lawn_optax._reset import reset_at as reset_at
-from lawn_optax._wrap import project_tangent as project_tangent
-from lawn_optax._wrap import renormalize as renormalize
+from lawn_optax._sphere import project_tangent as project_tangent
+from lawn_optax._sphere import renormalize as renormalize
 from lawn_optax._wrap import wrap as wrap
 
 __version__ = _version("lawn-optax")

@@ -11,7 +11,8 @@ from lawn_optax._geometry import AxisName
 from lawn_optax._grouping import Groups
 from lawn_optax._phase import Step, switch_at
 from lawn_optax._reset import Reset
-from lawn_optax._wrap import Scale, constrain
+from lawn_optax._sphere import Scale
+from lawn_optax._wrap import constrain
 
 Scalar = float | jax.Array
 LearningRate = Scalar | optax.Schedule

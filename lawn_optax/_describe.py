@@ -12,7 +12,8 @@ from lawn_optax import _geometry as geometry
 from lawn_optax._grouping import Grouping, Groups, PyTree, resolve
 from lawn_optax._phase import PhaseState, SwitchState
 from lawn_optax._reset import ResetState
-from lawn_optax._wrap import SphereState, WrapState
+from lawn_optax._sphere import SphereState
+from lawn_optax._wrap import WrapState
 
 _STATES = (WrapState, SphereState, SwitchState, ResetState)
 
