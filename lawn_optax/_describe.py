@@ -165,9 +165,8 @@ def _held(node: Any, phase: PhaseState | None):
         yield from _held(node.transform_state, node.phase)
         yield from _held(node.before_state, None)
         return
-    children = jax.tree.leaves(node, is_leaf=lambda x: x is not node)
-    if children != [node]:
-        for child in children:
+    for child in jax.tree.leaves(node, is_leaf=lambda x: x is not node):
+        if child is not node:
             yield from _held(child, phase)
 
 

@@ -67,11 +67,18 @@ def inner_products(
 
 def _dot(x: jax.Array, y: jax.Array, kept: tuple[int, ...], dtype: Any) -> jax.Array:
     x, y = jnp.asarray(x), jnp.asarray(y)
-    summed = tuple(a for a in range(x.ndim) if a not in kept)
     if jnp.iscomplexobj(x) or jnp.iscomplexobj(y):
         x, y = x.astype(_complex(dtype)), y.astype(_complex(dtype))
-        return jnp.sum(x.real * y.real + x.imag * y.imag, axis=summed)
-    return jnp.sum(x.astype(dtype) * y.astype(dtype), axis=summed)
+        product = x.real * y.real + x.imag * y.imag
+    else:
+        product = x.astype(dtype) * y.astype(dtype)
+    summed = tuple(a for a in range(x.ndim) if a not in kept)
+    total = jnp.sum(product, axis=summed)  # its axes are the kept ones in rising order
+    return jnp.transpose(total, _rank(kept)) if kept else total
+
+
+def _rank(kept: tuple[int, ...]) -> list[int]:
+    return [sorted(kept).index(axis) for axis in kept]
 
 
 def _complex(dtype: Any) -> Any:
@@ -140,7 +147,11 @@ def retraction(
         a = jnp.zeros_like(ww)
         squared = ww + 2 * uw + uu
     r = norms / jnp.sqrt(squared)
-    return r, r * (1 - a) - 1
+    # Where the square of a finite update overflows, the weights stay where they are.
+    # With an infinite entry <u,w> would not be finite either.
+    lost = jnp.isposinf(uu) & jnp.isfinite(uw) & jnp.isfinite(ww)
+    stay = norms / jnp.sqrt(ww)
+    return jnp.where(lost, 0, r), jnp.where(lost, stay, r * (1 - a)) - 1
 
 
 def combine(
@@ -173,13 +184,17 @@ def _members(grouping: Grouping, xs: Leaves):
     for k, block in enumerate(grouping.blocks):
         for i, kept in zip(block.leaves, block.axes, strict=True):
             if not absent(xs[i]):
-                shape = grouping.shapes[i]
-                wide = tuple(n if a in kept else 1 for a, n in enumerate(shape))
-                yield k, i, functools.partial(_spread, shape=wide if kept else ())
+                spread = functools.partial(_spread, kept=kept, shape=grouping.shapes[i])
+                yield k, i, spread
 
 
-def _spread(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return values.reshape(shape)
+def _spread(
+    values: jax.Array, kept: tuple[int, ...], shape: tuple[int, ...]
+) -> jax.Array:
+    if not kept:
+        return values
+    in_order = jnp.transpose(values, sorted(range(len(kept)), key=kept.__getitem__))
+    return in_order.reshape([n if a in kept else 1 for a, n in enumerate(shape)])
 
 
 def _widen(x: jax.Array, dtype: Any) -> jax.Array:

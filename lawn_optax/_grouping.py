@@ -5,6 +5,7 @@ A grouping is static: it is resolved while tracing, never from parameter values,
 the same code serves concrete arrays, tracers and ``jax.ShapeDtypeStruct``.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -43,7 +44,7 @@ class Block:
     name: str
     leaves: tuple[int, ...]  # positions among the flattened parameters
     axes: tuple[tuple[int, ...], ...]  # per leaf: the axes kept, () for one norm
-    shape: tuple[int, ...]  # the sizes of the kept axes; () is one norm
+    shape: tuple[int, ...]  # the sizes of the kept axes in that order; () is one norm
     start: int  # where its norms begin in the vector of all norms
     free: bool = False  # never constrained; LAMB has a trust ratio for such leaves, too
 
@@ -104,24 +105,28 @@ def absent(leaf: Any) -> bool:
 def leaf_paths(params: PyTree) -> list[tuple[tuple[Any, ...], Any]]:
     """(key path, leaf) pairs, seeing through boxes of one array (nnx, Partitioned)."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return [(_unboxed(path), leaf) for path, leaf in leaves]
+    below = collections.Counter(
+        path[:k] for path, _ in leaves for k in range(len(path))
+    )
+
+    def unboxed(path: tuple[Any, ...]) -> tuple[Any, ...]:
+        # nnx.State and linen's Partitioned end a path with `.value`, alone there. An
+        # Equinox field of that name has fields beside it, or follows an attribute.
+        boxed = (
+            len(path) > 1
+            and isinstance(path[-1], jax.tree_util.GetAttrKey)
+            and path[-1].name == "value"
+            and not isinstance(path[-2], jax.tree_util.GetAttrKey)
+            and below[path[:-1]] == 1
+        )
+        return path[:-1] if boxed else path
+
+    return [(unboxed(path), leaf) for path, leaf in leaves]
 
 
 def path_string(path: tuple[Any, ...]) -> str:
     """A readable path such as ``Dense_0/kernel``."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _unboxed(path: tuple[Any, ...]) -> tuple[Any, ...]:
-    # nnx.State and linen's Partitioned end a path with `.value`. An Equinox field of
-    # that name follows another attribute, never a dictionary key.
-    boxed = (
-        len(path) > 1
-        and isinstance(path[-1], jax.tree_util.GetAttrKey)
-        and path[-1].name == "value"
-        and not isinstance(path[-2], jax.tree_util.GetAttrKey)
-    )
-    return path[:-1] if boxed else path
 
 
 def module_path(params: PyTree, path: tuple[Any, ...]) -> str:
@@ -308,7 +313,7 @@ def resolve(groups: Groups, params: PyTree) -> Grouping:
 
 def _normal(axes: tuple[int, ...], shape: tuple[int, ...], path: str) -> tuple:
     try:
-        return tuple(sorted(range(len(shape))[axis] for axis in axes))
+        return tuple(range(len(shape))[axis] for axis in axes)
     except IndexError:
         raise ValueError(
             f"`groups` keeps the axes {axes} of {path}, whose shape is {shape}"

@@ -4,6 +4,7 @@
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lawn_optax._phase import (
@@ -40,9 +41,7 @@ def reset_state(
     """The inner state with its moments fresh if `first`, LAWN Algorithm 2."""
     if reset is None:
         return state
-    marks = optax.tree_utils.tree_map_params(
-        inner, lambda _: _MOMENTS, state, is_leaf=lambda _: True
-    )
+    marks = _mark_moments(inner, state, params)
     fresh = inner.init(params)
 
     def walk(mark: Any, old: Any, new: Any) -> Any:
@@ -51,7 +50,7 @@ def reset_state(
         ):
             return select(first, new, old)
         children, treedef = _one_level(mark)
-        if children == [mark]:  # a leaf that belongs to no moments
+        if jax.tree_util.treedef_is_leaf(treedef):  # it belongs to no moments
             return old
         parts = zip(
             children,
@@ -64,6 +63,35 @@ def reset_state(
     return walk(marks, state, fresh)
 
 
+def _mark_moments(
+    inner: optax.GradientTransformation, state: optax.OptState, params: Any
+) -> Any:
+    """The state with `_MOMENTS` for each part that is shaped like the parameters."""
+    try:
+        return optax.tree_utils.tree_map_params(
+            inner, lambda _: _MOMENTS, state, is_leaf=lambda _: True
+        )
+    except Exception:  # It runs `init` on an empty tree: not all bear that (L-BFGS).
+        pass
+    treedef, shapes = jax.tree.structure(params), _shapes(params)
+
+    def shaped_like_params(part: Any) -> bool:
+        return jax.tree.structure(part) == treedef and all(
+            shape and has[-len(shape) :] == shape  # L-BFGS keeps several in one array
+            for has, shape in zip(_shapes(part), shapes, strict=True)
+        )
+
+    return jax.tree.map(
+        lambda part: _MOMENTS if shaped_like_params(part) else part,
+        state,
+        is_leaf=shaped_like_params,
+    )
+
+
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    return [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+
+
 def _is_named(node: Any) -> bool:
     return isinstance(node, tuple) and hasattr(node, "_fields")
 
@@ -72,8 +100,9 @@ def _holds_moments(field: Any) -> bool:
     """Whether a field holds moments itself and not in a state nested in it."""
     if field is _MOMENTS or _is_named(field):
         return field is _MOMENTS
-    children, _ = _one_level(field)
-    return children != [field] and any(map(_holds_moments, children))
+    children, treedef = _one_level(field)
+    leaf = jax.tree_util.treedef_is_leaf(treedef)
+    return not leaf and any(map(_holds_moments, children))
 
 
 def _one_level(node: Any) -> tuple[list[Any], Any]:

@@ -87,8 +87,13 @@ class Sphere(NamedTuple):
         self, us: list[Any], *, project: bool, scale: Scale | None = None
     ) -> list[Any]:
         """Turns each group's update, times its scale, into one ending on its sphere."""
-        # Without the barrier XLA may compute the inner update twice: for the sums and
-        # again for the result.
+        if scale is None and self.ww:
+            # XLA's CPU compiler drops the barrier below, and repeats what is cheap, such
+            # as a learning rate's product, for the sums and for the result. It repeats
+            # no division; that this one is by 1 it cannot know.
+            one = jnp.where(self.ww[0].reshape(-1)[0] < 0, 2.0, 1.0)
+            us = [u if absent(u) else u / one.astype(u.dtype) for u in us]
+        # Without the barrier XLA may compute the inner update twice on a GPU, too.
         us = jax.lax.optimization_barrier(us)
         uu = geometry.inner_products(self.grouping, us, us, self.axes)
         uw = geometry.inner_products(self.grouping, us, self.ws, self.axes)

@@ -238,15 +238,7 @@ def test_gradients_flow_through_an_update(switch_step, x64):
         updates, _ = tx.update(grads, tx.init(params), params)
         return loss(optax.apply_updates(params, updates))
 
-    slope = jax.jit(jax.grad(after))(0.3)
+    value, slope = map(jax.jit, (after, jax.grad(after)))
     h = 1e-5
-    expected = (after(0.3 + h) - after(0.3 - h)) / (2 * h)
-    np.testing.assert_allclose(slope, expected, rtol=1e-7, equal_nan=False)
-    # And with respect to the weights that the update started from.
-    start = jax.grad(lambda p: loss(optax.apply_updates(p, one_update(p))))
-    assert all(np.isfinite(g).all() for g in jax.tree.leaves(start(params)))
-
-
-def one_update(params):
-    tx = lawn.wrap(optax.sgd(0.1))
-    return tx.update(jax.grad(loss)(params), tx.init(params), params)[0]
+    expected = (value(0.3 + h) - value(0.3 - h)) / (2 * h)
+    np.testing.assert_allclose(slope(0.3), expected, rtol=1e-7, equal_nan=False)

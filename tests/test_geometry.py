@@ -138,6 +138,16 @@ def test_absent_leaves_stay_absent_and_count_nothing():
     exact(state.norms, np.float32([np.sqrt(8)]))
 
 
+def test_a_group_that_only_one_element_of_moves_is_free():
+    params = {"a": jnp.array([2.0, 2.0]), "b": jnp.array([2.0])}
+    tx = lawn.wrap(optax.sgd(1.0), groups="all")
+    updates, state = tx.update(
+        {"a": None, "b": jnp.array([4.0])}, tx.init(params), params
+    )
+    exact(updates["b"], [-4.0])
+    exact(state.norms, [0.0])
+
+
 # --- kinds of numbers -----------------------------------------------------------------
 
 

@@ -1,6 +1,10 @@
 """Which leaves share one norm: names, helpers, paths, free leaves, fingerprints."""
 
 import functools
+import os
+import pathlib
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -307,6 +311,8 @@ def test_attribute_paths_of_equinox_modules():
         ("layers/1/weight",): (),
         ("value",): (),  # a field that happens to be called so is no box
     }
+    alone = Model(Model(None, shape(3)), shape(4))
+    assert sharing(alone) == {("layers/value",): (), ("value",): ()}
 
 
 def test_a_field_called_value_beside_others_is_no_box():
@@ -531,9 +537,25 @@ def test_fingerprints_differ_between_groupings():
 
 def test_a_fingerprint_is_the_same_in_every_process():
     # Python's own hash() of strings is not: a checkpoint would be refused tomorrow.
-    assert fingerprint({"a": shape(3), "b": shape(2)}, "leaf") == fingerprint(
-        {"b": shape(5), "a": shape(7)}, "leaf"
+    code = (
+        "import jax, lawn_optax as lawn; from lawn_optax._grouping import resolve;"
+        "w = jax.ShapeDtypeStruct((2, 3), 'float32');"
+        "print(resolve('leaf', {'a': w, 'b': [w]}).fingerprint)"
     )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=pathlib.Path(__file__).parent.parent,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    here = fingerprint({"a": shape(2, 3), "b": [shape(2, 3)]}, "leaf")
+    assert int(run.stdout) == here
+
+
+def test_the_state_holds_the_fingerprint():
     state = lawn.wrap(optax.sgd(0.1)).init({"w": jnp.ones(3)})
     assert state.fingerprint.dtype == np.uint32
     assert int(state.fingerprint) == fingerprint({"w": shape(3)}, "layer")

@@ -45,9 +45,7 @@ def test_float32_norms_are_the_captured_ones_after_each_of_10000_steps(make):
         close(after[5:], np.broadcast_to(captured, (10_000, 3)), rtol=1e-6)
         # It did train, freely at first.
         assert np.all(np.abs(after[3] / captured - 1) > 1e-5)
-        assert np.linalg.norm(weights[-1] - weights[5]) > 0.1 * np.linalg.norm(
-            weights[5]
-        )
+        assert np.abs(weights[-1] - weights[5]).mean() > 0.1
 
 
 # At this rate steps are longer than the spacing of bfloat16 numbers. Shorter ones are
@@ -64,10 +62,10 @@ def test_bfloat16_norms_stay_near_and_do_not_drift(optimizer, grad_dtype):
         assert not np.array_equal(weights[-1], weights[-100])  # it still moves
         error = np.asarray(after) / np.asarray(norms(params)) - 1
         size, early, late = np.abs(error), error[:2000], error[-2000:]
-        print(size.mean(0), size.max(0), np.abs(early).mean(0), np.abs(late).mean(0))
         assert np.all(size.mean(0) < 1e-4)
         assert np.all(size.max(0) < 1e-3)
-        assert np.all(np.abs(late).mean(0) < 1.3 * np.abs(early).mean(0))
+        # A random walk would be three times as far off at the end, a drift nine times.
+        assert np.all(np.abs(late).mean(0) < 2 * np.abs(early).mean(0))
 
 
 def test_bfloat16_weights_are_the_exact_ones_rounded_once():
@@ -119,22 +117,14 @@ ALGORITHMS = {
 }
 
 
-def narrow_and_wide():
-    return {
-        "half": draw(dtype="bfloat16", m={"kernel": (40, 30)})["m"],
-        "single": draw(m={"bias": (3,), "kernel": (4, 3)})["m"],
-    }
-
-
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_rate_zero_keeps_the_weights_and_rate_a_million_the_norms(name):
     def rate(count):
-        return jnp.where(count < 20, 0.0, 1e6)
+        return jnp.where(count < 20, 0.0, jnp.where(count == 20, 1e6, 0.01))
 
     def grads(params, t):  # 0 for a while
-        return jax.tree.map(
-            lambda g: jnp.where(t // 10 == 1, 0, g), gradients(params, t)
-        )
+        dense = gradients(params, t)
+        return jax.tree.map(lambda g: jnp.where(t // 10 == 1, 0, g), dense)
 
     params = {
         "half": draw(dtype="bfloat16", m={"kernel": (40, 30)})["m"],
@@ -154,11 +144,9 @@ def test_rate_zero_keeps_the_weights_and_rate_a_million_the_norms(name):
 def test_a_step_along_the_weights_is_finite_and_the_next_one_exact(factor, projections):
     # After the projection, rounding errors are left of it; without one, w - w is 0.
     params = draw(**SMALL)
-    long, usual = (jax.tree.map(lambda w: factor * w, params), draw(1, **SMALL))
-    after = params
-    one, other = (
-        lawn.wrap(returning(u), projections=projections) for u in (long, usual)
-    )
+    usual, along = draw(1, **SMALL), jax.tree.map(lambda w: factor * w, params)
+    one = lawn.wrap(returning(along), projections=projections)
+    other = lawn.wrap(returning(usual), projections=projections)
     updates, state = one.update(usual, one.init(params), params)
     after = optax.apply_updates(params, updates)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
