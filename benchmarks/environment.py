@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import lawn_optax
+from train.records import processor_name
 
 
 def describe() -> dict[str, Any]:
@@ -23,21 +24,13 @@ def describe() -> dict[str, Any]:
     versions |= {"python": platform.python_version()}
     return {
         "platform": device.platform,
-        "device": cpu_name() if device.platform == "cpu" else device.device_kind,
-        "cpu": cpu_name(),
+        "device": processor_name() if device.platform == "cpu" else device.device_kind,
+        "cpu": processor_name(),
         "cores": os.cpu_count(),
         "versions": versions | {"lawn_optax": lawn_optax.__version__},
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
     }
-
-
-def cpu_name() -> str:
-    """Model name of the processor."""
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def commit() -> str | None:

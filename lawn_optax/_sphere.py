@@ -87,12 +87,15 @@ class Sphere(NamedTuple):
         self, us: list[Any], *, project: bool, scale: Scale | None = None
     ) -> list[Any]:
         """Turns each group's update, times its scale, into one ending on its sphere."""
+        us = list(us)
         if scale is None and self.ww:
-            # XLA's CPU compiler drops the barrier below, and repeats what is cheap, such
-            # as a learning rate's product, for the sums and for the result. It repeats
-            # no division; that this one is by 1 it cannot know.
+            # XLA's CPU compiler drops the barrier below and repeats what is cheap, such
+            # as the product with a learning rate, for the sums and for the result. It
+            # repeats no division; that this one is by 1 it cannot know.
             one = jnp.where(self.ww[0].reshape(-1)[0] < 0, 2.0, 1.0)
-            us = [u if absent(u) else u / one.astype(u.dtype) for u in us]
+            for i in (i for block in self.grouping.blocks for i in block.leaves):
+                if not absent(us[i]):
+                    us[i] = us[i] / one.astype(us[i].dtype)
         # Without the barrier XLA may compute the inner update twice on a GPU, too.
         us = jax.lax.optimization_barrier(us)
         uu = geometry.inner_products(self.grouping, us, us, self.axes)

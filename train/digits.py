@@ -54,10 +54,10 @@ class Config:
     """Images per step; what does not fill a batch is left out of that epoch."""
     warmup: float = 0.1
     """Share of the training in which the learning rate rises to its peak."""
-    trials: int = 9
+    trials: int = 12
     """Size of each optimizer's grid: learning rates x weight decays for adamw,
     learning rates x free phases for the -lawn forms, learning rates for the others."""
-    learning_rates: tuple[float, float] = (1e-3, 1e-1)
+    learning_rates: tuple[float, float] = (1e-3, 3e-1)
     """Lowest and highest peak learning rate; the grid is spaced evenly in log."""
     weight_decays: tuple[float, ...] = (0.01, 0.1, 1.0)
     """Weight decays in the grid of adamw."""

@@ -123,7 +123,16 @@ def environment() -> dict[str, Any]:
     return {
         "versions": versions,
         "device": {"platform": device.platform, "kind": device.device_kind},
+        "processor": {"name": processor_name(), "cores": os.cpu_count()},
     }
+
+
+def processor_name() -> str:
+    """Model name of the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def write_json(path: Path, value: Any) -> None:
