@@ -2,7 +2,7 @@
 
 python3 quickstart.py              set up .venv, then run: python -m train digits
 python3 quickstart.py --seeds 2    more arguments go to that command
-python3 quickstart.py test         set up .venv, then run: python -m pytest -q
+python3 quickstart.py test         set up .venv, then run: python -m pytest -q -n auto
 python3 quickstart.py test -k wrap more arguments go to pytest
 
 Written for Python 3.6 as well, so that an old Python can say that it is too old.
@@ -42,7 +42,7 @@ def problem(version: tuple) -> str:
 def plan(argv: "list[str]") -> "tuple[str, list[str], str]":
     """The extra to install, the command to run, and what to tell the user."""
     if argv[:1] == ["test"]:
-        command = [str(PYTHON), "-m", "pytest", "-q", *argv[1:]]
+        command = [str(PYTHON), "-m", "pytest", "-q", "-n", "auto", *argv[1:]]
         return "test", command, "runs the tests (a few minutes)"
     command = [str(PYTHON), "-m", "train", "digits", *argv]
     return "train", command, "trains on handwritten digits (under 2 minutes on 2 cores)"

@@ -71,7 +71,7 @@ def with_kernel(params, kernel):
 @pytest.mark.parametrize("name", ["adamw", "schedule_free_adamw", "chain"])
 def test_partition_outside_constrains_its_part(name):
     def labels(params):
-        return {layer: jax.tree.map(lambda _: layer, params[layer]) for layer in params}
+        return jax.tree.map_with_path(lambda path, _: path[0].key, params)
 
     bare = INNERS[name]
     tx = optax.partition({"first": lawn.wrap(bare(), SWITCH), "second": bare()}, labels)

@@ -188,6 +188,17 @@ def test_a_leaf_without_gradient_stands_still_outside_the_sphere(gap):
     assert state.norms[0] == 0 and state.norms[1] > 0
 
 
+def test_a_group_of_which_one_element_moves_is_free():
+    layer = {"kernel": jnp.ones(3), "bias": jnp.ones(1)}
+    params = {"layer": layer, "other": {"kernel": jnp.ones(2)}}
+    grads = {"layer": {"kernel": None, "bias": jnp.ones(1)}}
+    grads["other"] = {"kernel": jnp.array([1.0, 0.0])}
+    tx = lawn.wrap(optax.sgd(0.5))
+    updates, state = tx.update(grads, tx.init(params), params)
+    assert updates["layer"]["bias"].tolist() == [-0.5]
+    assert state.norms[0] == 0 and state.norms[1] > 0
+
+
 @pytest.mark.parametrize("gap", [None, optax.MaskedNode()], ids=["None", "MaskedNode"])
 def test_absent_parameters_stay_absent(gap):
     params, grads = network(), jax.grad(loss)(network())

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import HealthCheck, given, note, seed, settings
+from hypothesis import HealthCheck, Phase, given, note, seed, settings
 from hypothesis import strategies as st
 
 import lawn_optax as lawn
@@ -31,6 +31,8 @@ def property_test(**strategies):
             deadline=None,
             database=None,
             derandomize=SEED == 0,
+            # No shrinking: it compiles for minutes, and the trees are small.
+            phases=(Phase.explicit, Phase.generate),
             suppress_health_check=list(HealthCheck),
         )(given(**strategies)(test))
         return seed(SEED)(test) if SEED else test

@@ -96,7 +96,10 @@ def test_plan_passes_further_arguments_on(quickstart):
     extra, command, _ = quickstart.plan(["--seeds", "2"])
     assert command[1:] == ["-m", "train", "digits", "--seeds", "2"]
     extra, command, _ = quickstart.plan(["test", "-k", "wrap"])
-    assert (extra, command[1:]) == ("test", ["-m", "pytest", "-q", "-k", "wrap"])
+    assert (extra, command[1:]) == (
+        "test",
+        ["-m", "pytest", "-q", "-n", "auto", "-k", "wrap"],
+    )
     assert command[0] == str(quickstart.PYTHON)
 
 
