@@ -47,7 +47,10 @@ def reduction_axes(axis_name: AxisName, params: PyTree, ws: Leaves) -> list[tupl
 
 
 def _varying(w: jax.Array) -> tuple[str, ...]:
-    return tuple(sorted(getattr(jax.typeof(w), "vma", ())))
+    kind: Any = jax.typeof(w)
+    # Older versions of JAX keep it in `vma`. No default: it would be silently wrong.
+    axes = kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
+    return tuple(sorted(axes))
 
 
 def inner_products(

@@ -275,6 +275,8 @@ def resolve(groups: Groups, params: PyTree) -> Grouping:
     blocks: list[Block] = []
     for key, group in members.items():
         name = str(key) or "/"
+        if any(block.name == name for block in blocks):  # such as 1 and "1"
+            name = repr(key)
         kept = {tuple(shapes[i][a] for a in axes) for i, axes in group}
         if len(kept) > 1:
             raise ValueError(

@@ -128,11 +128,14 @@ def as_trigger(step: Step) -> Trigger:
     if isinstance(step, Trigger):
         return step
     number = isinstance(step, int | np.integer) and not isinstance(step, bool)
-    if not number and not (isinstance(step, jax.Array | np.ndarray) and step.ndim == 0):
+    array = isinstance(step, jax.Array | np.ndarray)
+    if not number and not (
+        array and step.ndim == 0 and jnp.issubdtype(step.dtype, jnp.integer)
+    ):
         raise TypeError(
-            "The switch step must be a whole number of updates, a scalar array or a "
-            f"`switch_when` trigger, got {step!r}. Round epochs to steps yourself: "
-            "round(epochs * steps_per_epoch)."
+            "The switch step must be a whole number of updates, an integer scalar "
+            f"array or a `switch_when` trigger, got {step!r}. Round epochs to steps "
+            "yourself: round(epochs * steps_per_epoch)."
         )
     if number and step < 0:
         raise ValueError(f"The switch step must be at least 0, got {step}.")

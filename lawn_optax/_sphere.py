@@ -39,6 +39,7 @@ class Sphere(NamedTuple):
     """The blocks of one update and the norms they keep; lists have an entry a block."""
 
     grouping: Grouping
+    count: jax.Array  # updates done so far
     ws: list[Any]  # parameters
     axes: list[tuple]
     ww: list[jax.Array]  # squared norms now
@@ -46,11 +47,12 @@ class Sphere(NamedTuple):
     on: list[jax.Array]  # whether constrained in this update
 
     @classmethod
-    def capture(cls, grouping, axis_name, params, updates, held, constrained, first):
+    def capture(cls, grouping, axis_name, params, updates, state, constrained, first):
         """Reads the norms at the first constrained update, keeps them from then on.
 
         Returns the sphere and the leaves of the updates.
         """
+        held = state.norms
         size = sum(block.size for block in grouping.blocks if not block.free)
         if held.shape != (size,):
             raise ValueError(
@@ -70,7 +72,7 @@ class Sphere(NamedTuple):
             new = jnp.where(found, jnp.sqrt(square), 0)
             norms.append(jnp.where(first, new, old))
         on = [constrained & (norm > 0) for norm in norms]
-        return cls(grouping, ws, axes, ww, norms, on), us
+        return cls(grouping, state.phase.count, ws, axes, ww, norms, on), us
 
     def held(self) -> jax.Array:
         """The captured norms as the state keeps them."""
@@ -88,16 +90,17 @@ class Sphere(NamedTuple):
     ) -> list[Any]:
         """Turns each group's update, times its scale, into one ending on its sphere."""
         us = list(us)
-        if scale is None and self.ww:
+        if scale is None:
             # XLA's CPU compiler drops the barrier below and repeats what is cheap, such
             # as the product with a learning rate, for the sums and for the result. It
             # repeats no division; that this one is by 1 it cannot know.
-            one = jnp.where(self.ww[0].reshape(-1)[0] < 0, 2.0, 1.0)
+            one = jnp.where(self.count < 0, 2.0, 1.0)
             for i in (i for block in self.grouping.blocks for i in block.leaves):
                 if not absent(us[i]):
                     us[i] = us[i] / one.astype(us[i].dtype)
         # Without the barrier XLA may compute the inner update twice on a GPU, too.
-        us = jax.lax.optimization_barrier(us)
+        # One per leaf: one for all would make each vary over the mesh axes of any.
+        us = jax.tree.map(jax.lax.optimization_barrier, us)
         uu = geometry.inner_products(self.grouping, us, us, self.axes)
         uw = geometry.inner_products(self.grouping, us, self.ws, self.axes)
         factor = None
@@ -214,7 +217,7 @@ def _on_sphere(
         constrained, first = begin(ALWAYS, state.phase)
         grouping = resolve(groups, params)
         sphere, us = Sphere.capture(
-            grouping, axis_name, params, updates, state.norms, constrained, first
+            grouping, axis_name, params, updates, state, constrained, first
         )
         phase = advance(ALWAYS, state.phase, first, extra_args)
         updates = grouping.treedef.unflatten(change(sphere, us))

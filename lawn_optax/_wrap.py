@@ -143,7 +143,7 @@ def constrain(
         if scale is not None:  # free leaves are scaled, too
             grouping = grouping.with_free_leaves()
         sphere, gs = Sphere.capture(
-            grouping, axis_name, params, updates, state.norms, constrained, first
+            grouping, axis_name, params, updates, state, constrained, first
         )
         inner_state = reset_state(inner, state.inner_state, params, first, reset)
         updates, inner_state = inner.update(

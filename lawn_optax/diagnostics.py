@@ -170,11 +170,19 @@ def by_name(
 
     Returns:
       A dictionary from group name to a scalar array, or one with an entry per slice.
+
+    Raises:
+      ValueError: If ``values`` has another length.
     """
-    array = np.asarray(values)
+    array, grouping = np.asarray(values), resolve(groups, params)
+    if array.shape != (grouping.num_norms,):
+        raise ValueError(
+            f"`values` must have one entry per norm, {grouping.num_norms} for these "
+            f"`groups`, got the shape {array.shape}."
+        )
     return {
         block.name: array[block.start : block.start + block.size].reshape(block.shape)
-        for block in resolve(groups, params).blocks
+        for block in grouping.blocks
     }
 
 
