@@ -72,16 +72,18 @@ def _dot(x: jax.Array, y: jax.Array, kept: tuple[int, ...], dtype: Any) -> jax.A
     x, y = jnp.asarray(x), jnp.asarray(y)
     if jnp.iscomplexobj(x) or jnp.iscomplexobj(y):
         x, y = x.astype(_complex(dtype)), y.astype(_complex(dtype))
-        product = x.real * y.real + x.imag * y.imag
-    else:
-        product = x.astype(dtype) * y.astype(dtype)
+        return _dot(x.real, y.real, kept, dtype) + _dot(x.imag, y.imag, kept, dtype)
+    x, y = x.astype(dtype), y.astype(dtype)
     summed = tuple(a for a in range(x.ndim) if a not in kept)
-    total = jnp.sum(product, axis=summed)  # its axes are the kept ones in rising order
-    return jnp.transpose(total, _rank(kept)) if kept else total
-
-
-def _rank(kept: tuple[int, ...]) -> list[int]:
-    return [sorted(kept).index(axis) for axis in kept]
+    if any(getattr(jax.typeof(x * y).sharding, "spec", ())):
+        # With explicit mesh axes a contraction must be told its sharding, a sum not.
+        total = jnp.sum(x * y, axis=summed)
+        return jnp.transpose(total, [sorted(kept).index(axis) for axis in kept])
+    # A sum of products would be one term after another on a CPU for some shapes, and
+    # off by 5e-6 where the weights are alike.
+    highest = jax.lax.Precision.HIGHEST
+    contract = (summed, summed), (kept, kept)
+    return jax.lax.dot_general(x, y, contract, precision=highest)
 
 
 def _complex(dtype: Any) -> Any:

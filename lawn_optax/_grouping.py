@@ -71,6 +71,11 @@ class Grouping:
         """Length of the vector of all norms."""
         return sum(block.size for block in self.blocks)
 
+    @property
+    def block_sizes(self) -> list[int]:
+        """Real elements of each block."""
+        return [sum(self.real_sizes[i] for i in block.leaves) for block in self.blocks]
+
     @functools.cached_property
     def fingerprint(self) -> int:
         """32 bits that differ between groupings, whatever the groups are called."""

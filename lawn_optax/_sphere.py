@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lawn_optax import _geometry as geometry
@@ -80,16 +81,23 @@ class Sphere(NamedTuple):
         kept = [norm for block, norm in pairs if not block.free]
         return geometry.join(kept, self.grouping.dtype)
 
-    def project(self, us: list[Any]) -> list[Any]:
-        """Removes from each group's part of `us` its component along the weights."""
+    def project(self, us: list[Any], at_most: float = np.inf) -> list[Any]:
+        """Removes the component along the weights, in groups of `at_most` elements."""
         uw = geometry.inner_products(self.grouping, us, self.ws, self.axes)
-        return geometry.tangent(self.grouping, us, self.ws, uw, self.ww, self.on)
+        sizes = self.grouping.block_sizes
+        on = [on & (n <= at_most) for on, n in zip(self.on, sizes, strict=True)]
+        return geometry.tangent(self.grouping, us, self.ws, uw, self.ww, on)
 
     def retract(
         self, us: list[Any], *, project: bool, scale: Scale | None = None
     ) -> list[Any]:
         """Turns each group's update, times its scale, into one ending on its sphere."""
         us = list(us)
+        if scale is not None and project:
+            # A trust ratio magnifies what cancels in the sums below if u is nearly
+            # radial, as happens in groups of a few elements. There it costs nothing to
+            # project first.
+            us = self.project(us, at_most=64)
         if scale is None:
             # XLA's CPU compiler drops the barrier below and repeats what is cheap, such
             # as the product with a learning rate, for the sums and for the result. It

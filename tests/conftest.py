@@ -10,7 +10,12 @@ if "xla_force_host_platform_device_count" not in flags:
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
+
+@pytest.fixture(autouse=True)
+def no_rank_promotion():
+    """Strict in `tests/` only: the documentation's examples are ordinary code."""
+    with jax.numpy_rank_promotion("raise"):
+        yield
 
 
 @pytest.fixture
