@@ -48,9 +48,7 @@ def reduction_axes(axis_name: AxisName, params: PyTree, ws: Leaves) -> list[tupl
 
 def _varying(w: jax.Array) -> tuple[str, ...]:
     kind: Any = jax.typeof(w)
-    # Older versions of JAX keep it in `vma`. No default: it would be silently wrong.
-    axes = kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
-    return tuple(sorted(axes))
+    return tuple(sorted(kind.manual_axis_type.varying))
 
 
 def inner_products(
