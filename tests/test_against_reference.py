@@ -26,7 +26,7 @@ SWITCHES = {"constrained from the start": 0, "switch at 7": 7, "never switching"
 SHAPES = {
     "dense/bias": (3,),
     "dense/kernel": (4, 3),
-    "embed/table": (5, 4),
+    "embed/table": (9, 8),  # larger than what is projected ahead of the sums
     "gate/alpha": (1,),
     "head/bias": (2,),
     "head/kernel": (3, 2),
