@@ -123,7 +123,7 @@ def has_norm(squared: jax.Array) -> jax.Array:
 def tangent(
     grouping: Grouping, xs: Leaves, ws: Leaves, xw: Leaves, ww: Leaves, on: Leaves
 ) -> list[Any]:
-    """X - (<x,w>/<w,w>) w for the blocks that are `on`; the others untouched.
+    """Gives x - (<x,w>/<w,w>) w for blocks that are `on`; the others untouched.
 
     LAWN submission eq. 3. A coefficient that is not finite leaves x as it is: a NaN
     gradient reaches the inner optimizer exactly as it came.

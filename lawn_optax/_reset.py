@@ -77,7 +77,7 @@ def _mark_moments(
 
     def shaped_like_params(part: Any) -> bool:
         return jax.tree.structure(part) == treedef and all(
-            shape and has[-len(shape) :] == shape  # L-BFGS keeps several in one array
+            has[len(has) - len(shape) :] == shape  # L-BFGS stacks several in one array
             for has, shape in zip(_shapes(part), shapes, strict=True)
         )
 

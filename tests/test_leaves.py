@@ -302,3 +302,19 @@ def test_jit_and_eager_agree():
     for t in range(3):
         params, state = stepper(tx)(params, state)
         assert_close(params, compiled[t + 1], rtol=1e-5, atol=1e-6)
+
+
+def test_lbfgs_moments_are_found_beside_a_scalar_leaf():
+    params = {"dense": {"kernel": jnp.ones((2, 3))}, "gate": jnp.float32(1)}
+    tx = lawn.reset_at(1, optax.lbfgs())
+    state = tx.init(params)
+
+    def value_fn(params):
+        return optax.tree.norm(params, squared=True)
+
+    value, grad = jax.value_and_grad(value_fn)(params)
+    for _ in range(2):
+        _, state = tx.update(
+            grad, state, params, value=value, grad=grad, value_fn=value_fn
+        )
+    assert int(state.inner_state[0].count) == 1  # restarted with its moments
