@@ -22,21 +22,25 @@ import jax
 from train import InputError
 
 _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "lawn-optax")
+_PART = ".part"  # Ends the names of files that are being written.
 
 
-def run_config(experiment: str, config: Any) -> dict[str, Any]:
+def run_config(
+    experiment: str, config: Any, unrelated: Sequence[str] = ("out", "quiet")
+) -> dict[str, Any]:
     """The options that decide a run's result, ready for JSON.
 
     Args:
         experiment: Name of the experiment.
-        config: A dataclass; its fields `out` and `quiet` are left out, since they do
-            not change the result.
+        config: A dataclass.
+        unrelated: Its fields that do not change the result; they are left out.
 
     Returns:
         The experiment's name and the options by name.
     """
     options = dataclasses.asdict(config)
-    del options["out"], options["quiet"]
+    for name in unrelated:
+        del options[name]
     return json.loads(json.dumps({"experiment": experiment} | options))
 
 
@@ -72,7 +76,7 @@ def run_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
     Raises:
         InputError: If `folder` cannot be written to or holds something else.
     """
-    _check_contents(folder, config)
+    check_contents(folder, config)
     parent = folder.resolve().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -89,14 +93,25 @@ def run_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
             os.replace(path, folder / path.name)
 
 
-def _check_contents(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raises unless `folder` is new, empty, or holds a run with the same options."""
+def check_contents(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether `folder` holds a run with the same options.
+
+    Args:
+        folder: Any path.
+        config: What `run_config` returned.
+
+    Returns:
+        False if the folder is new or empty.
+
+    Raises:
+        InputError: If `folder` holds anything else.
+    """
     if not folder.exists():
-        return
+        return False
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; choose another --out")
-    if not any(folder.iterdir()):
-        return
+    if all(path.suffix == _PART for path in folder.iterdir()):
+        return False
     try:
         there = json.loads((folder / "config.json").read_text())["config"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -109,6 +124,7 @@ def _check_contents(folder: Path, config: Mapping[str, Any]) -> None:
             f"{folder} holds a run with another configuration"
             f" ({', '.join(names)} differ); choose another --out"
         )
+    return True
 
 
 def environment() -> dict[str, Any]:
@@ -136,16 +152,26 @@ def processor_name() -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes one JSON document; numbers that are not finite become null."""
+    """Writes one JSON document, all or nothing; infinite and NaN become null."""
     text = json.dumps(_plain(value), indent=2, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    part = path.with_name(path.name + _PART)
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes one JSON object per line; numbers that are not finite become null."""
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
+            file.write(json_line(row))
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One row of a JSONL file; numbers that are not finite become null."""
+    return json.dumps(_plain(row), allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Data sets for TensorFlow Datasets, prepared without TensorFlow."""
