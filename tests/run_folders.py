@@ -1,0 +1,92 @@
+"""Made-up folders of finished recommender runs, with known numbers."""
+
+import json
+
+import numpy as np
+
+from train import report
+
+USERS = 400
+OPTIONS = {
+    "experiment": "recsys",
+    "dataset": "ml-100k",
+    "optimizer": "adam-lawn",
+    "batch_size": 100_000,
+    "epochs": 300,
+    "schedule": "three-phase",
+    "learning_rate": 0.002,
+    "warmup_epochs": 30.0,
+    "free_epochs": 20.0,
+    "weight_decay": 0.0,
+    "reset": "restart",
+    "switch": "epochs",
+    "switch_threshold": 3.0,
+    "alpha": 1.0,
+    "tower": "3-layer",
+    "init": "small",
+    "loss": "bce",
+    "gamma": 2.0,
+    "label_smoothing": 0.0,
+    "flood": None,
+    "clip_norm": None,
+    "seed": 0,
+    "validation": False,
+    "candidate_draws": 5,
+    "candidate_seed": 0,
+    "eval_every": 100,
+}
+# Of a base optimizer, to compare with.
+BASE = {"optimizer": "adamw", "weight_decay": 0.01, "free_epochs": 0.0}
+
+
+def level(hits, users=USERS):
+    """Hits of users of whom the first `hits` are hit in every draw."""
+    return [1.0] * hits + [0.0] * (users - hits)
+
+
+def write_run(folder, hits, outcome="finished", switched_at=-1, **options):
+    """A run folder, evaluated at epochs 100, 200 and 300, five steps each."""
+    folder.mkdir(parents=True)
+    hr = float(np.mean(hits))
+    scales = (1.0, options.get("alpha", 1.0), options.get("alpha", 1.0))
+    rows = [
+        {
+            "epoch": epoch,
+            "step": 5 * epoch,
+            "loss": 0.5,
+            "hr": value if outcome == "finished" else None,
+            "ndcg": value / 2,
+            "auc": 0.9,
+            "train_hr": 0.95,
+            "margin_p50": epoch / 100,
+            "test_margin_p50": epoch / 200,
+            "logit_scale": scale,
+        }
+        for epoch, value, scale in zip(
+            (100, 200, 300), (0.2, hr + 0.01, hr), scales, strict=True
+        )
+    ]
+    documents = {
+        "config.json": {"config": OPTIONS | options, "device": {"kind": "cpu"}},
+        "summary.json": {
+            "outcome": outcome,
+            "switched_at": switched_at,
+            "last": rows[-1],
+            "best": {"epoch": 200, "hr": rows[1]["hr"]},
+            "samples_per_second": 1e6,
+            "seconds": 60.0,
+            "compile_seconds": 1.0,
+        },
+        "hits.json": {"draws": 5, "hr": hits},
+    }
+    for name, document in documents.items():
+        (folder / name).write_text(json.dumps(document))
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "metrics.jsonl").write_text(lines)
+    return folder
+
+
+def make_report(folder, *runs):
+    """The text of the report on ``folder/runs``, or on some runs."""
+    report.run(report.Config(runs or (folder / "runs",), folder / "report"))
+    return (folder / "report" / "table.md").read_text()
