@@ -3,6 +3,7 @@
 
 from importlib.metadata import version as _version
 
+from lawn_optax import baselines as baselines
 from lawn_optax import diagnostics as diagnostics
 from lawn_optax import groups as groups
 from lawn_optax import losses as losses
@@ -25,6 +26,7 @@ __version__ = _version("lawn-optax")
 
 __all__ = [
     "adam",
+    "baselines",
     "describe",
     "diagnostics",
     "groups",

@@ -1,0 +1,228 @@
+# Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
+"""Methods that the LAWN papers compare with, as Optax transformations."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lawn_optax import _geometry as geometry
+from lawn_optax._grouping import Grouping, Groups, absent, resolve
+from lawn_optax._phase import check_params
+from lawn_optax.groups import only_matrices
+
+__all__ = ["BoundedState", "bounded_init", "bounded_weight_norm"]
+
+
+class BoundedState(NamedTuple):
+    """State of the transformation returned by `bounded_weight_norm`."""
+
+    count: jax.Array  # int32[]; updates done so far
+    radii: jax.Array  # float32[channels] (float64 with x64 leaves); 0 is free
+    v: Any  # like the parameters: what `inner` trains; 0 before the first update
+    inner_state: optax.OptState
+
+
+def bounded_init(params: optax.Params, groups: Groups | None = None) -> optax.Params:
+    """Scales each channel's weights to the norm that bounded weight norm gives it.
+
+    The first update of `bounded_weight_norm` does the same, but then the gradient that
+    it gets was taken at weights that are not normalised yet.
+
+    Args:
+      params: The initial parameters.
+      groups: See `bounded_weight_norm`.
+
+    Returns:
+      The parameters with every channel of a kernel on its sphere.
+
+    Raises:
+      ValueError: If no leaf has channels or labels do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp, lawn_optax as lawn
+      >>> params = {"kernel": jnp.array([[3.0, 0.0], [4.0, 1.0]]), "bias": jnp.ones(2)}
+      >>> params = lawn.baselines.bounded_init(params)
+      >>> print(jnp.linalg.norm(params["kernel"], axis=0).round(4))  # sqrt(26 / 2)
+      [3.6056 3.6056]
+
+    References:
+      Hoffer et al. 2018, arXiv:1803.01814, bounded weight normalization.
+    """
+    grouping, ws = _resolve(groups, params), jax.tree.leaves(params)
+    axes = geometry.reduction_axes(None, params, ws)
+    radii = _radii(grouping, geometry.inner_products(grouping, ws, ws, axes))
+    moved = _to_spheres(grouping, ws, ws, radii, axes)
+    for i in _bound(grouping):
+        ws[i] = optax.apply_updates(ws[i], moved[i])
+    return grouping.treedef.unflatten(ws)
+
+
+def bounded_weight_norm(
+    inner: optax.GradientTransformation, *, groups: Groups | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Bounded weight norm of Hoffer et al. around any optimizer.
+
+    The weights of output channel i of a kernel with N channels are a function of
+    unconstrained v, which ``inner`` trains through it::
+
+        w_i = rho v_i / |v_i|        rho = |V| / sqrt(N), V the v before training
+
+    At the first update v is the parameters as they are, and rho is read. As in the
+    paper norms are fixed from the start, each v_i keeps its length as a state (what
+    makes later steps of SGD smaller), and weight decay of ``inner`` acts on v.
+
+    Args:
+      inner: The whole optimizer, learning rate included; it sees v as ``params``. One
+        with a line search would evaluate its function at v, which is wrong.
+      groups: What shares one norm. By default each output unit of each leaf of two
+        axes or more, ``only_matrices("neuron")``: biases and other vectors are free.
+        An embedding table is a kernel for one-hot inputs, so its channels are its
+        columns; `lawn_optax.groups.neuron` chooses other axes.
+
+    Returns:
+      A transformation whose ``update`` needs ``params``. Extra arguments reach
+      ``inner``. A channel that is zero or not finite at the first update is free. Put
+      nothing behind it that changes updates: the weights are a function of v.
+
+    Raises:
+      ValueError: In ``init``, if no leaf has channels or labels do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, lawn_optax as lawn
+      >>> tx = lawn.baselines.bounded_weight_norm(optax.adam(0.1))
+      >>> params = {"kernel": jnp.array([[3.0], [4.0]]), "bias": jnp.zeros(1)}
+      >>> params = lawn.baselines.bounded_init(params)
+      >>> grads = {"kernel": jnp.array([[1.0], [0.0]]), "bias": jnp.ones(1)}
+      >>> updates, state = tx.update(grads, tx.init(params), params)
+      >>> params = optax.apply_updates(params, updates)
+      >>> print(round(float(jnp.linalg.norm(params["kernel"])), 5), params["bias"])
+      5.0 [-0.1]
+
+    References:
+      Hoffer et al. 2018, arXiv:1803.01814, bounded weight normalization; compared in
+      Gupta et al. 2021, arXiv:2108.05839, Table 2.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params):
+        grouping = _resolve(groups, params)
+        return BoundedState(
+            jnp.zeros([], jnp.int32),
+            jnp.zeros((grouping.num_norms,), grouping.dtype),
+            jax.tree.map(jnp.zeros_like, params),
+            inner.init(params),
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        check_params(params, "bounded_weight_norm")
+        grouping, first = _resolve(groups, params), state.count == 0
+        gs, ws = grouping.flatten(updates, "updates"), jax.tree.leaves(params)
+        axes = geometry.reduction_axes(None, params, ws)
+        bound = _bound(grouping)
+        # Leaves without channels are the parameters, whoever else changes them.
+        vs = [
+            jnp.where(first, w, v) if i in bound else w
+            for i, (w, v) in enumerate(zip(ws, jax.tree.leaves(state.v), strict=True))
+        ]
+        vv = geometry.inner_products(grouping, vs, vs, axes)
+        radii = [
+            jnp.where(first, new, held)
+            for new, held in zip(
+                _radii(grouping, vv), geometry.split(grouping, state.radii), strict=True
+            )
+        ]
+        gv = geometry.inner_products(grouping, gs, vs, axes)
+        updates, inner_state = inner.update(
+            grouping.treedef.unflatten(_chain_rule(grouping, gs, vs, gv, vv, radii)),
+            state.inner_state,
+            grouping.treedef.unflatten(vs),
+            **extra_args,
+        )
+        us = grouping.flatten(updates, "updates of the inner optimizer")
+        vs = [v if absent(u) else _applied(v, u) for v, u in zip(vs, us, strict=True)]
+        moved = _to_spheres(grouping, vs, ws, radii, axes)
+        us = [
+            moved[i].astype(u.dtype) if i in bound and not absent(u) else u
+            for i, u in enumerate(us)
+        ]
+        return grouping.treedef.unflatten(us), BoundedState(
+            jnp.asarray(optax.safe_increment(state.count)),
+            geometry.join(radii, grouping.dtype),
+            grouping.treedef.unflatten(vs),
+            inner_state,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _resolve(groups: Groups | None, params: Any) -> Grouping:
+    return resolve(only_matrices("neuron") if groups is None else groups, params)
+
+
+def _bound(grouping: Grouping) -> set[int]:
+    """The leaves that have channels."""
+    return {i for block in grouping.blocks for i in block.leaves}
+
+
+def _applied(v: Any, u: Any) -> jax.Array:
+    """Adds u to v with the rounding that the state has, so that weights and v agree."""
+    new, dtype = jnp.asarray(v + u), jnp.result_type(v)
+    if jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits < 32:
+        # A cast alone would leave XLA its excess precision.
+        info = jnp.finfo(dtype)
+        new = jax.lax.reduce_precision(new, info.nexp, info.nmant)
+    return new.astype(dtype)
+
+
+def _radii(grouping: Grouping, squares: Sequence[jax.Array]) -> list[jax.Array]:
+    """The root mean square of a block's norms, 0 for channels without direction."""
+    radii = []
+    for block, square in zip(grouping.blocks, squares, strict=True):
+        rho = jnp.sqrt(jnp.sum(square) / block.size)
+        usable = geometry.has_norm(square) & jnp.isfinite(rho)
+        radii.append(jnp.where(usable, rho, 0))
+    return radii
+
+
+def _scale(radius: jax.Array, square: jax.Array) -> jax.Array:
+    """What v is multiplied by, 1 in a free channel."""
+    return jnp.where(radius > 0, radius / jnp.sqrt(_positive(square)), 1)
+
+
+def _positive(square: jax.Array) -> jax.Array:
+    """So that a v that has decayed to 0 gives finite weights; NaN stays NaN."""
+    return jnp.maximum(square, jnp.finfo(square.dtype).tiny)
+
+
+def _chain_rule(grouping, gs, vs, gv, vv, radii) -> list[Any]:
+    """The gradient of v: (rho / |v|) (g - (<g, v> / <v, v>) v), of a free channel g."""
+    p, q = [], []
+    for inner, square, radius in zip(gv, vv, radii, strict=True):
+        p.append(_scale(radius, square))
+        q.append(jnp.where(radius > 0, -p[-1] * inner / _positive(square), 0))
+    out = list(gs)
+    for i in _bound(grouping):
+        if not absent(gs[i]):
+            # Wide, because `combine` rounds narrow ones in the way of updates.
+            wide = jnp.promote_types(gs[i].dtype, grouping.dtype)
+            out[i] = gs[i].astype(wide)
+    out = geometry.combine(grouping, out, vs, p, q, _all(p))
+    for i in _bound(grouping):
+        if not absent(gs[i]):
+            out[i] = out[i].astype(gs[i].dtype)
+    return out
+
+
+def _to_spheres(grouping, vs, ws, radii, axes) -> list[Any]:
+    """Updates that take the weights w to rho v / |v|; for bound leaves alone."""
+    vv = geometry.inner_products(grouping, vs, vs, axes)
+    p = [_scale(radius, square) for radius, square in zip(radii, vv, strict=True)]
+    q = [jnp.full_like(x, -1) for x in p]
+    return geometry.combine(grouping, vs, ws, p, q, _all(p))
+
+
+def _all(values: Sequence[jax.Array]) -> list[jax.Array]:
+    return [jnp.ones_like(x, bool) for x in values]
