@@ -1,4 +1,4 @@
-"""The command line: ``python -m train NAME [options]``."""
+"""The command line: ``python -m train [sweep] NAME [options]``."""
 
 import contextlib
 import io
@@ -9,11 +9,21 @@ from typing import Any
 
 import tyro
 
-from train import InputError, digits
+from train import InputError, digits, recsys, report, sweep
 
 PROG = "python -m train"
-EXPERIMENTS = {"digits": digits.Config}
-RUNNERS = {digits.Config: digits.run}
+EXPERIMENTS = {
+    "digits": digits.Config,
+    "recsys": recsys.Config,
+    "report": report.Config,
+}
+SWEEPS = {"recsys": sweep.Config}
+RUNNERS = {
+    digits.Config: digits.run,
+    recsys.Config: recsys.run,
+    sweep.Config: sweep.run,
+    report.Config: report.run,
+}
 
 
 def parse(arguments: Sequence[str]) -> Any:
@@ -29,17 +39,18 @@ def parse(arguments: Sequence[str]) -> Any:
         InputError: For a command line that does not parse.
         SystemExit: With code 0, after printing the help that was asked for.
     """
-    if not arguments:
-        arguments = ["--help"]
-    if not arguments[0].startswith("-") and arguments[0] not in EXPERIMENTS:
-        names = ", ".join(EXPERIMENTS)
+    arguments, prog, known = list(arguments) or ["--help"], PROG, EXPERIMENTS
+    if arguments[0] == "sweep":
+        arguments, prog, known = arguments[1:] or ["--help"], f"{PROG} sweep", SWEEPS
+    if not arguments[0].startswith("-") and arguments[0] not in known:
+        names = ", ".join(known if known is SWEEPS else [*known, "sweep"])
         raise InputError(f"unknown experiment {arguments[0]!r}; choose from: {names}")
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
             return tyro.extras.subcommand_cli_from_dict(
-                EXPERIMENTS,
-                prog=PROG,
+                known,
+                prog=prog,
                 description="Experiments with fixed-norm training.",
                 args=arguments,
             )
@@ -76,8 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted: no results were written", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        what = str(interrupt) or "no results were written"
+        print(f"interrupted: {what}", file=sys.stderr)
         return 130
     except SystemExit as exit_:  # The help was printed.
         return int(exit_.code or 0)

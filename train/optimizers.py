@@ -1,13 +1,15 @@
 """Optimizers and learning-rate schedules by name."""
 
+from typing import Any
+
 import jax
 import optax
 
 import lawn_optax as lawn
-from lawn_optax import schedules
+from lawn_optax import baselines, schedules
 
 BASES = ("sgd", "adam", "adamw", "lamb", "lamb-plus")
-NAMES = (*BASES, *(f"{base}-lawn" for base in BASES))
+NAMES = tuple(base + form for form in ("", "-lawn", "-bounded") for base in BASES)
 
 # lawn.lamb and lawn.lamb_plus are the papers' LAMB (one trust ratio per layer) until
 # their switch: a step that no run reaches gives the base optimizer.
@@ -24,20 +26,25 @@ def make(
     learning_rate: optax.ScalarOrSchedule,
     *,
     weight_decay: float | jax.Array = 0.0,
-    switch_step: int | jax.Array = 0,
+    switch_step: Any = 0,
+    reset: Any = "restart",
 ) -> optax.GradientTransformation:
     """Makes an optimizer by name, with its usual defaults.
 
     The base forms of SGD (momentum 0.9), Adam and AdamW are Optax's; those of LAMB
     and LAMB+ are the papers' (one trust ratio per layer). ``-lawn`` adds the switch to
-    constrained training. All hyperparameters may be traced.
+    constrained training, ``-bounded`` the bounded weight norm of Hoffer et al. around
+    the base form. All hyperparameters may be traced.
 
     Args:
         name: One of `NAMES`.
         learning_rate: Per update, or a schedule.
         weight_decay: Coefficient; ends at the switch in the LAWN forms. ``adam``
             itself takes none: its form with decay is ``adamw``.
-        switch_step: Number of free updates; only the LAWN forms read it.
+        switch_step: Number of free updates, or what `lawn_optax.switch_when` returns;
+            only the LAWN forms read it.
+        reset: Of the moments at the switch, as in `lawn_optax.wrap`; only the LAWN
+            forms read it.
 
     Returns:
         The gradient transformation.
@@ -45,30 +52,36 @@ def make(
     Raises:
         ValueError: For an unknown name, or weight decay with ``adam``.
     """
-    base = name.removesuffix("-lawn")
-    step = switch_step if is_lawn(name) else _NEVER
-    if base == "lamb":
-        return lawn.lamb(learning_rate, weight_decay=weight_decay, switch_step=step)
-    if base == "lamb-plus":
-        return lawn.lamb_plus(
-            learning_rate, weight_decay=weight_decay, switch_step=step
+    if name.endswith("-bounded"):
+        inner = make(
+            name.removesuffix("-bounded"), learning_rate, weight_decay=weight_decay
         )
+        return baselines.bounded_weight_norm(inner)
+    base = name.removesuffix("-lawn")
+    lawn_options: dict[str, Any] = {"switch_step": _NEVER}
+    if is_lawn(name):
+        lawn_options = {"switch_step": switch_step, "reset": reset}
+    decay: dict[str, Any] = {"weight_decay": weight_decay}
+    if base == "lamb":
+        return lawn.lamb(learning_rate, **decay, **lawn_options)
+    if base == "lamb-plus":
+        return lawn.lamb_plus(learning_rate, **decay, **lawn_options)
     if name == "sgd-lawn":
-        return lawn.sgd(learning_rate, weight_decay=weight_decay, switch_step=step)
+        return lawn.sgd(learning_rate, **decay, **lawn_options)
     if name == "sgd":
         return optax.chain(
             optax.add_decayed_weights(weight_decay),
             optax.sgd(learning_rate, momentum=0.9),
         )
     if name == "adam-lawn":
-        return lawn.adam(learning_rate, weight_decay=weight_decay, switch_step=step)
+        return lawn.adam(learning_rate, **decay, **lawn_options)
     if name == "adam":
         if not isinstance(weight_decay, int | float) or weight_decay != 0:
             raise ValueError("adam takes no weight decay; the form with it is adamw")
         return optax.adam(learning_rate)
     if base == "adamw":
-        inner = optax.adamw(learning_rate, weight_decay=weight_decay)
-        return lawn.wrap(inner, step) if is_lawn(name) else inner
+        inner = optax.adamw(learning_rate, **decay)
+        return lawn.wrap(inner, **lawn_options) if is_lawn(name) else inner
     raise ValueError(f"unknown optimizer {name!r}; choose from: {', '.join(NAMES)}")
 
 

@@ -1,6 +1,7 @@
 """Figures of a run."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from matplotlib.lines import Line2D
 from train.grids import GridResult, describe_trial
 
 # Okabe and Ito's colours, distinct to colour-blind readers.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 
 
 def training_curves(
@@ -34,7 +35,7 @@ def training_curves(
     margin, accuracy, loss, norm = figure.subplots(2, 2, sharex=True).flat
     handles, lowest = [], 1.0
     colours = dict(
-        zip([r.name for r in results], itertools.cycle(_COLOURS), strict=False)
+        zip([r.name for r in results], itertools.cycle(COLOURS), strict=False)
     )
     for result in results:
         best = result.best()
@@ -68,6 +69,47 @@ def training_curves(
         axes.grid(alpha=0.3)
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=150)
+
+
+def recommender_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Draws hit ratio, margins, loss and weight norms of one run against epochs.
+
+    Args:
+        path: Of the PNG file to write.
+        rows: What ``metrics.jsonl`` holds.
+    """
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    hit, margin, loss, norm = figure.subplots(2, 2, sharex=True).flat
+    epochs = [row["epoch"] for row in rows]
+
+    def draw(
+        axes: Axes, key: str, label: str, scale: float = 1.0, **style: Any
+    ) -> None:
+        # Numbers that were not finite are null in the file.
+        values = [math.nan if row[key] is None else scale * row[key] for row in rows]
+        axes.plot(epochs, values, label=label, **style)
+
+    draw(hit, "hr", "held-out item", 100)
+    draw(hit, "train_hr", "a training item", 100, ls="--")
+    for quantile in ("p10", "p50", "p90"):
+        draw(margin, f"margin_{quantile}", f"training, {quantile}")
+    draw(margin, "test_margin_p50", "held-out item, p50", ls="--")
+    draw(loss, "loss", "training")
+    for key in (key for key in rows[0] if key.startswith("norm/")):
+        draw(norm, key, key.removeprefix("norm/"))
+    hit.set(title="HR@10 among 100 candidates", ylabel="%")
+    margin.set(title="Signed logits", ylabel="margin")
+    loss.set(title="Loss", yscale="log", ylabel="mean over the epochs")
+    norm.set(title="Weight norms", yscale="log", ylabel="norm")
+    switched = next((row["epoch"] for row in rows if row["constrained"]), None)
+    for axes in (hit, margin, loss, norm):
+        if switched is not None:
+            axes.axvline(switched, ls=":", color="grey", label="constrained from here")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize="small")
+    for axes in (loss, norm):
+        axes.set_xlabel("epoch")
+    figure.savefig(path, dpi=100)
 
 
 def _line(axes: Axes, epochs: Sequence[int], values: np.ndarray, **style: Any) -> None:

@@ -1,0 +1,168 @@
+"""One run on one device, on several, in parts, and in two processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import recsys_runs as tiny
+from runs import close
+
+from train import recommender, recsys, recsys_options
+from train.__main__ import main
+from train.parallel import Devices
+
+ROOT = Path(__file__).parents[2]
+EPOCHS = 7  # Of three steps; the last one is a part batch.
+
+
+def trained(devices, micro_batch=None):
+    """The state after 21 steps, on the host, and the mean loss."""
+    config = recsys_options.resolve(
+        recsys_options.Config(
+            optimizer="adam-lawn",
+            batch_size=250,
+            epochs=EPOCHS,
+            free_epochs=2.0,
+            warmup_epochs=1.0,
+            init="torch",
+            clip_norm=0.05,
+            flood=0.3,
+            micro_batch=micro_batch,
+        )
+    )
+    data = tiny.interactions()
+    task = recsys.make_task(config, data, devices)
+    trial = recsys.make_trial(config, task.steps_per_epoch)
+    arguments = tiny.start(task, trial), trial, tiny.device_data(data)
+    ends = np.int32(0), np.int32(EPOCHS)
+    advance = devices.compile(partial(recommender.advance, task))
+    state, loss = devices.get(advance(*devices.put((*arguments, *ends))))
+    # It trained, and switched after two epochs.
+    assert 0.1 < loss < 0.8 and state.diverged_step == -1
+    assert np.abs(state.params["dense_0"]["bias"]).max() > 0
+    return state.params, loss
+
+
+def assert_close(first, second, rtol):
+    """Relative to the largest entry of each array."""
+
+    def same(a, b):
+        close(a, b, rtol=0, atol=rtol * np.abs(np.asarray(b)).max())
+
+    jax.tree.map(same, first, second)
+
+
+@pytest.fixture(scope="module")
+def double():
+    with jax.enable_x64(True):
+        return trained(Devices(limit=1))
+
+
+@pytest.mark.parametrize(
+    "mode, devices, micro_batch",
+    [("jit", 8, None), ("pmap", 8, None), ("jit", 1, 60), ("pmap", 3, 32)],
+)
+def test_devices_and_parts_change_nothing_in_float64(
+    mode, devices, micro_batch, double
+):
+    with jax.enable_x64(True):
+        several = Devices(mode, devices)
+        assert several.count == devices
+        found = trained(several, micro_batch)
+    assert found[0]["dense_0"]["kernel"].dtype == np.float64
+    assert_close(found, double, 1e-10)
+
+
+def test_devices_change_the_loss_by_rounding_only_in_float32(double):
+    params, loss = trained(Devices("jit", 8), 20)
+    assert params["dense_0"]["kernel"].dtype == np.float32
+    close(loss, double[1], rtol=1e-4)
+
+
+# ------------------------------------------------------------- two processes
+
+OPTIONS = "recsys --optimizer adamw --learning-rate 0.01 --batch-size 500 --epochs 4"
+OPTIONS += " --warmup-epochs 1 --eval-every 2 --candidate-draws 1 --quiet"
+FLAGS = "--xla_force_host_platform_device_count=2"
+
+
+def test_two_processes_give_the_metrics_of_one(tmp_path):
+    tiny.write_ratings(tmp_path / "data")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = f"{OPTIONS} --data-dir {tmp_path / 'data'}"
+    members = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-W", "error", "-m", "train", *shared.split()),
+                *("--out", str(tmp_path / "two"), "--processes", "2"),
+                *("--process", str(index), "--coordinator", f"127.0.0.1:{port}"),
+            ],
+            cwd=ROOT,
+            env=os.environ | {"XLA_FLAGS": FLAGS},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    assert main([*shared.split(), "--out", str(tmp_path / "one"), "--devices=1"]) == 0
+    ends = [process.communicate(timeout=300) for process in members]
+    assert [process.returncode for process in members] == [0, 0], ends
+    assert f"on 4 x {jax.devices()[0].device_kind}" in ends[0][0]
+    assert ends[1][0] == ""  # Only the first process speaks.
+    first, second = (
+        [json.loads(x) for x in (tmp_path / name / "metrics.jsonl").open()]
+        for name in ("one", "two")
+    )
+    assert [row["epoch"] for row in second] == [2, 4]
+    for one, two in zip(first, second, strict=True):
+        assert one.keys() == two.keys()
+        close(two["loss"], one["loss"], rtol=1e-4)
+        for name in set(one) - {"hr", "train_hr"}:
+            close(two[name], one[name], rtol=2e-3, atol=2e-3)
+        # One of thirty users may change sides.
+        close(two["hr"], one["hr"], 0, atol=1 / 30 + 1e-6)
+    files = [sorted(x.name for x in (tmp_path / n).iterdir()) for n in ("one", "two")]
+    assert files[0] == files[1]
+
+
+def test_a_process_without_fellows_ends_with_one_line(tmp_path):
+    impatient = """
+import functools, jax, sys
+initialize = jax.distributed.initialize
+def short(*args, initialization_timeout, **options):
+    assert initialization_timeout == 60
+    initialize(*args, initialization_timeout=2, **options)
+jax.distributed.initialize = short
+from train.__main__ import main
+sys.exit(main())
+"""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+        # Bound, but nobody listens.
+        command = f"{OPTIONS} --processes 2 --process 1 --coordinator {place}"
+        process = subprocess.run(
+            [
+                *(sys.executable, "-W", "error", "-c", impatient, *command.split()),
+                *("--out", str(tmp_path / "run")),
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert process.returncode == 2, process.stderr
+    *_, line = process.stderr.splitlines()
+    assert line.startswith(f"error: process 1 of 2 could not join at {place} (")
+    assert line.endswith("); start all processes with the same --coordinator")
+    assert not (tmp_path / "run").exists()

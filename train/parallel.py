@@ -1,0 +1,121 @@
+"""Data parallelism: one program per device, the batch split among them.
+
+A program knows its place by `lax.axis_index(AXIS)` and sums over devices by
+`lax.psum(..., AXIS)`; its arguments and results are the same on all devices.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from train import InputError
+
+AXIS = "data"
+MODES = ("jit", "pmap")
+
+
+def connect(coordinator: str, processes: int, process: int) -> None:
+    """Joins the processes of a run; must come before anything else asks for devices.
+
+    Args:
+        coordinator: ``HOST:PORT`` of process 0.
+        processes: Number of processes.
+        process: This one's number, from 0.
+
+    Raises:
+        InputError: If the processes do not find each other.
+    """
+    # Listen where the others were told to connect, not on all interfaces.
+    own: dict[str, Any] = (
+        {"coordinator_bind_address": coordinator} if process == 0 else {}
+    )
+    try:
+        jax.distributed.initialize(
+            coordinator, processes, process, initialization_timeout=60, **own
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"process {process} of {processes} could not join at {coordinator}"
+            f" ({reason}); start all processes with the same --coordinator"
+        ) from None
+
+
+class Devices:
+    """All devices of the run, and how programs and arrays get there.
+
+    Attributes:
+        count: Number of devices, of all processes together.
+        axis: Name to sum over; `None` on a single device.
+    """
+
+    def __init__(self, mode: str = "jit", limit: int | None = None):
+        """Takes all devices.
+
+        Args:
+            mode: ``jit`` (a mesh and sharding) or ``pmap``.
+            limit: Take this many only.
+        """
+        devices = jax.devices()[:limit]
+        self.count = len(devices)
+        self.axis = AXIS if self.count > 1 else None
+        self._pmap = mode == "pmap" and self.count > 1
+        self._devices = devices
+        axes = (jax.sharding.AxisType.Auto,)
+        mesh = jax.make_mesh((self.count,), (AXIS,), devices=devices, axis_types=axes)
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def compile(self, program: Callable, *, donate: bool = False) -> Callable:
+        """Makes ``program(first, *rest)`` run on every device.
+
+        Args:
+            program: A function of arrays that are the same on all devices.
+            donate: Whether the first argument's memory is reused for the result.
+        """
+        donated = (0,) if donate else ()
+        if self._pmap:
+            return jax.pmap(
+                program, AXIS, donate_argnums=donated, devices=self._devices
+            )
+        if self.axis:
+            program = jax.shard_map(
+                program,
+                mesh=self._everywhere.mesh,
+                in_specs=PartitionSpec(),
+                out_specs=PartitionSpec(),
+                # The same semantics as under pmap: gradients are summed where the
+                # program says so and nowhere else.
+                check_vma=False,
+            )
+        return jax.jit(program, donate_argnums=donated)
+
+    def put(self, tree: Any) -> Any:
+        """Copies a tree of arrays to every device."""
+        if self._pmap:
+            mesh = self._everywhere.mesh
+            sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+            return jax.tree.map(partial(_stack, self.count, sharding), tree)
+        return jax.tree.map(lambda x: jax.device_put(x, self._everywhere), tree)
+
+    def get(self, tree: Any) -> Any:
+        """Copies a tree of arrays, which is the same on all devices, to the host."""
+
+        def first(x):
+            # The array as this process's first device holds it.
+            x = np.asarray(x.addressable_data(0))
+            return np.asarray(x[0]) if self._pmap else x
+
+        return jax.tree.map(first, tree)
+
+
+def _stack(count: int, sharding: NamedSharding, x: Any) -> jax.Array:
+    x = np.asarray(x)
+    return jax.make_array_from_callback(
+        (count, *x.shape),
+        sharding,
+        lambda index: np.broadcast_to(x, (count, *x.shape))[index],
+    )

@@ -1,0 +1,315 @@
+"""Recommenders: neural collaborative filtering on MovieLens and Pinterest.
+
+Reads top to bottom: data, task, run. The options are in `train.recsys_options`, the
+compiled programs in `train.recommender`, samples in `train.sampling`, data sets in
+`train.interactions`.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import lawn_optax as lawn
+from lawn_optax import baselines, losses, schedules
+from models import NCF, TOWERS
+from train import (
+    interactions,
+    optimizers,
+    papers,
+    plots,
+    recommender,
+    records,
+    require,
+    sampling,
+)
+from train.interactions import Interactions
+from train.parallel import Devices, connect
+from train.progress import ProgressReport
+from train.recommender import Data, State, Task, Trial
+from train.recsys_options import UNRELATED, Config, Settings, resolve
+from train.runs import Run, open_run
+
+# ------------------------------------------------------------------------ data
+
+
+def load_data(config: Settings) -> tuple[Interactions, np.ndarray]:
+    """The interactions that a run trains on, and its candidates."""
+    data = interactions.load(config.dataset, config.data_dir)
+    if config.validation:
+        data = interactions.hold_out(data)
+    if config.candidate_draws:
+        seed = config.candidate_seed
+        return data, interactions.draw_candidates(data, seed, config.candidate_draws)
+    return data, interactions.file_candidates(data)
+
+
+def on_device(data: Interactions, candidates: np.ndarray) -> Data:
+    """All of a data set as arrays."""
+    # One training item per user, for the metrics on training data; the same each time.
+    users = data.train[:, 0]
+    first = np.searchsorted(users, np.arange(data.num_users))
+    count = np.bincount(users, minlength=data.num_users)
+    pick = first + np.random.default_rng(0).integers(count)
+    return Data(
+        sampling.positives(data),
+        jnp.asarray(candidates, jnp.int32),
+        jnp.asarray(data.train[pick, 1], jnp.int32),
+    )
+
+
+# ------------------------------------------------------------------------ task
+
+
+def make_task(config: Settings, data: Interactions, devices: Devices) -> Task:
+    """What the programs of `train.recommender` need to know about a run."""
+    size = sampling.epoch_size(len(data.train))
+    require(size < 2**31, "the data set has more than 2^31 samples per epoch")
+    batch_size = min(config.batch_size, size)
+    steps = -(-size // batch_size)
+    on_cpu = jax.default_backend() == "cpu"
+    micro_batch = config.micro_batch or (10_000 if on_cpu else 2**20)
+    bounded = config.optimizer.endswith("-bounded")
+    return Task(
+        model=NCF(
+            data.num_users,
+            data.num_items,
+            TOWERS[config.tower],
+            initialization=config.init,
+        ),
+        num_positives=len(data.train),
+        batch_size=batch_size,
+        parts=-(-batch_size // (devices.count * micro_batch)),
+        optimizer=partial(_optimizer, config, steps),
+        loss=partial(_loss, config),
+        prepare=baselines.bounded_init if bounded else lambda params: params,
+        flood=config.flood,
+        alpha=config.alpha,
+        watch=None if config.switch == "epochs" else config.switch,
+        devices=devices.count,
+        axis=devices.axis,
+    )
+
+
+def make_trial(config: Settings, steps: int) -> dict[str, Any]:
+    """The hyperparameters that a compiled program takes as arguments."""
+    free_steps = 0
+    if optimizers.is_lawn(config.optimizer):
+        free_steps = schedules.epochs_to_steps(config.free_epochs, steps)
+    return {
+        "learning_rate": np.float32(config.learning_rate),
+        "weight_decay": np.float32(config.weight_decay),
+        "switch_step": np.int32(free_steps),
+        "seed": np.uint32(config.seed),
+    }
+
+
+def learning_rate(config: Settings, steps: int, trial: Trial) -> optax.Schedule:
+    """The schedule of a run with `steps` updates per epoch."""
+    warmup_steps = schedules.epochs_to_steps(config.warmup_epochs, steps)
+    total_steps = config.epochs * steps
+    if config.schedule == "two-phase":
+        return schedules.two_phase(trial["learning_rate"], warmup_steps, total_steps)
+    return optimizers.schedule(
+        config.optimizer,
+        trial["learning_rate"],
+        free_steps=trial["switch_step"],
+        warmup_steps=warmup_steps,
+        total_steps=total_steps,
+    )
+
+
+def _optimizer(config: Settings, steps: int, trial: Trial):
+    step = trial["switch_step"]
+    if config.switch != "epochs":
+        step = lawn.switch_when(config.switch_threshold, decay=1 - 1 / steps)
+    name = config.optimizer
+    decay = (
+        {}
+        if config.weight_decay == 0 and name in ("adam", "adam-bounded")
+        else {"weight_decay": trial["weight_decay"]}
+    )
+    tx = optimizers.make(
+        name,
+        learning_rate(config, steps, trial),
+        switch_step=step,
+        reset=config.reset,
+        **decay,
+    )
+    if config.clip_norm is None:
+        return tx
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
+
+
+def _loss(config: Settings, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    targets = labels.astype(logits.dtype)
+    if config.loss == "focal":
+        return optax.sigmoid_focal_loss(logits, targets, gamma=config.gamma)
+    targets = losses.smooth_binary_labels(targets, config.label_smoothing)
+    return optax.sigmoid_binary_cross_entropy(logits, targets)
+
+
+# ------------------------------------------------------------------------- run
+
+
+def introduction(config: Settings, data: Interactions, task: Task) -> str:
+    """What is trained, in a few lines."""
+    device = jax.devices()[0].device_kind
+    protocol = "validation (second-latest)" if config.validation else "test (latest)"
+    switch = ""
+    if optimizers.is_lawn(config.optimizer):
+        switch = f"; switch at {config.switch_threshold:g} ({config.switch})"
+        if config.switch == "epochs":
+            step = make_trial(config, task.steps_per_epoch)["switch_step"]
+            switch = f"; switch after {config.free_epochs:g} epochs (step {step})"
+    candidates = f"{config.candidate_draws} draws of 99 other items"
+    if not config.candidate_draws:
+        candidates = "the 99 other items of the files"
+    return (
+        f"{interactions.statistics(data)}\n\n"
+        f"NCF, tower {config.tower}, initial weights {config.init}, {config.optimizer},"
+        f" batch {task.batch_size:,} ({task.steps_per_epoch} steps per epoch on"
+        f" {task.devices} x {device}),\n"
+        f"{config.epochs} epochs, {config.schedule} schedule, rate"
+        f" {config.learning_rate:g}, weight decay {config.weight_decay:g}{switch}.\n"
+        f"Ranked: each user's {protocol} item among {candidates}."
+    )
+
+
+def run(config: Config) -> None:
+    """Trains, prints the result and writes the run folder."""
+    settings = resolve(config)
+    if config.deterministic:
+        # Read when the first device is asked for, which is below.
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
+    if config.coordinator:
+        connect(config.coordinator, config.processes, config.process)
+    devices = Devices(config.parallel, config.devices)
+    execute(settings, devices, *load_data(settings))
+
+
+def execute(
+    config: Settings, devices: Devices, interacted: Interactions, candidates: np.ndarray
+) -> Path:
+    """One run on data that is there, with resolved options; returns its folder."""
+    task = make_task(config, interacted, devices)
+    options = records.run_config("recsys", config, UNRELATED)
+    folder = config.out or records.default_folder(options)
+    leader = jax.process_index() == 0
+    with open_run(
+        folder, options, checkpoint_minutes=config.checkpoint_minutes
+    ) as files:
+        if leader:
+            print(introduction(config, interacted, task), flush=True)
+        if not files.finished:
+            data = on_device(interacted, candidates)
+            train(config, task, devices, data, files, leader and not config.quiet)
+        if leader:
+            # Drawn from the rows each time: the kill may have come before it.
+            plots.recommender_curves(folder / "curves.png", files.rows())
+            summary = json.loads((folder / "summary.json").read_text())
+            print(f"\n{conclusion(options, files.rows(), summary['outcome'])}")
+            print(f"\nWritten to {folder}", flush=True)
+    return folder
+
+
+def train(
+    config: Settings, task: Task, devices: Devices, data: Data, files: Run, show: bool
+) -> None:
+    """Trains from the newest checkpoint to the end of the run."""
+    steps = task.steps_per_epoch
+    trial = make_trial(config, steps)
+    rate = learning_rate(config, steps, trial)
+    initial = jax.jit(partial(recommender.start, task))(trial)
+    host, done = files.restore(jax.tree.map(np.asarray, initial))
+    state, trial, data = devices.put((host, trial, data))
+    number = lambda epoch: devices.put(np.int32(epoch))  # noqa: E731
+    advance = devices.compile(partial(recommender.advance, task), donate=True)
+    evaluate = devices.compile(partial(recommender.evaluate, task))
+
+    # No epochs: compiles, and evaluates a run that was killed after its last one.
+    began = time.perf_counter()
+    state, _ = advance(state, trial, data, number(done), number(done))
+    hits = jax.block_until_ready(evaluate(state, trial, data))[1]
+    compile_seconds = time.perf_counter() - began
+
+    seconds, trained, outcome = 0.0, 0, "finished"
+    with ProgressReport(max(1, config.epochs - done), not show) as progress:
+        while done < config.epochs and outcome == "finished":
+            epoch = min(
+                config.epochs, done - done % config.eval_every + config.eval_every
+            )
+            began = time.perf_counter()
+            state, loss = advance(state, trial, data, number(done), number(epoch))
+            loss = float(devices.get(loss))
+            seconds += time.perf_counter() - began
+            trained += (epoch - done) * task.epoch_size
+            values, hits = evaluate(state, trial, data)
+            host = devices.get(state)
+            row = {"epoch": epoch, "step": epoch * steps, "loss": loss}
+            row |= {key: float(value) for key, value in devices.get(values).items()}
+            row["learning_rate"] = float(jnp.asarray(rate(epoch * steps - 1)))
+            row["constrained"] = int(_switched_at(config, host) >= 0)
+            files.record(row)
+            progress.advance(
+                epoch - done,
+                f"epoch {epoch}/{config.epochs}  loss {loss:.4f}"
+                f"  HR@10 {100 * row['hr']:.2f} %  rate {row['learning_rate']:.2g}",
+            )
+            done = epoch
+            if host.diverged_step >= 0:
+                outcome = f"diverged at step {host.diverged_step}"
+            else:
+                files.save(epoch, host, force=epoch == config.epochs)
+    best = max(files.rows(), key=lambda row: row["hr"] or 0)
+    files.finish(
+        {
+            "outcome": outcome,
+            "switched_at": _switched_at(config, host),
+            "last": files.rows()[-1],
+            "best": {"epoch": best["epoch"], "hr": best["hr"]},
+            "samples_per_second": trained / seconds if trained else None,
+            "seconds": seconds,
+            "compile_seconds": compile_seconds,
+        },
+        hits={
+            "draws": data.candidates.shape[-3],
+            "hr": [round(hit, 4) for hit in devices.get(hits).tolist()],
+        },
+    )
+
+
+def _switched_at(config: Settings, state: State) -> int:
+    """The first constrained update, -1 before it is known or without a switch."""
+    if not optimizers.is_lawn(config.optimizer):
+        return -1
+    found = optax.tree.get_all_with_path(state.opt_state, "switched_at")
+    return int(found[0][1])
+
+
+def conclusion(
+    options: Mapping[str, Any], rows: list[dict[str, Any]], outcome: str
+) -> str:
+    """The result in a few lines, beside the papers' number if there is one."""
+    if outcome != "finished":
+        return f"The run {outcome}."
+    last, best = rows[-1], max(rows, key=lambda row: row["hr"])
+    published = None if options["validation"] else papers.published(options)
+    lines = [
+        f"HR@10 {100 * last['hr']:.2f} %, NDCG@10 {last['ndcg']:.4f},"
+        f" AUC {last['auc']:.4f} after {last['epoch']} epochs",
+        f"best HR@10 of {len(rows)} evaluations {100 * best['hr']:.2f} %"
+        f" (epoch {best['epoch']}, chosen on the same items)",
+    ]
+    if published:
+        lines.append(f"the papers, mean of {papers.RUNS} runs: {published.text()}")
+    return "\n".join(lines)
