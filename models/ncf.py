@@ -71,7 +71,15 @@ class NCF(nn.Module):
     def __call__(self, users: jax.Array, items: jax.Array) -> jax.Array:
         """Maps int32[...] users and items to logits, float32[...]."""
         pairs = [self.user_embedding(users), self.item_embedding(items)]
-        return self.rest(self.dense[0](jnp.concatenate(pairs, axis=-1)))
+        return self.tower(jnp.concatenate(pairs, axis=-1))
+
+    def embeddings(self) -> tuple[jax.Array, jax.Array]:
+        """The tables, ``[num_users, embedding]`` and ``[num_items, embedding]``."""
+        return self.user_embedding.embedding, self.item_embedding.embedding
+
+    def tower(self, pairs: jax.Array) -> jax.Array:
+        """Maps concatenated embeddings ``[..., 2 embedding]`` to logits ``[...]``."""
+        return self.rest(self.dense[0](pairs))
 
     def first_layer(self) -> tuple[jax.Array, jax.Array]:
         """What each user and each item contributes to the first layer's output.

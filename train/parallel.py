@@ -4,6 +4,8 @@ A program knows its place by `lax.axis_index(AXIS)` and sums over devices by
 `lax.psum(..., AXIS)`; its arguments and results are the same on all devices.
 """
 
+import socket
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,10 +14,11 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from train import InputError
+from train import InputError, require
 
 AXIS = "data"
 MODES = ("jit", "pmap")
+TIMEOUT = 60  # Seconds that processes wait for each other.
 
 
 def connect(coordinator: str, processes: int, process: int) -> None:
@@ -34,15 +37,31 @@ def connect(coordinator: str, processes: int, process: int) -> None:
         {"coordinator_bind_address": coordinator} if process == 0 else {}
     )
     try:
+        if process > 0:
+            _await_listener(coordinator)
         jax.distributed.initialize(
-            coordinator, processes, process, initialization_timeout=60, **own
+            coordinator, processes, process, initialization_timeout=TIMEOUT, **own
         )
-    except (RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"process {process} of {processes} could not join at {coordinator}"
             f" ({reason}); start all processes with the same --coordinator"
         ) from None
+
+
+def _await_listener(coordinator: str) -> None:
+    """Waits here, because JAX ends a process that it cannot connect by a signal."""
+    host, port = coordinator.rsplit(":", 1)
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
 
 
 class Devices:
@@ -61,6 +80,10 @@ class Devices:
             limit: Take this many only.
         """
         devices = jax.devices()[:limit]
+        require(
+            limit is None or limit == len(devices),
+            f"--devices {limit}: there are {len(devices)}",
+        )
         self.count = len(devices)
         self.axis = AXIS if self.count > 1 else None
         self._pmap = mode == "pmap" and self.count > 1

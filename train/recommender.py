@@ -127,7 +127,7 @@ def advance(
             )
             return (state, total + loss * _share(task, i)), None
 
-        return jax.lax.scan(step, carry, jnp.arange(steps))[0]
+        return jax.lax.scan(step, carry, jnp.arange(steps, dtype=jnp.int32))[0]
 
     state, total = jax.lax.fori_loop(
         first_epoch, last_epoch, epoch, (state, jnp.zeros([]))
@@ -225,65 +225,69 @@ def _gradients(
     bits: jax.Array,
 ) -> tuple[optax.Updates, jax.Array, jax.Array]:
     """Gradient of a batch's mean loss, that loss, and the margin to watch."""
-    model = task.model
+    model, params = task.model, state.params
     size = -(-task.batch_size // (task.parts * task.devices))
     count = jnp.minimum(task.batch_size, task.epoch_size - step * task.batch_size)
     device = jax.lax.axis_index(task.axis) if task.axis else 0
     scale = _logit_scale(task, state)
-    # Applied to the tables, the first layer costs users + items rows, else the batch.
-    by_table = task.batch_size >= model.num_users + model.num_items
 
-    def first_layer(params):
-        return _apply(model, params, method="first_layer")
+    # A row per user and one per item make a sample's input. Where the batch is the
+    # larger, the first layer is applied to the tables instead of to the samples.
+    if task.batch_size >= model.num_users + model.num_items:
+        tables, pull = jax.vjp(
+            lambda params: _apply(model, params, method="first_layer"), params
+        )
+        first, method, join = 1, "rest", jnp.add
+    else:
+        tables, pull = jax.vjp(
+            lambda params: _apply(model, params, method="embeddings"), params
+        )
+        first, method = 0, "tower"
+        join = lambda user, item: jnp.concatenate([user, item], -1)  # noqa: E731
+    layers = {
+        f"dense_{i}": params[f"dense_{i}"] for i in range(first, len(model.features))
+    }
 
-    def part_loss(trained, part):
+    def part_loss(layers, rows, label, valid):
+        logits = scale * _apply(model, layers, join(*rows), method=method)
+        losses = jnp.where(valid, task.loss(logits, label), 0)
+        margins = jnp.where(valid, metrics.binary_margin(logits, label), jnp.nan)
+        return losses.sum(), margins
+
+    def add_part(sums, part):
         offset = (part * task.devices + device) * size + jnp.arange(
             size, dtype=jnp.int32
         )
         valid = offset < count
-        positions = jnp.where(valid, step * task.batch_size + offset, 0)
         user, item, label = sampling.samples(
             data,
             shuffle,
-            positions,
+            jnp.where(valid, step * task.batch_size + offset, 0),
             bits[jnp.minimum(offset, task.batch_size - 1)],
             model.num_items,
         )
-        if by_table:
-            params, (of_user, of_item) = trained
-            hidden = of_user[user] + of_item[item]
-            logits = _apply(model, params, hidden, method="rest")
-        else:
-            logits = _apply(model, trained, user, item)
-        logits = scale * logits
-        losses = jnp.where(valid, task.loss(logits, label), 0)
-        return losses.sum(), jnp.where(
-            valid, metrics.binary_margin(logits, label), jnp.nan
+        rows = tables[0][user], tables[1][item]
+        (loss, margins), (of_layers, of_rows) = jax.value_and_grad(
+            part_loss, (0, 1), has_aux=True
+        )(layers, rows, label, valid)
+        # Added in place: a part has no gradient of the size of the tables.
+        sums = (
+            jax.tree.map(jnp.add, sums[0], of_layers),
+            sums[1].at[user].add(of_rows[0]),
+            sums[2].at[item].add(of_rows[1]),
+            sums[3] + loss,
         )
+        return sums, margins if task.watch else ()
 
-    if by_table:
-        tables, pull = jax.vjp(first_layer, state.params)
-        names = [f"dense_{i}" for i in range(1, len(model.features))]
-        trained = {name: state.params[name] for name in names}, tables
-    else:
-        trained = state.params
-
-    def add_part(sums, part):
-        (loss, margins), grads = jax.value_and_grad(part_loss, has_aux=True)(
-            trained, part
-        )
-        return jax.tree.map(jnp.add, sums, (grads, loss)), margins if task.watch else ()
-
-    zeros = jax.tree.map(jnp.zeros_like, (trained, jnp.zeros([])))
+    zeros = jax.tree.map(jnp.zeros_like, (layers, *tables, jnp.zeros([])))
     parts = jnp.arange(task.parts, dtype=jnp.int32)
-    (grads, loss), margins = jax.lax.scan(add_part, zeros, parts)
+    sums, margins = jax.lax.scan(add_part, zeros, parts)
     if task.axis:
-        grads, loss = jax.lax.psum((grads, loss), task.axis)
+        sums = jax.lax.psum(sums, task.axis)
         margins = jax.lax.all_gather(margins, task.axis)
-    if by_table:
-        rest, of_tables = grads
-        (of_first,) = pull(of_tables)
-        grads = of_first | rest
+    of_layers, of_users, of_items, loss = sums
+    (grads,) = pull((of_users, of_items))
+    grads |= of_layers
     loss = loss / count
     factor = (
         1.0 if task.flood is None else jax.grad(lawn.losses.flood)(loss, task.flood)

@@ -188,6 +188,7 @@ def _check(config: Settings) -> None:
         )
     require(max(config.seed, config.candidate_seed) < 2**32, "seeds must be below 2^32")
     require(config.batch_size < 2**31, "--batch-size must be below 2^31")
+    require(math.isfinite(config.switch_threshold), "--switch-threshold must be finite")
     require(config.label_smoothing <= 1, "--label-smoothing must be 0 to 1")
     at_least(0, "label_smoothing")
     require(

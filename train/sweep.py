@@ -43,7 +43,7 @@ FREE = (5.0, 20.0, 50.0)
 class Config(Options):
     """Recommenders: the same number of trials for each optimizer, then its best one.
 
-    The trials have a compressed schedule (all its phases shortened alike) and one seed;
+    Trials have one seed and all epochs, or a schedule with all phases shortened alike;
     the best of them is trained in full with several seeds. The same command with the
     same options resumes a sweep that was interrupted.
     """
@@ -59,8 +59,9 @@ class Config(Options):
     """Weight decays, for the optimizers without -lawn that take one."""
     free: tuple[float, ...] = ()
     """Free epochs of the full schedule, for the -lawn forms."""
-    trial_epochs: int = 100
-    """Epochs of a trial."""
+    trial_epochs: int | None = None
+    """Epochs of a trial (default: all). Fewer, with the schedule compressed, cost less
+    but favour learning rates that are too high for a training in full."""
     trial_seeds: tuple[int, ...] = (0,)
     """Seeds of each trial; trials are compared by their mean."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -74,6 +75,8 @@ class Config(Options):
 
 def grid(config: Config, name: str) -> list[Member]:
     """The hyperparameters of each trial of an optimizer."""
+    known = ", ".join(optimizers.NAMES)
+    require(name in optimizers.NAMES, f"no optimizer {name!r}; choose from: {known}")
     base = name.split("-")[0].removesuffix("w")
     papers = config.grid == "papers"
     rates = config.rates or RATES[base]
@@ -101,10 +104,11 @@ def make_config(config: Config, name: str, **changes: Any) -> Settings:
 def trial_config(config: Config, name: str, member: Member) -> Settings:
     """One trial: a run in full with all its phases shortened alike."""
     full = make_config(config, name, **member)
-    factor = config.trial_epochs / full.epochs
+    epochs = config.trial_epochs or full.epochs
+    factor = epochs / full.epochs
     return dataclasses.replace(
         full,
-        epochs=config.trial_epochs,
+        epochs=epochs,
         warmup_epochs=full.warmup_epochs * factor,
         free_epochs=full.free_epochs * factor,
         validation=config.protocol == "validation",
@@ -121,8 +125,8 @@ def run(config: Config) -> None:
     trials = [trial_config(config, n, m) for n in names for m in members[n]]
     options = records.run_config("sweep recsys", config, UNRELATED)
     folder = config.out or records.default_folder(options)
+    data, candidates = recsys.load_data(trials[0])
     with open_run(folder, options) as files:
-        data, candidates = recsys.load_data(trials[0])
         rows = []
         for name in names:
             rows += train_grid(config, name, members[name], folder, data, candidates)
@@ -150,7 +154,7 @@ def train_grid(
     at_once = min(len(trials), config.at_once or _fitting(task))
     options = records.run_config("trials", trials[0], recsys_options.UNRELATED)
     options["trials"] = members
-    epochs = config.trial_epochs
+    epochs = trials[0].epochs
     with open_run(
         folder / "trials" / name, options, checkpoint_minutes=config.checkpoint_minutes
     ) as files:
@@ -262,14 +266,21 @@ def table(config: Config, rows: list[dict[str, Any]]) -> str:
             lines.append([name, trial, seed, hit or row["outcome"], mark])
     validation = config.protocol == "validation"
     item = "second-latest (validation)" if validation else "latest (test)"
-    full = make_config(config, config.optimizers[0]).epochs
+    full = config.epochs or recsys_options.PRESETS[config.preset]["epochs"]
+    length = f"{full} epochs"
+    if config.trial_epochs not in (None, full):
+        length = (
+            f"{config.trial_epochs} epochs, all phases shortened from {full} (the free"
+            " epochs named are those of the full schedule)"
+        )
+    candidates = f"mean of {config.candidate_draws} draws of candidates"
+    if not config.candidate_draws:
+        candidates = "candidates of the files"
     header = ("optimizer", "trial", "seed", "HR@10 %", "")
     return (
         f"Trials on {config.dataset}, batch {config.batch_size:,}, tower"
-        f" {config.tower}, initial weights {config.init}: {config.trial_epochs} epochs,"
-        f" all phases shortened from {full} (the free epochs named are those of the"
-        f" full schedule). HR@10 after the last epoch, of each user's {item} item, mean"
-        f" of {config.candidate_draws} draws of candidates.\n\n"
+        f" {config.tower}, initial weights {config.init}: {length}. HR@10 after the"
+        f" last epoch, of each user's {item} item, {candidates}.\n\n"
         f"{records.table(header, lines)}"
     )
 
