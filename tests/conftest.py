@@ -24,3 +24,12 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(scope="module")
+def compilation_cache(tmp_path_factory):
+    """Equal programs of a module compile once; its processes take this environment."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    yield {"JAX_COMPILATION_CACHE_DIR": folder}
+    jax.config.update("jax_compilation_cache_dir", None)

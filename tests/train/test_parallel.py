@@ -93,12 +93,13 @@ OPTIONS += " --warmup-epochs 1 --eval-every 2 --candidate-draws 1 --quiet"
 FLAGS = "--xla_force_host_platform_device_count=2"
 
 
-def test_two_processes_give_the_metrics_of_one(tmp_path):
+@pytest.mark.parametrize("mode", parallel.MODES)
+def test_two_processes_give_the_metrics_of_one(mode, tmp_path, compilation_cache):
     tiny.write_ratings(tmp_path / "data")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = f"{OPTIONS} --data-dir {tmp_path / 'data'}"
+    shared = f"{OPTIONS} --parallel {mode} --data-dir {tmp_path / 'data'}"
     members = [
         subprocess.Popen(
             [
@@ -107,7 +108,7 @@ def test_two_processes_give_the_metrics_of_one(tmp_path):
                 *("--process", str(index), "--coordinator", f"127.0.0.1:{port}"),
             ],
             cwd=ROOT,
-            env=os.environ | {"XLA_FLAGS": FLAGS},
+            env=os.environ | compilation_cache | {"XLA_FLAGS": FLAGS},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

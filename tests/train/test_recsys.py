@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -34,7 +35,7 @@ KEYS = {
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory, compilation_cache):
     return tiny.write_ratings(tmp_path_factory.mktemp("data"))
 
 
@@ -132,7 +133,9 @@ sys.exit(main(sys.argv[3:]))
 """
 
 
-def test_killed_run_ends_in_the_same_bits(whole, run, files, tmp_path):
+def test_killed_run_ends_in_the_same_bits(
+    whole, run, files, compilation_cache, tmp_path
+):
     out = tmp_path / "run"
     command = [*WHOLE.split(), f"--data-dir={files}", f"--out={out}"]
     # Before the checkpoint of a row; after the last one, before the summary.
@@ -140,6 +143,7 @@ def test_killed_run_ends_in_the_same_bits(whole, run, files, tmp_path):
         process = subprocess.run(
             [sys.executable, "-W", "error", "-c", KILLER, name, str(number), *command],
             cwd=ROOT,
+            env=os.environ | compilation_cache,
             capture_output=True,
             text=True,
             timeout=300,
@@ -171,12 +175,15 @@ def config_of(folder):
     return json.loads((folder / "config.json").read_text())["config"]
 
 
-def test_killed_at_any_moment_a_run_goes_on(whole, run, files, tmp_path):
+def test_killed_at_any_moment_a_run_goes_on(
+    whole, run, files, compilation_cache, tmp_path
+):
     out = tmp_path / "run"
     command = [*WHOLE.split(), f"--data-dir={files}", f"--out={out}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "train", *command],
         cwd=ROOT,
+        env=os.environ | compilation_cache,
         stdout=subprocess.DEVNULL,
     )
     while not list(out.glob("checkpoints/2")) and process.poll() is None:

@@ -18,7 +18,7 @@ SWEEP = f"{OPTIONS} --optimizers adam-lawn --rates 0.002 0.02 1e30 --free 0.75 3
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory, compilation_cache):
     return tiny.write_ratings(tmp_path_factory.mktemp("data"))
 
 
