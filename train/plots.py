@@ -95,12 +95,13 @@ def recommender_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         draw(margin, f"margin_{quantile}", f"training, {quantile}")
     draw(margin, "test_margin_p50", "held-out item, p50", ls="--")
     draw(loss, "loss", "training")
-    for key in (key for key in rows[0] if key.startswith("norm/")):
+    norms = [key for key in rows[0] if key.startswith("norm/")]
+    for key in norms:
         draw(norm, key, key.removeprefix("norm/"))
     hit.set(title="HR@10 among 100 candidates", ylabel="%")
     margin.set(title="Signed logits", ylabel="margin")
-    loss.set(title="Loss", yscale="log", ylabel="mean over the epochs")
-    norm.set(title="Weight norms", yscale="log", ylabel="norm")
+    loss.set(title="Loss", ylabel="mean over the epochs")
+    norm.set(title="Weight norms", ylabel="norm")
     switched = next((row["epoch"] for row in rows if row["constrained"]), None)
     for axes in (hit, margin, loss, norm):
         if switched is not None:
@@ -109,6 +110,10 @@ def recommender_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         axes.legend(frameon=False, fontsize="small")
     for axes in (loss, norm):
         axes.set_xlabel("epoch")
+    for axes, keys in ((loss, ["loss"]), (norm, norms)):
+        # A run that diverged at once has nothing that a logarithm could show.
+        if any(row[key] for row in rows for key in keys):
+            axes.set_yscale("log")
     figure.savefig(path, dpi=100)
 
 
