@@ -53,7 +53,12 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("name", optimizers.NAMES)
+def test_every_name_is_tested():
+    bounded = {f"{base}-bounded" for base in optimizers.BASES}
+    assert set(optimizers.NAMES) == set(EXPECTED) | bounded
+
+
+@pytest.mark.parametrize("name", EXPECTED)
 def test_name_means_what_it_says_and_the_switch_may_be_traced(name):
     def run(rate, switch_step):
         decay = {} if name == "adam" else {"weight_decay": DECAY}
@@ -73,6 +78,24 @@ def test_name_means_what_it_says_and_the_switch_may_be_traced(name):
         last = switch if optimizers.is_lawn(name) else 6
         assert (changes[:last] > 1e-4).all()
         assert (changes[last:] <= 1e-6 * member[-1]).all()
+
+
+@pytest.mark.parametrize("base", optimizers.BASES)
+def test_bounded_form_is_the_base_inside_bounded_weight_norm(base):
+    decay = {} if base == "adam" else {"weight_decay": DECAY}
+    inner = EXPECTED[base](0.1, 0)
+    trees = train(optimizers.make(f"{base}-bounded", 0.1, **decay), 4)
+    expected = train(lawn.baselines.bounded_weight_norm(inner), 4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        trees,
+        expected,
+    )
+    kernel = np.asarray(trees["a"]["kernel"])
+    assert not np.allclose(kernel[1], kernel[-1])
+    # Both channels have the root mean square of the two initial norms, from the start.
+    radius = np.sqrt((kernel[0] ** 2).sum() / 2)
+    np.testing.assert_allclose(np.linalg.norm(kernel[1:], axis=1), radius, rtol=1e-5)
 
 
 def test_unknown_name_lists_the_known_ones():
