@@ -71,12 +71,15 @@ def training_curves(
     figure.savefig(path, dpi=150)
 
 
-def recommender_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def recommender_curves(
+    path: Path, rows: Sequence[dict[str, Any]], switched_at: int
+) -> None:
     """Draws hit ratio, margins, loss and weight norms of one run against epochs.
 
     Args:
         path: Of the PNG file to write.
         rows: What ``metrics.jsonl`` holds.
+        switched_at: The first constrained step, marked by a line; -1 for none.
     """
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     hit, margin, loss, norm = figure.subplots(2, 2, sharex=True).flat
@@ -102,10 +105,11 @@ def recommender_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     margin.set(title="Signed logits", ylabel="margin")
     loss.set(title="Loss", ylabel="mean over the epochs")
     norm.set(title="Weight norms", ylabel="norm")
-    switched = next((row["epoch"] for row in rows if row["constrained"]), None)
+    switch_epoch = switched_at * rows[0]["epoch"] / rows[0]["step"]
     for axes in (hit, margin, loss, norm):
-        if switched is not None:
-            axes.axvline(switched, ls=":", color="grey", label="constrained from here")
+        if switched_at >= 0:
+            label = "constrained from here"
+            axes.axvline(switch_epoch, ls=":", color="grey", label=label)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize="small")
     for axes in (loss, norm):

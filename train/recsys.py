@@ -214,9 +214,11 @@ def execute(
             data = on_device(interacted, candidates)
             train(config, task, devices, data, files, leader and not config.quiet)
         if leader:
-            # Drawn from the rows each time: the kill may have come before it.
-            plots.recommender_curves(folder / "curves.png", files.rows())
             summary = json.loads((folder / "summary.json").read_text())
+            # Drawn from the rows each time: the kill may have come before it.
+            plots.recommender_curves(
+                folder / "curves.png", files.rows(), summary["switched_at"]
+            )
             print(f"\n{conclusion(options, files.rows(), summary['outcome'])}")
             print(f"\nWritten to {folder}", flush=True)
     return folder
