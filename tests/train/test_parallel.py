@@ -119,8 +119,10 @@ def test_two_processes_give_the_metrics_of_one(mode, tmp_path, compilation_cache
     ends = [process.communicate(timeout=300) for process in members]
     assert [process.returncode for process in members] == [0, 0], ends
     assert f"on 4 x {jax.devices()[0].device_kind}" in ends[0][0]
-    # Only the first process speaks; the library of the connections does in all.
-    assert all(line.startswith("[Gloo]") for line in ends[1][0].splitlines())
+    # Only the first process speaks. (The library of the connections does in both, with
+    # lines that its threads may break.)
+    assert "\nWritten to " in ends[0][0]
+    assert "HR@10" not in ends[1][0] and "Written" not in ends[1][0]
     first, second = (
         [
             json.loads(x)
