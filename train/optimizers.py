@@ -9,6 +9,8 @@ import lawn_optax as lawn
 from lawn_optax import baselines, schedules
 
 BASES = ("sgd", "adam", "adamw", "lamb", "lamb-plus")
+# Their form with weight decay is adamw.
+WITHOUT_DECAY = ("adam", "adam-bounded")
 NAMES = tuple(base + form for form in ("", "-lawn", "-bounded") for base in BASES)
 
 # lawn.lamb and lawn.lamb_plus are the papers' LAMB (one trust ratio per layer) until

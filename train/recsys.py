@@ -132,11 +132,9 @@ def _optimizer(config: Settings, steps: int, trial: Trial):
     if config.switch != "epochs":
         step = lawn.switch_when(config.switch_threshold, decay=1 - 1 / steps)
     name = config.optimizer
-    decay = (
-        {}
-        if config.weight_decay == 0 and name in ("adam", "adam-bounded")
-        else {"weight_decay": trial["weight_decay"]}
-    )
+    decay = {"weight_decay": trial["weight_decay"]}
+    if name in optimizers.WITHOUT_DECAY:
+        decay = {}
     tx = optimizers.make(
         name,
         learning_rate(config, steps, trial),

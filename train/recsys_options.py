@@ -88,7 +88,7 @@ class Options:
     """Epochs between two evaluations."""
     micro_batch: int | None = None
     """Samples at once per device; gradients of a batch's parts are summed (default:
-    10,000 on CPUs, where that is fastest, else 1,048,576)."""
+    10,000 on CPUs, for their caches, else 1,048,576)."""
     checkpoint_minutes: float = 5.0
     """Minutes between two checkpoints."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -196,10 +196,7 @@ def _check(config: Settings) -> None:
     require(config.label_smoothing <= 1, "--label-smoothing must be 0 to 1")
     at_least(0, "label_smoothing")
     require(
-        config.weight_decay == 0
-        or not name.startswith("adam-")
-        and name != "adam"
-        or name == "adam-lawn",
+        config.weight_decay == 0 or name not in optimizers.WITHOUT_DECAY,
         f"{name} takes no --weight-decay; the form with it is adamw",
     )
     free = config.free_epochs if lawn_form and config.schedule == "three-phase" else 0

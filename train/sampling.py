@@ -131,11 +131,9 @@ def negatives(
     free = jnp.maximum(num_items - (end - start), 1).astype(jnp.uint32)
     r = (bits % free).astype(jnp.int32)
     low, high = start, end
-    for _ in range(max(1, int(num_items)).bit_length()):
+    # A binary search; no user has more positives than there are items.
+    for _ in range(num_items.bit_length()):
         middle = (low + high) // 2
-        below = (data.gaps[jnp.minimum(middle, data.gaps.shape[0] - 1)] <= r) & (
-            low < high
-        )
-        low = jnp.where(below, middle + 1, low)
-        high = jnp.where(below, high, jnp.where(low < high, middle, high))
+        below = (low < high) & (data.gaps[middle] <= r)
+        low, high = jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
     return jnp.minimum(r + low - start, num_items - 1)

@@ -84,7 +84,7 @@ def grid(config: Config, name: str) -> list[Member]:
         rates = PAPERS_SGD_RATES if base == "sgd" else PAPERS_RATES
     if optimizers.is_lawn(name):
         key, values = "free_epochs", config.free or (PAPERS_FREE if papers else FREE)
-    elif name in ("adam", "adam-bounded"):
+    elif name in optimizers.WITHOUT_DECAY:
         key, values = "weight_decay", (0.0,)
     else:
         key = "weight_decay"
@@ -169,7 +169,7 @@ def train_grid(
             arrays = recsys.on_device(data, candidates)
 
             def over_members(function):
-                # A vmap of one is slower than none: 1.6 times on a CPU.
+                # Even a vmap of one costs time on a CPU.
                 batch_size = at_once if at_once > 1 else None
                 return partial(jax.lax.map, function, batch_size=batch_size)
 
@@ -242,15 +242,16 @@ def best(rows: list[dict[str, Any]]) -> Member | None:
 def finals(config: Config, rows: list[dict[str, Any]], folder: Path) -> None:
     """Trains each optimizer's best trial in full, with every seed."""
     loaded = None
-    for name, seed in itertools.product(config.optimizers, config.seeds):
+    for name in config.optimizers:
         chosen = best([row for row in rows if row["optimizer"] == name])
         if chosen is None:
             print(f"{name}: every trial diverged, so there is no final run")
             continue
-        out = folder / "final" / f"{name}-seed{seed}"
-        final = make_config(config, name, **chosen, seed=seed, out=out)
-        loaded = loaded or recsys.load_data(final)
-        recsys.execute(final, Devices(), *loaded)
+        for seed in config.seeds:
+            out = folder / "final" / f"{name}-seed{seed}"
+            final = make_config(config, name, **chosen, seed=seed, out=out)
+            loaded = loaded or recsys.load_data(final)
+            recsys.execute(final, Devices(), *loaded)
 
 
 def table(config: Config, rows: list[dict[str, Any]]) -> str:
