@@ -9,12 +9,13 @@ from typing import Any
 
 import tyro
 
-from train import InputError, digits, recsys, report, sweep
+from train import InputError, digits, evaluate, recsys, report, sweep
 
 PROG = "python -m train"
 EXPERIMENTS = {
     "digits": digits.Config,
     "recsys": recsys.Config,
+    "evaluate": evaluate.Config,
     "report": report.Config,
 }
 SWEEPS = {"recsys": sweep.Config}
@@ -22,6 +23,7 @@ RUNNERS = {
     digits.Config: digits.run,
     recsys.Config: recsys.run,
     sweep.Config: sweep.run,
+    evaluate.Config: evaluate.run,
     report.Config: report.run,
 }
 

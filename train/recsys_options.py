@@ -166,11 +166,13 @@ def resolve(config: Config) -> Settings:
     }
     given |= {key: defaults[key] for key in defaults if given[key] is None}
     settings = Settings(**given)
-    _check(settings)
+    check(settings)
     return settings
 
 
-def _check(config: Settings) -> None:
+def check(config: Settings) -> None:
+    """Raises an `InputError` for options that no run can have."""
+
     def at_least(least: float, *names: str) -> None:
         for name in names:
             value = getattr(config, name)
