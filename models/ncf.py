@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from models.layers import torch_uniform
+
 # "3-layer MLP" with "units in each layer 256-128-64-1" (Gupta et al. 2021,
 # arXiv:2108.05839, section 4.2 and Appendix D.3) can be read in two ways.
 TOWERS = {"3-layer": (128, 64, 1), "4-layer": (256, 128, 64, 1)}
@@ -62,8 +64,8 @@ class NCF(nn.Module):
                 outputs,
                 kernel_init=nn.initializers.glorot_uniform()
                 if small
-                else _torch_uniform(inputs),
-                bias_init=nn.initializers.zeros if small else _torch_uniform(inputs),
+                else torch_uniform(inputs),
+                bias_init=nn.initializers.zeros if small else torch_uniform(inputs),
             )
             for inputs, outputs in itertools.pairwise(widths)
         ]
@@ -98,12 +100,3 @@ class NCF(nn.Module):
         for layer in self.dense[1:]:
             hidden = layer(nn.relu(hidden))
         return hidden[..., 0]
-
-
-def _torch_uniform(fan_in: int) -> nn.initializers.Initializer:
-    bound = fan_in**-0.5
-
-    def draw(key, shape, dtype=jnp.float32, **_):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return draw
