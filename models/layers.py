@@ -6,6 +6,7 @@ puts the padding of a stride of 2 on the other side).
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 Layer = Callable[..., nn.Module]
+Fan = Literal["fan_in", "fan_out"]
 
 
 def convolution(
@@ -21,7 +23,7 @@ def convolution(
     stride: int = 1,
     *,
     name: str,
-    fan: str = "fan_out",
+    fan: Fan = "fan_out",
     dtype: DTypeLike | None = None,
 ) -> nn.Conv:
     """A convolution without bias, which the norm layer after it would cancel.

@@ -7,7 +7,7 @@ import jax
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from models.layers import Layer, batch_norm, convolution, pool_and_classify
+from models.layers import Fan, Layer, batch_norm, convolution, pool_and_classify
 
 STEMS = ("cifar", "imagenet")
 NORMALIZATIONS = ("batch", "group", "layer", "instance")
@@ -113,7 +113,7 @@ class ResNet(nn.Module):
     classes: int = 10
     width: int = 64
     stem: str = "cifar"
-    fan: str = "fan_out"
+    fan: Fan = "fan_out"
     dtype: DTypeLike | None = None
     axis_name: str | None = None
 
@@ -132,7 +132,13 @@ class ResNet(nn.Module):
         hidden = conv(self.width, size, stride, name="stem")(images)
         hidden = nn.relu(norm(name="stem_norm")(hidden))
         if self.stem == "imagenet":
-            hidden = nn.max_pool(hidden, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            hidden = nn.max_pool(
+                hidden,
+                (3, 3),
+                (2, 2),
+                # Declared a string, documented to take pairs.
+                ((1, 1), (1, 1)),  # pyright: ignore[reportArgumentType]
+            )
         for stage, count in enumerate(self.stages, 1):
             for i in range(1, count + 1):
                 stride = 2 if stage > 1 and i == 1 else 1

@@ -104,9 +104,7 @@ def apply(model, variables, images, train):
 
 @cache
 def compiled(model, train):
-    return jax.jit(
-        lambda v, x: model.apply(v, x, train=train, mutable=["batch_stats"])
-    )
+    return jax.jit(lambda v, x: model.apply(v, x, train=train, mutable=["batch_stats"]))
 
 
 def assert_same(actual, expected):

@@ -55,7 +55,9 @@ def sharded_jit(variables):
     return jax.jit(lambda v, x, y: step(make(), v, x, y))(variables, *placed)
 
 
-def shard_map(variables, axis_name="data", program=summed, check_vma=False):
+def shard_map(
+    variables, axis_name: str | None = "data", program=summed, check_vma=False
+):
     split = jax.shard_map(
         lambda v, x, y: program(make(axis_name), v, x, y),
         mesh=mesh(),

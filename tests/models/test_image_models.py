@@ -95,6 +95,9 @@ def test_bfloat16_is_for_the_computation_alone(name):
     for equation in convolutions:
         used = {str(x.aval.dtype) for x in (*equation.invars, *equation.outvars)}
         assert used == {"bfloat16"}
+    # What is kept for the backward pass is narrow, too.
+    rectified = [x.outvars[0].aval for x in equations(jaxpr, "max")]
+    assert {str(x.dtype) for x in rectified if x.ndim == 4} == {"bfloat16"}
     (head,) = equations(jaxpr, "dot_general")
     assert {str(x.aval.dtype) for x in head.invars} == {"float32"}
 
