@@ -150,9 +150,14 @@ class ResNet(nn.Module):
         return pool_and_classify(hidden, self.classes)
 
 
-ResNet18 = partial(ResNet, (2, 2, 2, 2), BasicBlock)
+ResNet18 = partial(ResNet, stages=(2, 2, 2, 2), block=BasicBlock)
 ResNet50 = partial(
-    ResNet, (3, 4, 6, 3), Bottleneck, classes=1000, stem="imagenet", fan="fan_in"
+    ResNet,
+    stages=(3, 4, 6, 3),
+    block=Bottleneck,
+    classes=1000,
+    stem="imagenet",
+    fan="fan_in",
 )
 
 
@@ -264,4 +269,4 @@ class PreResNet(nn.Module):
         )
 
 
-PreResNet32 = partial(PreResNet, 32)
+PreResNet32 = partial(PreResNet, depth=32)

@@ -70,4 +70,4 @@ class VGG(nn.Module):
         )
 
 
-VGG19 = partial(VGG, (2, 2, 4, 4, 4))
+VGG19 = partial(VGG, convolutions=(2, 2, 4, 4, 4))

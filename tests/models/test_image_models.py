@@ -1,7 +1,7 @@
 """What holds for all image models: sizes, costs, precision, initial weights, groups."""
 
 import math
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,7 @@ from image_layers import abstract, count, equations, layers, multiply_adds, pict
 from runs import close
 
 import lawn_optax as lawn
-from models import CNN, VGG, VGG19, PreResNet, PreResNet32, ResNet, ResNet18, ResNet50
-from models.resnet import BasicBlock, Bottleneck
+from models import CNN, VGG19, PreResNet32, ResNet18, ResNet50
 
 # Parameters and multiply-adds per image as others publish them, except the two marked
 # by hand, and the number of groups with one norm each.
@@ -63,17 +62,14 @@ def test_the_size_of_preresnet32_by_its_formula():
     assert 9 * 3 * 16 + stages + 2 * 64 + 64 * 10 + 10 == 466_714
 
 
+# The presets, shrunk.
 SMALL = {
-    "vgg": lambda **k: VGG((2, 1), classes=5, width=16, **k),
-    "basic_blocks": lambda **k: ResNet((1, 1), BasicBlock, classes=5, width=16, **k),
-    "bottlenecks": lambda **k: ResNet(
-        (1, 1), Bottleneck, classes=5, width=16, stem="imagenet", fan="fan_in", **k
-    ),
-    "pre_activation": lambda **k: PreResNet(8, classes=5, width=16, **k),
-    "layer_norm": lambda **k: PreResNet(
-        8, classes=5, width=16, normalization="layer", **k
-    ),
-    "cnn": lambda **k: CNN((16, 32), classes=5, **k),
+    "vgg": partial(VGG19, convolutions=(2, 1), classes=5, width=16),
+    "basic_blocks": partial(ResNet18, stages=(1, 1), classes=5, width=16),
+    "bottlenecks": partial(ResNet50, stages=(1, 1), classes=5, width=16),
+    "pre_activation": partial(PreResNet32, depth=8, classes=5),
+    "layer_norm": partial(PreResNet32, depth=8, classes=5, normalization="layer"),
+    "cnn": partial(CNN, (16, 32), classes=5),
 }
 IMAGES = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
 
