@@ -175,9 +175,15 @@ def batches(
         f" {order.batch_size}",
     )
     if workers is None:
-        workers = len(os.sched_getaffinity(0))
+        workers = _processors()
     chunks = Chunks(photos, order, share, last_step)
     return _batches(chunks, range(first_step, last_step), workers)
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Not on macOS.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _batches(

@@ -56,7 +56,7 @@ def same(one, other):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    root = write_folder(tmp_path_factory.mktemp("images"), train=20, val=3)
+    root = write_folder(tmp_path_factory.mktemp("images"), train=26, val=3)
     return image_folder.load(root)
 
 
@@ -85,7 +85,7 @@ def test_views_are_those_of_seed_epoch_and_number(photos):
     order = training_order(photos.train, 40, seed=5)
     for epoch in (0, 3):
         (batch,) = take(photos.train, order, epoch, epoch + 1)
-        indices = np.random.default_rng([5, epoch]).permutation(60)[:40]
+        indices = np.random.default_rng([5, epoch]).permutation(78)[:40]
         for image, label, index in zip(*batch, indices, strict=True):
             path = photos.train.path(index)
             assert CLASSES[label] == path.parent.name
@@ -116,7 +116,8 @@ def test_evaluation_has_every_image_once_and_in_order(photos):
 
 @pytest.fixture(scope="module")
 def unbroken(photos):
-    order = training_order(photos.train, 38, seed=3)  # A chunk and a part.
+    order = training_order(photos.train, 38, seed=3)  # A chunk and a part of one.
+    assert order.steps == 2
     return order, take(photos.train, order, 0, 5)
 
 

@@ -116,6 +116,7 @@ def test_what_cannot_be_decoded_is_named(damage, reason):
         (256, 256, (256, 256), 16, 16),
         (500, 375, (341, 256), 58, 16),  # 58.5 is rounded to even, as Python does.
         (375, 500, (256, 341), 16, 58),
+        (339, 256, (339, 256), 58, 16),  # And so is 57.5.
         (300, 257, (298, 256), 37, 16),
         (30, 20, (384, 256), 80, 16),
         (1, 3, (256, 768), 16, 272),
@@ -208,6 +209,13 @@ def test_thin_and_tiny_images_have_a_part_too(width, height, box):
         assert boxes == {middle}
     view = random_view(Image.new("RGB", (width, height)), np.random.default_rng(0))
     assert view.shape == (224, 224, 3)
+
+
+def test_a_part_may_lie_anywhere():
+    boxes = [random_box(8, 6, np.random.default_rng(i)) for i in range(3000)]
+    lefts = {left for left, _, right, _ in boxes if right - left == 5}
+    tops = {top for _, top, _, bottom in boxes if bottom - top == 4}
+    assert lefts == {0, 1, 2, 3} and tops == {0, 1, 2}
 
 
 def test_views_are_parts_resized_and_half_of_them_mirrored():

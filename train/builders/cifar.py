@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import tensorflow_datasets as tfds
 
-from train import InputError, image_files
+from train import image_files
 from train.builders import downloads
 from train.image_files import SIDE, SOURCES, Images, Part
 
@@ -38,12 +38,7 @@ class SmallImages(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         name = str(self.builder_config_name)
-        path = Path(dl_manager.download(SOURCES[name].url))
-        try:
-            images = _read(name, path)
-        except InputError:
-            downloads.forget([path])
-            raise
+        images = _read(name, Path(dl_manager.download(SOURCES[name].url)))
         return {
             "train": self._generate_examples(images.train),
             "test": self._generate_examples(images.test),
@@ -55,24 +50,16 @@ class SmallImages(tfds.core.GeneratorBasedBuilder):
 
 
 def _read(name: str, path: Path) -> Images:
+    """From the archive, whose checksum has been compared."""
     form = SOURCES[name].binary
-    archive = SOURCES[name].url.rpartition("/")[2]
-    content = {}
-    try:
-        with tarfile.open(path, "r:gz") as members:
-            for member in members:
-                folder, _, file = member.name.rpartition("/")
-                source = members.extractfile(member) if folder == form.folder else None
-                if source is not None and file in form.files:
-                    content[file] = source.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise InputError(
-            f"{archive} is not a readable archive ({type(error).__name__}); start again"
-        ) from None
-    for file in form.files:
-        if file not in content:
-            raise InputError(f"{archive} lacks {form.folder}/{file}; start again")
-    return image_files.read(name, form, content.__getitem__)
+    with tarfile.open(path, "r:gz") as archive:
+
+        def load_bytes(file: str) -> bytes:
+            content = archive.extractfile(f"{form.folder}/{file}")
+            assert content is not None  # It is no folder.
+            return content.read()
+
+        return image_files.read(name, form, load_bytes)
 
 
 def load(name: str) -> Images:
@@ -85,7 +72,7 @@ def load(name: str) -> Images:
         The images, in the order of the files.
 
     Raises:
-        InputError: If the download fails, or a file is malformed.
+        InputError: If the download fails, or is not the original.
     """
     builder = cast(Any, SmallImages(config=name))  # Decorators hide its types.
     source = SOURCES[name]

@@ -5,8 +5,6 @@ extraction and the default format of TensorFlow Datasets need TensorFlow. The ch
 beside this file are the ones that TensorFlow Datasets has for the same archives.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -48,9 +46,3 @@ def prepare(builder: Any, name: str, url: str, files: str) -> None:
             f"cannot get {name} from {url} ({type(error).__name__}); where there is no"
             f" internet give --data-dir a folder with {files}"
         ) from None
-
-
-def forget(paths: Sequence[Path]) -> None:
-    """Lets the next attempt download these anew."""
-    for path in paths:
-        path.with_name(f"{path.name}.INFO").unlink()

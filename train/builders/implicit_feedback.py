@@ -40,8 +40,9 @@ class ImplicitFeedback(tfds.core.GeneratorBasedBuilder):
         paths = dict(zip(urls, dl_manager.download(list(urls)), strict=True))
         try:
             ratings = _read(name, paths)
-        except InputError:
-            downloads.forget(list(paths.values()))
+        except InputError:  # Without these notes the next attempt downloads anew.
+            for path in paths.values():
+                path.with_name(f"{path.name}.INFO").unlink()
             raise
         return {"train": self._generate_examples(ratings)}
 
