@@ -1,15 +1,12 @@
 """Data sets through TensorFlow Datasets, from made-up archives, without network."""
 
-import shutil
 import socket
 import subprocess
 import sys
 import time
 import zipfile
-from pathlib import Path
 
 import pytest
-import requests
 from ratings import (
     RAW,
     lines,
@@ -21,33 +18,10 @@ from ratings import (
     write_split,
 )
 from tensorflow_datasets.core import constants
-from tensorflow_datasets.core.download import checksums, downloader
+from tensorflow_datasets.core.download import checksums
 
 from train import interactions, rating_files
-from train.builders import implicit_feedback
 from train.builders.implicit_feedback import ImplicitFeedback
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """Folder whose files the downloads give; nothing reaches the network."""
-    folder = tmp_path / "server"
-    folder.mkdir()
-
-    def answer(url, **_):
-        if not any(folder.iterdir()):
-            raise requests.ConnectionError
-        return requests.Response()
-
-    def download(_, url, target, verify=True):
-        path = Path(shutil.copy(folder / url.rpartition("/")[2], target))
-        return downloader.DownloadResult(path, checksums.compute_url_info(path))
-
-    monkeypatch.setattr(requests.Response, "close", lambda _: None)
-    monkeypatch.setattr(implicit_feedback.requests, "get", answer)
-    monkeypatch.setattr(downloader._Downloader, "_sync_download", download)
-    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path / "prepared"))
-    return folder
 
 
 def archive(server, name, rows, monkeypatch):

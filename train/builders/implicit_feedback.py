@@ -1,9 +1,4 @@
-"""MovieLens and Pinterest ratings through TensorFlow Datasets, without TensorFlow.
-
-The archives are read with the standard library and prepared as array_record, since the
-extraction and the default format of TensorFlow Datasets need TensorFlow. The checksums
-beside this file are the ones that TensorFlow Datasets has for the same archives.
-"""
+"""MovieLens and Pinterest ratings through TensorFlow Datasets, without TensorFlow."""
 
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -11,19 +6,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import requests
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.download import download_manager
 
 from train import InputError, rating_files
+from train.builders import downloads
 from train.rating_files import NEGATIVES, SOURCES, Ratings
-
-DOWNLOAD_ERRORS = (
-    OSError,
-    tfds.download.DownloadError,
-    download_manager.NonMatchingChecksumError,
-)
-TIMEOUT = 5  # Seconds for an answer from the server, once for each data set.
 
 
 class ImplicitFeedback(tfds.core.GeneratorBasedBuilder):
@@ -97,21 +84,8 @@ def load(name: str) -> Ratings:
         InputError: If the download fails, or a file is malformed.
     """
     builder = cast(Any, ImplicitFeedback(config=name))  # Decorators hide its types.
-    url = SOURCES[name].urls[0]
-    try:
-        if not builder.data_path.exists():
-            # TensorFlow Datasets would try for minutes, without a word.
-            requests.get(url, stream=True, timeout=TIMEOUT).close()
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-            file_format="array_record",
-        )
-    except DOWNLOAD_ERRORS as error:
-        files = ", ".join(SOURCES[name].files)
-        raise InputError(
-            f"cannot get {name} from {url} ({type(error).__name__}); where there is no"
-            f" internet give --data-dir a folder with {files}"
-        ) from None
+    known = SOURCES[name]
+    downloads.prepare(builder, name, known.urls[0], ", ".join(known.files))
     source = builder.as_data_source("train")
     examples = source.__getitems__(range(len(source)))
     rows = [

@@ -1,0 +1,144 @@
+"""Photographs decoded, and the parts of them that a network sees.
+
+For training a random part, resized; for evaluation the middle (He et al. 2016; Gupta et
+al. 2021, arXiv:2108.05839, D.4.1). All on the processor, with Pillow.
+"""
+
+import io
+import math
+import warnings
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from train import InputError
+
+SIDE = 224  # Of what the network sees.
+SCALED = 256  # Before the middle is cut out, for evaluation.
+AREAS = (0.08, 1.0)  # Share of the photograph.
+ASPECTS = (3 / 4, 4 / 3)  # Width over height.
+_ATTEMPTS = 10  # At a part that fits; as in PyTorch's transform.
+
+# Some photographs of ImageNet have them; they do not concern the pixels.
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
+
+Scaling = Literal["shorter", "square"]
+"""Which side becomes 256 for evaluation: the shorter one, or each of both. The papers
+say "scale to 256x256"; the code that they refer to scales the shorter side."""
+
+
+def decode(content: bytes, name: str) -> Image.Image:
+    """Decodes an image of any format and colours that Pillow knows.
+
+    Args:
+        content: Of the file.
+        name: Of the file, for the error.
+
+    Returns:
+        An image in red, green and blue, turned as its EXIF data say. What would be seen
+        through transparent pixels is what the file has there.
+
+    Raises:
+        InputError: If it cannot be decoded.
+    """
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+        return _in_colour(_upright(image))
+    except Exception as error:  # Pillow's decoders raise whatever they like.
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "no format that is known" if content else "it is empty"
+        raise InputError(
+            f"{name} cannot be decoded ({reason}); get the file again, or delete it"
+        ) from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # Damaged EXIF data, of which ImageNet has some.
+        pass
+    return image
+
+
+def _in_colour(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def random_view(image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    """A random part of an image, resized and perhaps mirrored.
+
+    Args:
+        image: In red, green and blue.
+        rng: Says which part.
+
+    Returns:
+        uint8[224, 224, 3].
+    """
+    mirrored = rng.random() < 0.5
+    box = random_box(*image.size, rng)
+    view = image.crop(box).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    pixels = np.asarray(view)
+    return pixels[:, ::-1] if mirrored else pixels
+
+
+def random_box(
+    width: int, height: int, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draws a part of an image: its area uniform, its aspect ratio log-uniform.
+
+    A part that does not fit is drawn again, at most ten times; after that it is the
+    largest one in the middle with an allowed ratio (torchvision's RandomResizedCrop).
+
+    Args:
+        width: Of the image.
+        height: Of the image.
+        rng: Says which part.
+
+    Returns:
+        Left, top, right, bottom.
+    """
+    for _ in range(_ATTEMPTS):
+        area = width * height * _between(*AREAS, rng)
+        aspect = math.exp(_between(math.log(ASPECTS[0]), math.log(ASPECTS[1]), rng))
+        wide = round(math.sqrt(area * aspect))
+        high = round(math.sqrt(area / aspect))
+        if 0 < wide <= width and 0 < high <= height:
+            left = int(rng.random() * (width - wide + 1))
+            top = int(rng.random() * (height - high + 1))
+            return left, top, left + wide, top + high
+    wide = min(width, round(height * ASPECTS[1]))
+    high = min(height, round(width / ASPECTS[0]))
+    left, top = (width - wide) // 2, (height - high) // 2
+    return left, top, left + wide, top + high
+
+
+def _between(low: float, high: float, rng: np.random.Generator) -> float:
+    return low + (high - low) * rng.random()
+
+
+def central_view(image: Image.Image, scaling: Scaling = "shorter") -> np.ndarray:
+    """The middle of an image, for evaluation.
+
+    Args:
+        image: In red, green and blue.
+        scaling: How it is resized before.
+
+    Returns:
+        uint8[224, 224, 3].
+    """
+    width, height = SCALED, SCALED
+    if scaling == "shorter":
+        shorter = min(image.size)
+        width, height = (SCALED * side // shorter for side in image.size)
+    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - SIDE) / 2), round((height - SIDE) / 2)
+    return np.asarray(scaled.crop((left, top, left + SIDE, top + SIDE)))
