@@ -32,7 +32,10 @@ class RescaledState(NamedTuple):
 class PlateauState(NamedTuple):
     """State of the transformation returned by `plateau_sgd`."""
 
-    log_rate: jax.Array  # float32[] (float64 with x64); of the next update
+    log_rate: (
+        jax.Array
+    )  # float32[] (float64 with x64); of the next update, whose `value`
+    # may lower it yet
     log_growth: jax.Array  # float32[] (float64 with x64); since the last halving
     halvings: jax.Array  # int32[]; how often the weights were halved
     plateau: Any  # that of `plateau`; its scale is what is left of the exponent
