@@ -1,0 +1,1 @@
+"""Studies of the theory: what the papers claim of small problems, computed."""

@@ -1,0 +1,326 @@
+"""Exponential rates in the place of weight decay, and why both matter under a norm.
+
+After Li and Arora 2019, arXiv:1910.07454. Reads top to bottom: the toy of section 3,
+a small residual network on handwritten digits, the runs on it, figures.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+from matplotlib.figure import Figure
+
+from lawn_optax import schedules
+from train.digits import CLASSES, Split, load_data
+from train.plots import COLOURS
+
+# ------------------------------------------------------------- the toy, section 3
+
+
+class ToyCurves(NamedTuple):
+    """Runs of the toy; the first axis is the seed, the second the step from 0 on."""
+
+    angle: jax.Array  # float[seeds, steps + 1]; to the separating direction, radians
+    norm: jax.Array  # float[seeds, steps + 1]
+
+    @property
+    def error(self) -> jax.Array:
+        """The training error. The paper prints the angle; it is the angle over pi."""
+        return self.angle / jnp.pi
+
+
+def toy_loss(w: jax.Array, x: jax.Array, normalized: bool) -> jax.Array:
+    """Logistic loss of a linear classifier for the sign of x_1, of one sample."""
+    output = x @ w / (jnp.linalg.norm(w) if normalized else 1)
+    return jax.nn.softplus(-output * jnp.sign(x[0]))
+
+
+@partial(jax.jit, static_argnames=("dimension", "normalized", "steps", "seeds"))
+def toy_curves(
+    *,
+    normalized: bool,
+    weight_decay: float,
+    rate: float = 0.1,
+    dimension: int = 10,
+    steps: int = 10_000,
+    seeds: int = 8,
+) -> ToyCurves:
+    """SGD on one new Gaussian sample per step, from weights of norm 1.
+
+    Section 3: weight decay alone (``normalized=False``) and normalization alone
+    (``weight_decay=0``) converge to the separating direction, both together do not.
+    """
+
+    def measure(w):
+        # atan2: arccos of w_1 / |w| loses small angles.
+        return jnp.arctan2(jnp.linalg.norm(w[1:]), w[0]), jnp.linalg.norm(w)
+
+    def step(w, key):
+        x = jax.random.normal(key, (dimension,))
+        gradient = jax.grad(toy_loss)(w, x, normalized)
+        w = w - rate * (gradient + weight_decay * w)
+        return w, measure(w)
+
+    def run(key):
+        first, later = jax.random.split(key)
+        w = jax.random.normal(first, (dimension,))
+        w = w / jnp.linalg.norm(w)
+        _, after = jax.lax.scan(step, w, jax.random.split(later, steps))
+        pairs = zip(measure(w), after, strict=True)
+        return ToyCurves(*(jnp.append(start, rest) for start, rest in pairs))
+
+    return jax.vmap(run)(jax.random.split(jax.random.key(0), seeds))
+
+
+def nonconvergence_steps(
+    epsilon: float,
+    *,
+    weight_decay: float,
+    rate: float,
+    dimension: int,
+    norm: float,
+    delta: float,
+) -> float:
+    """Theorem 3.1: within so many steps, the angle exceeds epsilon at least once.
+
+    With probability 1 - delta, under normalization and weight decay, from any weights
+    of that norm. ``epsilon`` is an angle, an error of ``epsilon / pi``.
+    """
+    contraction = rate * weight_decay - 2 * epsilon**2
+    if not contraction > 0:
+        raise ValueError(
+            "Theorem 3.1 needs rate * weight_decay > 2 epsilon^2, which is "
+            f"{2 * epsilon**2:.6g}; got {rate * weight_decay:.6g}. Take an angle below "
+            f"{math.sqrt(rate * weight_decay / 2):.6g}."
+        )
+    ratio = 32 * norm**2 * epsilon / (rate * math.sqrt(dimension))
+    # Weights that are short enough already need no time to shrink.
+    shrink = max(0.0, math.log(ratio)) / (2 * contraction)
+    return shrink + 6 * math.log(1 / delta)
+
+
+# ----------------------------------------------------------------------- network
+
+Weights = dict[str, jax.Array]
+
+
+def init_network(seed: int, channels: int, blocks: int) -> tuple[Weights, np.ndarray]:
+    """Kernels of a pre-activation residual network for 8x8 images, and its last layer.
+
+    Scales and biases of the normalization are 1 and 0 and the last layer keeps its
+    random weights (section 4, settings), so the loss does not depend on the scale of
+    the kernels.
+    """
+    rng = np.random.default_rng(seed)
+
+    def kernel(inputs: int) -> jax.Array:
+        values = rng.normal(size=(3, 3, inputs, channels)) * math.sqrt(2 / (9 * inputs))
+        return jnp.asarray(values, jnp.float32)
+
+    kernels = {"stem": kernel(1)}
+    for block in range(blocks):
+        kernels |= {f"block_{block}_{i}": kernel(channels) for i in range(2)}
+    head = rng.normal(size=(channels, CLASSES)) / math.sqrt(channels)
+    return kernels, head.astype(np.float32)
+
+
+def apply_network(weights: Any, head: np.ndarray, images: jax.Array) -> jax.Array:
+    """Logits; batch norm takes the statistics of the images that it is given."""
+
+    def conv(x: jax.Array, name: str) -> jax.Array:
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, weights[name], (1, 1), "SAME", dimension_numbers=layout
+        )
+
+    def active(x: jax.Array) -> jax.Array:
+        centred = x - x.mean((0, 1, 2), keepdims=True)
+        # No epsilon: beside growing variances it would fade, beside constant ones not.
+        return jax.nn.relu(
+            centred * jax.lax.rsqrt(jnp.mean(centred**2, (0, 1, 2), keepdims=True))
+        )
+
+    x = conv(images.reshape(-1, 8, 8, 1), "stem")
+    for block in range((len(weights) - 1) // 2):
+        inside = conv(active(x), f"block_{block}_0")
+        x = x + conv(active(inside), f"block_{block}_1")
+    # Max over the image: the mean of a normalized channel says little.
+    return active(x).max((1, 2)) @ head
+
+
+# -------------------------------------------------------------------------- runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Hyperparameters of the comparison; the paper's but for size and weight decay."""
+
+    rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-3  # 10 times the paper's, for a run 100 times as short
+    steps: int = 400
+    batch_size: int = 64
+    channels: int = 6
+    blocks: int = 1
+    eval_every: int = 10
+    seed: int = 0
+
+    def step_decay(self, count: ArrayLike) -> jax.Array:
+        """Divided by 10 after a half and after three quarters of the run."""
+        ends = jnp.asarray([self.steps // 2, 3 * self.steps // 4])
+        return self.rate * 0.1 ** jnp.sum(jnp.asarray(count) >= ends)
+
+
+class Curves(NamedTuple):
+    """One run; entry k is after (k + 1) * eval_every updates."""
+
+    rate: np.ndarray  # of the last update
+    loss: np.ndarray  # mean since the entry before
+    accuracy: np.ndarray  # on the validation images
+    norm: np.ndarray  # of all trained weights
+
+
+def runs(config: Config) -> dict[str, tuple[optax.Schedule, float]]:
+    """Rates and weight decay of each run: with decay, and what takes its place."""
+    decay = config.weight_decay
+    arguments = config.momentum, decay, config.steps
+    tapered = partial(schedules.tapered_exponential, config.step_decay, *arguments)
+    return {
+        "step decay, weight decay": (config.step_decay, decay),
+        "exponential equivalent": (
+            schedules.exponential_equivalent(config.step_decay, *arguments),
+            0.0,
+        ),
+        "tapered exponential": (tapered(), 0.0),
+        "tapered, no instant decay": (tapered(instant_decay=False), 0.0),
+        "cosine, weight decay": (
+            optax.cosine_decay_schedule(config.rate, config.steps),
+            decay,
+        ),
+        "exponential cosine": (
+            schedules.exponential_cosine(config.rate, *arguments),
+            0.0,
+        ),
+    }
+
+
+def trainer(
+    config: Config, data: dict[str, Split]
+) -> Callable[[optax.Schedule, float], Curves]:
+    """Trains with given rates and weight decay, always from the same weights.
+
+    The rates are an argument of the compiled program, so it compiles once for all.
+    """
+    kernels, head = init_network(config.seed, config.channels, config.blocks)
+    (images, labels), (pictures, digits) = data["train"], data["validation"]
+    rng = np.random.default_rng(config.seed)
+    entries = config.steps // config.eval_every
+    shape = entries, config.eval_every, config.batch_size
+    rows = jnp.asarray(rng.integers(len(labels), size=shape), jnp.int32)
+
+    def loss_of(weights, rows):
+        logits = apply_network(weights, head, images[rows])
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits, labels[rows]
+        ).mean()
+
+    @jax.jit
+    def run(rates, weight_decay):
+        tx = optax.chain(
+            optax.add_decayed_weights(weight_decay),
+            optax.sgd(lambda count: rates[count], config.momentum),
+        )
+
+        def step(carry, rows):
+            weights, state = carry
+            loss, grads = jax.value_and_grad(loss_of)(weights, rows)
+            updates, state = tx.update(grads, state, weights)
+            return (optax.apply_updates(weights, updates), state), loss
+
+        def between_evaluations(carry, rows):
+            carry, losses = jax.lax.scan(step, carry, rows)
+            found = apply_network(carry[0], head, pictures).argmax(-1)
+            accuracy, norm = (found == digits).mean(), optax.tree.norm(carry[0])
+            return carry, (losses.mean(), accuracy, norm)
+
+        start = kernels, tx.init(kernels)
+        return jax.lax.scan(between_evaluations, start, rows)[1]
+
+    def train(schedule: optax.Schedule, weight_decay: float) -> Curves:
+        rates = jax.vmap(schedule)(jnp.arange(config.steps))
+        measured = map(np.asarray, run(rates, weight_decay))
+        last = np.arange(1, entries + 1) * config.eval_every - 1
+        return Curves(np.asarray(rates)[last], *measured)
+
+    return train
+
+
+def compare(config: Config) -> dict[str, Curves]:
+    """The curves of every run, by name."""
+    train = trainer(config, load_data(0))
+    return {name: train(*arguments) for name, arguments in runs(config).items()}
+
+
+# ----------------------------------------------------------------------- figures
+
+
+def draw_curves(path: Path, config: Config, curves: Mapping[str, Curves]) -> None:
+    """Loss, accuracy, weight norm and learning rate of all runs, in one PNG file."""
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    loss, accuracy, norm, rate = figure.subplots(2, 2, sharex=True).flat
+    for colour, (name, run) in zip(COLOURS, curves.items(), strict=False):
+        # Twins lie on each other: thick below, thin above.
+        below = name.endswith("weight decay")
+        style: dict[str, Any] = {"lw": 4, "alpha": 0.35} if below else {"lw": 1.2}
+        style["color"] = colour
+        steps = (1 + np.arange(len(run.loss))) * config.eval_every
+        loss.plot(steps, run.loss, label=name, **style)
+        for axes, values in (
+            (accuracy, run.accuracy),
+            (norm, run.norm),
+            (rate, run.rate),
+        ):
+            axes.plot(steps, values, **style)
+    loss.set(title="Training loss", yscale="log", ylabel="cross entropy")
+    accuracy.set(title="Validation accuracy")
+    norm.set(title="Norm of all weights", yscale="log", xlabel="update")
+    rate.set(title="Learning rate", yscale="log", xlabel="update")
+    _finish(figure, path, loss)
+
+
+def draw_toy(path: Path, runs: Mapping[str, ToyCurves]) -> None:
+    """Error and norm of the toy: medians over the seeds, bands from 10% to 90%."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    error, norm = figure.subplots(1, 2)
+    for colour, (name, run) in zip(COLOURS, runs.items(), strict=False):
+        for axes, values in ((error, run.error), (norm, run.norm)):
+            low, middle, high = np.quantile(np.asarray(values), [0.1, 0.5, 0.9], axis=0)
+            steps = np.arange(1, len(middle) + 1)
+            axes.plot(steps, middle, color=colour, label=name)
+            axes.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
+    error.set(title="Training error", xscale="log", yscale="log", xlabel="step")
+    norm.set(title="Norm of the weights", xscale="log", yscale="log", xlabel="step")
+    _finish(figure, path, error)
+
+
+def _finish(figure: Figure, path: Path, labelled: Any) -> None:
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+    handles = labelled.get_legend_handles_labels()[0]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=100)
+
+
+TOY_CASES: dict[str, Callable[..., ToyCurves]] = {
+    "weight decay alone": partial(toy_curves, normalized=False, weight_decay=0.01),
+    "normalization alone": partial(toy_curves, normalized=True, weight_decay=0.0),
+    "both": partial(toy_curves, normalized=True, weight_decay=0.01),
+}
