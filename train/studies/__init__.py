@@ -1,0 +1,1 @@
+"""Studies of training dynamics: each computes numbers and draws a figure."""
