@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
@@ -177,7 +178,7 @@ def stationary_tail(
 
 
 def _rate(spectrum, sigma, learning_rate, weight_decay) -> jax.Array:
-    if not isinstance(spectrum, jax.core.Tracer):
+    if not isinstance(spectrum, Tracer):
         values = np.asarray(spectrum)
         if values.size < 2 or values[0] >= values[1] or np.ptp(values[1:]) > 0:
             raise ValueError(

@@ -262,7 +262,7 @@ def simulate(
         noise = noise @ sigma.T if sigma.ndim == 2 else _times(sigma, noise)
         g = gradient_of(x, spectrum, noise)
         updates, state = jax.vmap(optimizer.update)(g, state, x)
-        return (optax.apply_updates(x, updates), state), updates
+        return ((x + updates).astype(x.dtype), state), updates
 
     def measure(x, updates):
         return Trajectory(

@@ -168,18 +168,19 @@ def _line(
     )
     seen = jax.tree.map(np.asarray, seen)
     steps = every * np.arange(seen.norm.shape[0])
-    # The trials of the third row begin at norms of their own: the mean predicts them.
-    start = float(np.mean(seen.norm[0] ** 4) ** 0.25)
+    # Per trial, since those of the third row begin at norms of their own.
+    start, times = seen.norm[:1], steps[:, None]
     law = choices.sigma, rate, decay, choices.dim
-    norms = np.asarray(nrq.norm(steps, start, *law))
-    rates = np.full(steps.shape, rate)
+    norms = np.asarray(nrq.norm(times, start, *law))
+    rates = np.full(times.shape, rate)
     if drop:
-        then = float(nrq.norm(half, start, *law))
+        then = np.asarray(nrq.norm(half, start, *law))
         then = then / factor**0.25 if rescale else then
         law = choices.sigma, rate / factor, decay, choices.dim
-        after = nrq.norm(np.maximum(steps - half, 0), then, *law)
-        norms = np.where(steps < half, norms, np.asarray(after))
-        rates = np.where(steps < half, rate, rate / factor)
+        after = nrq.norm(np.maximum(times - half, 0), then, *law)
+        norms = np.where(times < half, norms, np.asarray(after))
+        rates = np.where(times < half, rate, rate / factor)
+    angles = np.asarray(nrq.angular_update(norms, choices.sigma, rates, choices.dim))
     risks = 1 - seen.alignment
     return Line(
         label=label,
@@ -189,13 +190,11 @@ def _line(
         risk_error=risks.std(axis=1, ddof=1) / np.sqrt(choices.trials),
         angle=np.sqrt(np.mean(seen.angular_update**2, axis=1)),
         norm=seen.norm.mean(axis=1),
-        predicted_norm=norms,
-        predicted_angle=np.asarray(
-            nrq.angular_update(norms, choices.sigma, rates, choices.dim)
-        ),
+        predicted_norm=norms.mean(axis=1),
+        predicted_angle=np.sqrt(np.mean(angles**2, axis=1)),
         predicted_risk=float(
             nrq.stationary_risk(
-                jnp.asarray(choices.spectrum), choices.sigma, rates[-1], decay
+                jnp.asarray(choices.spectrum), choices.sigma, rates[-1, 0], decay
             )
         ),
     )
