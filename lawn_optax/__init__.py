@@ -8,6 +8,7 @@ from lawn_optax import diagnostics as diagnostics
 from lawn_optax import groups as groups
 from lawn_optax import losses as losses
 from lawn_optax import metrics as metrics
+from lawn_optax import nrq as nrq
 from lawn_optax import schedules as schedules
 from lawn_optax._algorithms import adam as adam
 from lawn_optax._algorithms import lamb as lamb
@@ -17,6 +18,7 @@ from lawn_optax._describe import describe as describe
 from lawn_optax._describe import logit_scale as logit_scale
 from lawn_optax._phase import switch_at as switch_at
 from lawn_optax._phase import switch_when as switch_when
+from lawn_optax._rescale import rescale_on_decay as rescale_on_decay
 from lawn_optax._reset import reset_at as reset_at
 from lawn_optax._sphere import project_tangent as project_tangent
 from lawn_optax._sphere import renormalize as renormalize
@@ -35,8 +37,10 @@ __all__ = [
     "logit_scale",
     "losses",
     "metrics",
+    "nrq",
     "project_tangent",
     "renormalize",
+    "rescale_on_decay",
     "reset_at",
     "schedules",
     "sgd",

@@ -1,8 +1,10 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """What a step does to each group: norms, radial fraction, angular update.
 
-All functions are pure and work under ``jit``, ``scan`` and ``vmap``. Each returns one
-vector with an entry per norm, in the order of `describe`; `by_name` splits it.
+All functions are pure and work under ``jit``, ``scan`` and ``vmap``. What is measured
+of parameters is one vector with an entry per norm, in the order of `describe`;
+`by_name` splits it. Beside it stands what spherical motion dynamics predict for
+scale-invariant weights: the angle per update in equilibrium, and the time to reach it.
 """
 
 from typing import NamedTuple
@@ -13,16 +15,26 @@ import numpy as np
 import optax
 
 from lawn_optax import _geometry as geometry
+from lawn_optax._equilibrium import adamw_equilibrium_angle as adamw_equilibrium_angle
+from lawn_optax._equilibrium import adamw_equilibrium_time as adamw_equilibrium_time
+from lawn_optax._equilibrium import effective_learning_rate as effective_learning_rate
+from lawn_optax._equilibrium import sgd_equilibrium_angle as sgd_equilibrium_angle
+from lawn_optax._equilibrium import sgd_equilibrium_time as sgd_equilibrium_time
 from lawn_optax._geometry import AxisName
 from lawn_optax._grouping import Groups, PyTree, absent, resolve
 
 __all__ = [
     "ObserveState",
+    "adamw_equilibrium_angle",
+    "adamw_equilibrium_time",
     "angular_update",
     "by_name",
+    "effective_learning_rate",
     "group_norms",
     "observe",
     "radial_fraction",
+    "sgd_equilibrium_angle",
+    "sgd_equilibrium_time",
 ]
 
 

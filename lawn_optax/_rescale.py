@@ -1,0 +1,104 @@
+# Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
+"""Keeps scale-invariant weights in equilibrium when the learning rate decays."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lawn_optax import _geometry as geometry
+from lawn_optax._grouping import Groups, resolve
+from lawn_optax._phase import check_params
+
+
+class RescaleState(NamedTuple):
+    """State of the transformation returned by `rescale_on_decay`."""
+
+    count: jax.Array  # int32[]; updates done so far
+
+
+def rescale_on_decay(
+    schedule: optax.Schedule, *, groups: Groups, power: float | jax.Array = 0.25
+) -> optax.GradientTransformationExtraArgs:
+    """Divides weights by k^(1/4) when the learning rate is divided by k.
+
+    After a decay, the angle by which an update turns scale-invariant weights falls by k
+    and then grows back to an equilibrium, as their norm shrinks, for some
+    1 / (4 learning_rate weight_decay) updates. The loss may rise meanwhile ("escape",
+    "pseudo overfitting"). Weights that are divided at once are in the new equilibrium
+    at once. The function that they compute does not change.
+
+    It is the update before the first one at the new rate that also shrinks the weights,
+    so that the next gradient is taken at the shrunk ones::
+
+        rate(t + 1) = rate(t) / k, k > 1:      w <- (w + u) / k^power
+
+    A rise of the rate (a warm-up) changes nothing, nor does a decay to zero.
+
+    Args:
+      schedule: The optimizer's learning-rate schedule, from updates done to rates. It
+        counts from 0, like those of the optimizer beside it.
+      groups: Which weights are scale invariant: those of layers that a norm layer
+        follows. Leave all others free, since dividing them changes the function, for
+        example ``groups.not_paths("head", base=groups.only_matrices())``; `describe`
+        prints what is chosen.
+      power: 1/4 for SGD, whose norm in equilibrium is as the fourth root of the rate;
+        1/2 for Adam, for the square root.
+
+    Returns:
+      A transformation whose ``update`` needs ``params``. Put it last in the chain,
+      after the learning rate and the weight decay. With `wrap` it would break the
+      captured norms, and there is nothing to correct.
+
+    Raises:
+      TypeError: If ``schedule`` is no function.
+      ValueError: In ``init``, if no leaf is chosen or labels do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, lawn_optax as lawn
+      >>> rate = optax.piecewise_constant_schedule(0.1, {2: 1 / 16})
+      >>> tx = optax.chain(optax.sgd(rate), lawn.rescale_on_decay(rate, groups="layer"))
+      >>> w = jnp.array([3.0, 4.0])
+      >>> state = tx.init(w)
+      >>> for _ in range(4):
+      ...     updates, state = tx.update(jnp.zeros(2), state, w)
+      ...     w = optax.apply_updates(w, updates)
+      ...     print(w)
+      [3. 4.]
+      [1.5 2. ]
+      [1.5 2. ]
+      [1.5 2. ]
+
+    References:
+      Noisy Rayleigh Quotient, ICLR submission, section 3.2, Figure 2 (e)-(h) and
+      section 4, after Wan et al. 2021, arXiv:2006.08419.
+    """
+    if not callable(schedule):
+        raise TypeError(
+            "`schedule` must be a function from the number of updates to the learning "
+            f"rate, the one that the optimizer uses, got {schedule!r}. A rate that "
+            "never decays needs no rescaling."
+        )
+
+    def init_fn(params):
+        resolve(groups, params)  # so that wrong labels show here
+        return RescaleState(jnp.zeros([], jnp.int32))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        check_params(params, "rescale_on_decay")
+        grouping = resolve(groups, params)
+        us, ws = grouping.flatten(updates, "updates"), jax.tree.leaves(params)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        now, then = (jnp.asarray(schedule(t)) for t in (state.count, count))
+        decays = (then > 0) & (then < now)
+        ratio = jnp.where(decays, then / jnp.where(decays, now, 1), 1)
+        factor = (ratio**power).astype(grouping.dtype)
+        each = lambda x: [jnp.broadcast_to(x, b.shape) for b in grouping.blocks]  # noqa: E731
+        us = geometry.combine(
+            grouping, us, ws, each(factor), each(factor - 1), each(decays)
+        )
+        return grouping.treedef.unflatten(us), RescaleState(count)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
