@@ -18,7 +18,7 @@ import ratings
 import recsys_runs as tiny
 from runs import close, norms
 
-from train import optimizers, recsys, recsys_options
+from train import optimizers, recsys_options, training
 from train.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -256,8 +256,8 @@ def test_every_optimizer_runs(name):
             optimizer=name, epochs=4, free_epochs=2.0, warmup_epochs=1
         )
     )
-    trial = recsys.make_trial(config, 1)
-    tx = optax.with_extra_args_support(recsys._optimizer(config, 1, trial))
+    trial = training.make_trial(config, 1)
+    tx = optax.with_extra_args_support(training.make_optimizer(config, 1, trial))
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     params = {
