@@ -31,8 +31,8 @@ class Training:
     schedule: Literal["three-phase", "two-phase"] | None = None
     """Learning rate: three-phase has a second warm-up after the switch of the -lawn
     forms (default: of the preset; two-phase where a margin decides the switch)."""
-    warmup_epochs: float = 0.0
-    """Epochs of the (second) warm-up."""
+    warmup_epochs: float | None = None
+    """Epochs of the (second) warm-up (default: of the preset)."""
     reset: Literal["restart", "moments"] = "restart"
     """At the switch: the moments with Adam's count, or the moments alone."""
     switch: Literal["epochs", "mean-margin", "median-margin"] = "epochs"
@@ -98,6 +98,7 @@ class Settled(Training, Single):
 
     epochs: int = 0
     schedule: Literal["three-phase", "two-phase"] = "three-phase"
+    warmup_epochs: float = 0.0
     learning_rate: float = 0.0
     free_epochs: float = 0.0
     weight_decay: float = 0.0

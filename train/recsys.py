@@ -5,7 +5,6 @@ compiled programs in `train.recommender`, samples in `train.sampling`, data sets
 `train.interactions`.
 """
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,21 +19,17 @@ from lawn_optax import baselines, losses
 from models import NCF, TOWERS
 from train import (
     interactions,
-    optimizers,
     papers,
     plots,
     recommender,
-    records,
     require,
     sampling,
     training,
 )
 from train.interactions import Interactions
-from train.options import UNRELATED
 from train.parallel import Devices
 from train.recommender import Data, Task
 from train.recsys_options import Config, Settings, resolve
-from train.runs import Run, open_run
 
 # ------------------------------------------------------------------------ data
 
@@ -112,12 +107,7 @@ def introduction(config: Settings, data: Interactions, task: Task) -> str:
     """What is trained, in a few lines."""
     device = jax.devices()[0].device_kind
     protocol = "validation (second-latest)" if config.validation else "test (latest)"
-    switch = ""
-    if optimizers.is_lawn(config.optimizer):
-        switch = f"; switch at {config.switch_threshold:g} ({config.switch})"
-        if config.switch == "epochs":
-            step = training.make_trial(config, task.steps_per_epoch)["switch_step"]
-            switch = f"; switch after {config.free_epochs:g} epochs (step {step})"
+    schedule = training.describe(config, task.steps_per_epoch)
     candidates = f"{config.candidate_draws} draws of 99 other items"
     if not config.candidate_draws:
         candidates = "the 99 other items of the files"
@@ -126,8 +116,7 @@ def introduction(config: Settings, data: Interactions, task: Task) -> str:
         f"NCF, tower {config.tower}, initial weights {config.init}, {config.optimizer},"
         f" batch {task.batch_size:,} ({task.steps_per_epoch} steps per epoch on"
         f" {task.devices} x {device}),\n"
-        f"{config.epochs} epochs, {config.schedule} schedule, rate"
-        f" {config.learning_rate:g}, weight decay {config.weight_decay:g}{switch}.\n"
+        f"{schedule}.\n"
         f"Ranked: each user's {protocol} item among {candidates}."
     )
 
@@ -143,57 +132,46 @@ def execute(
 ) -> Path:
     """One run on data that is there, with resolved options; returns its folder."""
     task = make_task(config, interacted, devices)
-    options = records.run_config("recsys", config, UNRELATED)
-    folder = config.out or records.default_folder(options)
-    leader = jax.process_index() == 0
-    with open_run(
-        folder, options, checkpoint_minutes=config.checkpoint_minutes
-    ) as files:
-        if leader:
-            print(introduction(config, interacted, task), flush=True)
-        if not files.finished:
-            data = on_device(interacted, candidates)
-            train(config, task, devices, data, files, leader and not config.quiet)
-        if leader:
-            summary = json.loads((folder / "summary.json").read_text())
-            # Drawn from the rows each time: the kill may have come before it.
-            plots.recommender_curves(
-                folder / "curves.png", files.rows(), summary["switched_at"]
-            )
-            print(f"\n{conclusion(options, files.rows(), summary['outcome'])}")
-            print(f"\nWritten to {folder}", flush=True)
-    return folder
+    return training.execute(
+        "recsys",
+        config,
+        devices,
+        programs(task, len(candidates)),
+        partial(on_device, interacted, candidates),
+        introduction(config, interacted, task),
+    )
 
 
-def train(
-    config: Settings, task: Task, devices: Devices, data: Data, files: Run, show: bool
-) -> None:
-    """Trains from the newest checkpoint to the end of the run."""
-    programs = training.Programs(
+def programs(task: Task, draws: int) -> training.Programs:
+    """What `train.training` needs to know about a run."""
+
+    def documents(hits: np.ndarray) -> dict[str, Any]:
+        rounded = [round(hit, 4) for hit in hits.tolist()]
+        return {"hits": {"draws": draws, "hr": rounded}}
+
+    return training.Programs(
         partial(recommender.start, task),
         partial(recommender.advance, task),
+        None,
         partial(recommender.evaluate, task),
         task.steps_per_epoch,
         task.epoch_size,
         "hr",
         lambda value: f"HR@10 {100 * value:.2f} %",
+        documents,
+        partial(
+            plots.run_curves,
+            score="hr",
+            title="HR@10 among 100 candidates",
+            tested="held-out item",
+            trained="a training item",
+        ),
+        conclusion,
     )
 
-    def documents(hits: np.ndarray) -> dict[str, Any]:
-        rounded = [round(hit, 4) for hit in hits.tolist()]
-        return {"hits": {"draws": len(data.candidates), "hr": rounded}}
 
-    training.train(
-        config, programs, devices, data, files, show=show, documents=documents
-    )
-
-
-def conclusion(
-    options: Mapping[str, Any], rows: list[dict[str, Any]], outcome: str
-) -> str:
+def conclusion(options: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     """The result in a few lines, beside the papers' number if there is one."""
-    if outcome != "finished":
-        return f"The run {outcome}."
     last, best = rows[-1], max(rows, key=lambda row: row["hr"])
     published = None if options["validation"] else papers.published(options)
     lines = [

@@ -10,9 +10,9 @@ from train import options, require
 # Epochs and schedule: Gupta et al. 2021, arXiv:2108.05839, Appendix D.3 and section
 # 4.2 (500 for a data set's two largest batches); LAWN, ICLR submission (one warm-up).
 PRESETS: dict[str, dict[str, Any]] = {
-    "arxiv": {"epochs": 300, "schedule": "three-phase"},
-    "arxiv-500": {"epochs": 500, "schedule": "three-phase"},
-    "submission": {"epochs": 300, "schedule": "two-phase"},
+    "arxiv": {"epochs": 300, "warmup_epochs": 30.0, "schedule": "three-phase"},
+    "arxiv-500": {"epochs": 500, "warmup_epochs": 30.0, "schedule": "three-phase"},
+    "submission": {"epochs": 300, "warmup_epochs": 30.0, "schedule": "two-phase"},
 }
 # Learning rate, weight decay, free epochs where none is given. Those of adam, adamw and
 # adam-lawn were the best on ml-100k's validation item at batch 100,000 and 300 epochs
@@ -38,9 +38,8 @@ class Options(options.Training):
     batch_size: int = 100_000
     """Samples per step, positives and negatives, over all devices."""
     preset: Literal["arxiv", "arxiv-500", "submission"] = "arxiv"
-    """Epochs and schedule: 300 three-phase, 500 three-phase, 300 two-phase."""
-    warmup_epochs: float = 30.0
-    """Epochs of the (second) warm-up."""
+    """Epochs and schedule: 300 three-phase, 500 three-phase, 300 two-phase; a warm-up
+    of 30 epochs."""
     tower: Literal["3-layer", "4-layer"] = "3-layer"
     """Dense layers 256-128-64-1, or 256-256-128-64-1."""
     init: Literal["small", "torch"] = "small"
