@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from benchmarks import environment
-from train import recommender, recsys
+from train import recommender, recsys, training
 from train.interactions import Interactions
 from train.parallel import Devices
 
@@ -35,7 +35,7 @@ def main() -> None:
     task = recsys.make_task(config, interacted, devices)
     # A fixed rate, so that the first epoch's loss can be compared.
     task = task._replace(optimizer=lambda trial: optax.adam(settings["rate"]))
-    trial = recsys.make_trial(config, task.steps_per_epoch)
+    trial = training.make_trial(config, task.steps_per_epoch)
     data = recsys.on_device(interacted, np.zeros((1, users, 2), np.int32))
     state = jax.jit(partial(recommender.start, task))(trial)
     advance = devices.compile(partial(recommender.advance, task), donate=True)

@@ -171,7 +171,7 @@ def observe(
 
 
 def by_name(
-    values: jax.Array, params: PyTree, groups: Groups = "layer"
+    values: jax.Array | np.ndarray, params: PyTree, groups: Groups = "layer"
 ) -> dict[str, np.ndarray]:
     """Splits a vector with an entry per norm by the names of the groups.
 

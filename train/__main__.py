@@ -9,12 +9,13 @@ from typing import Any
 
 import tyro
 
-from train import InputError, digits, evaluate, recsys, report, sweep
+from train import InputError, digits, evaluate, image, recsys, report, sweep
 
 PROG = "python -m train"
 EXPERIMENTS = {
     "digits": digits.Config,
     "recsys": recsys.Config,
+    "image": image.Config,
     "evaluate": evaluate.Config,
     "report": report.Config,
 }
@@ -22,6 +23,7 @@ SWEEPS = {"recsys": sweep.Config}
 RUNNERS = {
     digits.Config: digits.run,
     recsys.Config: recsys.run,
+    image.Config: image.run,
     sweep.Config: sweep.run,
     evaluate.Config: evaluate.run,
     report.Config: report.run,

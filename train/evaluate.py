@@ -10,11 +10,20 @@ import jax
 import numpy as np
 import tyro
 
-from train import InputError, recommender, records, recsys, recsys_options, require
+from train import (
+    InputError,
+    recommender,
+    records,
+    recsys,
+    recsys_options,
+    require,
+    training,
+)
 from train.interactions import Interactions
+from train.options import UNRELATED
 from train.parallel import Devices
 from train.recommender import State, Task
-from train.recsys_options import UNRELATED, Settings
+from train.recsys_options import Settings
 from train.runs import CHECKPOINTS, open_run
 
 
@@ -63,7 +72,7 @@ def run(config: Config) -> None:
         config.run, config.data_dir, config.candidate_draws, config.candidate_seed
     )
     options, task = trained.config, trained.task
-    trial = recsys.make_trial(options, task.steps_per_epoch)
+    trial = training.make_trial(options, task.steps_per_epoch)
     data = recsys.on_device(trained.data, trained.candidates)
     evaluate = jax.jit(partial(recommender.evaluate, task))
     values, hits = jax.tree.map(np.asarray, evaluate(trained.state, trial, data))
@@ -112,7 +121,7 @@ def load(
     recsys_options.check(ranked)
     data, candidates = recsys.load_data(ranked)
     task = recsys.make_task(config, data, Devices(limit=1))
-    trial = recsys.make_trial(config, task.steps_per_epoch)
+    trial = training.make_trial(config, task.steps_per_epoch)
     initial = jax.jit(partial(recommender.start, task))(trial)
     require(
         (folder / CHECKPOINTS).is_dir(),

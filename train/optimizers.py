@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules by name."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -7,6 +8,8 @@ import optax
 
 import lawn_optax as lawn
 from lawn_optax import baselines, schedules
+
+Trial = Mapping[str, Any]  # learning_rate, weight_decay, switch_step, seed
 
 BASES = ("sgd", "adam", "adamw", "lamb", "lamb-plus")
 # Their form with weight decay is adamw.

@@ -55,6 +55,27 @@ HIT_RATIOS: dict[str, dict[str, tuple[tuple[float | None, float | None], ...]]] 
     },
 }
 
+# Test accuracy of VGG-19 (arXiv Table 6), in the same form.
+IMAGE_BATCH_SIZES = (256, 4_000, 10_000)
+ACCURACIES: dict[str, dict[str, tuple[tuple[float, float], ...]]] = {
+    "cifar10": {
+        "sgd": ((93.99, 0.05), (93.48, 0.09), (92.99, 0.20)),
+        "sgd-lawn": ((93.96, 0.06), (93.50, 0.05), (93.43, 0.12)),
+        "adam": ((93.48, 0.11), (92.93, 0.01), (92.63, 0.06)),
+        "adam-lawn": ((93.91, 0.04), (93.74, 0.04), (93.84, 0.08)),
+        "lamb": ((93.76, 0.07), (93.27, 0.08), (92.91, 0.03)),
+        "lamb-lawn": ((93.67, 0.04), (93.22, 0.05), (92.92, 0.03)),
+    },
+    "cifar100": {
+        "sgd": ((73.49, 0.43), (71.68, 0.26), (71.07, 0.14)),
+        "sgd-lawn": ((73.67, 0.12), (72.71, 0.07), (71.80, 0.36)),
+        "adam": ((70.84, 0.23), (68.91, 0.05), (68.61, 0.28)),
+        "adam-lawn": ((72.99, 0.02), (73.12, 0.11), (72.97, 0.10)),
+        "lamb": ((71.29, 0.11), (69.39, 0.06), (67.76, 0.22)),
+        "lamb-lawn": ((71.25, 0.17), (69.68, 0.16), (69.16, 0.09)),
+    },
+}
+
 SMOOTHING = 0.05
 
 # Other remedies on MovieLens-1M, with Adam -> mean by batch size. arXiv Table 2; sub.
@@ -143,6 +164,27 @@ def published(options: Mapping[str, Any]) -> Published | None:
         hr = REMEDIES.get(remedy, {}).get(batch) if same else None
         source = "arXiv Table 2"
     return None if hr is None else Published(hr, None, source)
+
+
+def published_accuracy(options: Mapping[str, Any]) -> str | None:
+    """The papers' accuracy for a run of VGG-19 on CIFAR, in words.
+
+    Args:
+        options: Of the run, by name; what is left out counts as not used.
+
+    Returns:
+        Mean and standard deviation for the same data set, batch size and optimizer, or
+        None where the papers have none.
+    """
+    name, batch = options["optimizer"], options["batch_size"]
+    method = "adam" if name == "adamw" else name
+    row = ACCURACIES.get(options["dataset"], {}).get(method)
+    if row is None or batch not in IMAGE_BATCH_SIZES:
+        return None
+    if options["model"] != "vgg19" or tried_remedy(options):
+        return None
+    mean, error = row[IMAGE_BATCH_SIZES.index(batch)]
+    return f"{mean:.2f} ± {error * math.sqrt(RUNS):.2f} (arXiv Table 6)"
 
 
 def tried_remedy(options: Mapping[str, Any]) -> str:

@@ -71,15 +71,27 @@ def training_curves(
     figure.savefig(path, dpi=150)
 
 
-def recommender_curves(
-    path: Path, rows: Sequence[dict[str, Any]], switched_at: int
+def run_curves(
+    path: Path,
+    rows: Sequence[dict[str, Any]],
+    switched_at: int,
+    *,
+    score: str,
+    title: str,
+    tested: str,
+    trained: str,
 ) -> None:
-    """Draws hit ratio, margins, loss and weight norms of one run against epochs.
+    """Draws score, margins, loss and weight norms of one run against epochs.
 
     Args:
         path: Of the PNG file to write.
         rows: What ``metrics.jsonl`` holds.
         switched_at: The first constrained step, marked by a line; -1 for none.
+        score: Name of the metric, 0 to 1; ``train_`` before it gives the one on
+            training data.
+        title: Of the score's panel.
+        tested: What the score and its margins are measured on, in words.
+        trained: The same for the one on training data.
     """
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     hit, margin, loss, norm = figure.subplots(2, 2, sharex=True).flat
@@ -92,17 +104,19 @@ def recommender_curves(
         values = [math.nan if row[key] is None else scale * row[key] for row in rows]
         axes.plot(epochs, values, label=label, **style)
 
-    draw(hit, "hr", "held-out item", 100)
-    draw(hit, "train_hr", "a training item", 100, ls="--")
+    draw(hit, score, tested, 100)
+    draw(hit, f"train_{score}", trained, 100, ls="--")
     for quantile in ("p10", "p50", "p90"):
         draw(margin, f"margin_{quantile}", f"training, {quantile}")
-    draw(margin, "test_margin_p50", "held-out item, p50", ls="--")
+    draw(margin, "test_margin_p50", f"{tested}, p50", ls="--")
     draw(loss, "loss", "training")
     norms = [key for key in rows[0] if key.startswith("norm/")]
     for key in norms:
-        draw(norm, key, key.removeprefix("norm/"))
-    hit.set(title="HR@10 among 100 candidates", ylabel="%")
-    margin.set(title="Signed logits", ylabel="margin")
+        # Names of more groups than this would hide the lines.
+        label = key.removeprefix("norm/") if len(norms) <= 12 else "_"
+        draw(norm, key, label, lw=1)
+    hit.set(title=title, ylabel="%")
+    margin.set(title="Margins", ylabel="margin")
     loss.set(title="Loss", ylabel="mean over the epochs")
     norm.set(title="Weight norms", ylabel="norm")
     switch_epoch = switched_at * rows[0]["epoch"] / rows[0]["step"]
@@ -111,7 +125,8 @@ def recommender_curves(
             label = "constrained from here"
             axes.axvline(switch_epoch, ls=":", color="grey", label=label)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize="small")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize="small")
     for axes in (loss, norm):
         axes.set_xlabel("epoch")
     for axes, keys in ((loss, ["loss"]), (norm, norms)):

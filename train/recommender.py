@@ -4,7 +4,7 @@ Data flow of a step: positions in the epoch → samples (`train.sampling`) → l
 parts that fit → summed gradients, over parts and devices → optimizer.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +15,11 @@ import lawn_optax as lawn
 from lawn_optax import metrics
 from models import NCF
 from train import sampling
+from train.optimizers import Trial
 from train.sampling import Positives
 
 MARGIN_SAMPLES = 50_000  # Training samples whose margins are reported.
 _USERS_AT_ONCE = 256  # In evaluation.
-
-Trial = Mapping[str, Any]  # learning_rate, weight_decay, switch_step, seed
 
 
 class Data(NamedTuple):

@@ -5,9 +5,6 @@ compiled programs in `train.recommender`, samples in `train.sampling`, data sets
 `train.interactions`.
 """
 
-import json
-import os
-import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,25 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import lawn_optax as lawn
-from lawn_optax import baselines, losses, schedules
+from lawn_optax import baselines, losses
 from models import NCF, TOWERS
 from train import (
     interactions,
-    optimizers,
     papers,
     plots,
     recommender,
-    records,
     require,
     sampling,
+    training,
 )
 from train.interactions import Interactions
-from train.parallel import Devices, connect
-from train.progress import ProgressReport
-from train.recommender import Data, State, Task, Trial
-from train.recsys_options import UNRELATED, Config, Settings, resolve
-from train.runs import Run, open_run
+from train.parallel import Devices
+from train.recommender import Data, Task
+from train.recsys_options import Config, Settings, resolve
 
 # ------------------------------------------------------------------------ data
 
@@ -88,7 +81,7 @@ def make_task(config: Settings, data: Interactions, devices: Devices) -> Task:
         num_positives=len(data.train),
         batch_size=batch_size,
         parts=-(-batch_size // (devices.count * micro_batch)),
-        optimizer=partial(_optimizer, config, steps),
+        optimizer=partial(training.make_optimizer, config, steps),
         loss=partial(_loss, config),
         prepare=baselines.bounded_init if bounded else lambda params: params,
         flood=config.flood,
@@ -97,54 +90,6 @@ def make_task(config: Settings, data: Interactions, devices: Devices) -> Task:
         devices=devices.count,
         axis=devices.axis,
     )
-
-
-def make_trial(config: Settings, steps: int) -> dict[str, Any]:
-    """The hyperparameters that a compiled program takes as arguments."""
-    free_steps = 0
-    if optimizers.is_lawn(config.optimizer):
-        free_steps = schedules.epochs_to_steps(config.free_epochs, steps)
-    return {
-        "learning_rate": np.float32(config.learning_rate),
-        "weight_decay": np.float32(config.weight_decay),
-        "switch_step": np.int32(free_steps),
-        "seed": np.uint32(config.seed),
-    }
-
-
-def learning_rate(config: Settings, steps: int, trial: Trial) -> optax.Schedule:
-    """The schedule of a run with `steps` updates per epoch."""
-    warmup_steps = schedules.epochs_to_steps(config.warmup_epochs, steps)
-    total_steps = config.epochs * steps
-    if config.schedule == "two-phase":
-        return schedules.two_phase(trial["learning_rate"], warmup_steps, total_steps)
-    return optimizers.schedule(
-        config.optimizer,
-        trial["learning_rate"],
-        free_steps=trial["switch_step"],
-        warmup_steps=warmup_steps,
-        total_steps=total_steps,
-    )
-
-
-def _optimizer(config: Settings, steps: int, trial: Trial):
-    step = trial["switch_step"]
-    if config.switch != "epochs":
-        step = lawn.switch_when(config.switch_threshold, decay=1 - 1 / steps)
-    name = config.optimizer
-    decay = {"weight_decay": trial["weight_decay"]}
-    if name in optimizers.WITHOUT_DECAY:
-        decay = {}
-    tx = optimizers.make(
-        name,
-        learning_rate(config, steps, trial),
-        switch_step=step,
-        reset=config.reset,
-        **decay,
-    )
-    if config.clip_norm is None:
-        return tx
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
 
 
 def _loss(config: Settings, logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -162,12 +107,7 @@ def introduction(config: Settings, data: Interactions, task: Task) -> str:
     """What is trained, in a few lines."""
     device = jax.devices()[0].device_kind
     protocol = "validation (second-latest)" if config.validation else "test (latest)"
-    switch = ""
-    if optimizers.is_lawn(config.optimizer):
-        switch = f"; switch at {config.switch_threshold:g} ({config.switch})"
-        if config.switch == "epochs":
-            step = make_trial(config, task.steps_per_epoch)["switch_step"]
-            switch = f"; switch after {config.free_epochs:g} epochs (step {step})"
+    schedule = training.describe(config, task.steps_per_epoch)
     candidates = f"{config.candidate_draws} draws of 99 other items"
     if not config.candidate_draws:
         candidates = "the 99 other items of the files"
@@ -176,8 +116,7 @@ def introduction(config: Settings, data: Interactions, task: Task) -> str:
         f"NCF, tower {config.tower}, initial weights {config.init}, {config.optimizer},"
         f" batch {task.batch_size:,} ({task.steps_per_epoch} steps per epoch on"
         f" {task.devices} x {device}),\n"
-        f"{config.epochs} epochs, {config.schedule} schedule, rate"
-        f" {config.learning_rate:g}, weight decay {config.weight_decay:g}{switch}.\n"
+        f"{schedule}.\n"
         f"Ranked: each user's {protocol} item among {candidates}."
     )
 
@@ -185,14 +124,7 @@ def introduction(config: Settings, data: Interactions, task: Task) -> str:
 def run(config: Config) -> None:
     """Trains, prints the result and writes the run folder."""
     settings = resolve(config)
-    if config.deterministic:
-        # Read when the first device is asked for, which is below.
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
-    if config.coordinator:
-        connect(config.coordinator, config.processes, config.process)
-    devices = Devices(config.parallel, config.devices)
-    execute(settings, devices, *load_data(settings))
+    execute(settings, training.begin(settings), *load_data(settings))
 
 
 def execute(
@@ -200,108 +132,46 @@ def execute(
 ) -> Path:
     """One run on data that is there, with resolved options; returns its folder."""
     task = make_task(config, interacted, devices)
-    options = records.run_config("recsys", config, UNRELATED)
-    folder = config.out or records.default_folder(options)
-    leader = jax.process_index() == 0
-    with open_run(
-        folder, options, checkpoint_minutes=config.checkpoint_minutes
-    ) as files:
-        if leader:
-            print(introduction(config, interacted, task), flush=True)
-        if not files.finished:
-            data = on_device(interacted, candidates)
-            train(config, task, devices, data, files, leader and not config.quiet)
-        if leader:
-            summary = json.loads((folder / "summary.json").read_text())
-            # Drawn from the rows each time: the kill may have come before it.
-            plots.recommender_curves(
-                folder / "curves.png", files.rows(), summary["switched_at"]
-            )
-            print(f"\n{conclusion(options, files.rows(), summary['outcome'])}")
-            print(f"\nWritten to {folder}", flush=True)
-    return folder
-
-
-def train(
-    config: Settings, task: Task, devices: Devices, data: Data, files: Run, show: bool
-) -> None:
-    """Trains from the newest checkpoint to the end of the run."""
-    steps = task.steps_per_epoch
-    trial = make_trial(config, steps)
-    rate = learning_rate(config, steps, trial)
-    initial = jax.jit(partial(recommender.start, task))(trial)
-    host, done = files.restore(jax.tree.map(np.asarray, initial))
-    state, trial, data = devices.put((host, trial, data))
-    number = lambda epoch: devices.put(np.int32(epoch))  # noqa: E731
-    advance = devices.compile(partial(recommender.advance, task), donate=True)
-    evaluate = devices.compile(partial(recommender.evaluate, task))
-
-    # No epochs: compiles, and evaluates a run that was killed after its last one.
-    began = time.perf_counter()
-    state, _ = advance(state, trial, data, number(done), number(done))
-    hits = jax.block_until_ready(evaluate(state, trial, data))[1]
-    compile_seconds = time.perf_counter() - began
-
-    seconds, trained, outcome = 0.0, 0, "finished"
-    with ProgressReport(max(1, config.epochs - done), not show) as progress:
-        while done < config.epochs and outcome == "finished":
-            epoch = min(
-                config.epochs, done - done % config.eval_every + config.eval_every
-            )
-            began = time.perf_counter()
-            state, loss = advance(state, trial, data, number(done), number(epoch))
-            loss = float(devices.get(loss))
-            seconds += time.perf_counter() - began
-            trained += (epoch - done) * task.epoch_size
-            values, hits = evaluate(state, trial, data)
-            host = devices.get(state)
-            row = {"epoch": epoch, "step": epoch * steps, "loss": loss}
-            row |= {key: float(value) for key, value in devices.get(values).items()}
-            row["learning_rate"] = float(jnp.asarray(rate(epoch * steps - 1)))
-            row["constrained"] = int(_switched_at(config, host) >= 0)
-            files.record(row)
-            progress.advance(
-                epoch - done,
-                f"epoch {epoch}/{config.epochs}  loss {loss:.4f}"
-                f"  HR@10 {100 * row['hr']:.2f} %  rate {row['learning_rate']:.2g}",
-            )
-            done = epoch
-            if host.diverged_step >= 0:
-                outcome = f"diverged at step {host.diverged_step}"
-            else:
-                files.save(epoch, host, force=epoch == config.epochs)
-    best = max(files.rows(), key=lambda row: row["hr"] or 0)
-    files.finish(
-        {
-            "outcome": outcome,
-            "switched_at": _switched_at(config, host),
-            "last": files.rows()[-1],
-            "best": {"epoch": best["epoch"], "hr": best["hr"]},
-            "samples_per_second": trained / seconds if trained else None,
-            "seconds": seconds,
-            "compile_seconds": compile_seconds,
-        },
-        hits={
-            "draws": data.candidates.shape[-3],
-            "hr": [round(hit, 4) for hit in devices.get(hits).tolist()],
-        },
+    return training.execute(
+        "recsys",
+        config,
+        devices,
+        programs(task, len(candidates)),
+        partial(on_device, interacted, candidates),
+        introduction(config, interacted, task),
     )
 
 
-def _switched_at(config: Settings, state: State) -> int:
-    """The first constrained update, -1 before it is known or without a switch."""
-    if not optimizers.is_lawn(config.optimizer):
-        return -1
-    found = optax.tree.get_all_with_path(state.opt_state, "switched_at")
-    return int(found[0][1])
+def programs(task: Task, draws: int) -> training.Programs:
+    """What `train.training` needs to know about a run."""
+
+    def documents(hits: np.ndarray) -> dict[str, Any]:
+        rounded = [round(hit, 4) for hit in hits.tolist()]
+        return {"hits": {"draws": draws, "hr": rounded}}
+
+    return training.Programs(
+        partial(recommender.start, task),
+        partial(recommender.advance, task),
+        None,
+        partial(recommender.evaluate, task),
+        task.steps_per_epoch,
+        task.epoch_size,
+        "hr",
+        lambda value: f"HR@10 {100 * value:.2f} %",
+        documents,
+        partial(
+            plots.run_curves,
+            score="hr",
+            title="HR@10 among 100 candidates",
+            tested="held-out item",
+            trained="a training item",
+        ),
+        conclusion,
+    )
 
 
-def conclusion(
-    options: Mapping[str, Any], rows: list[dict[str, Any]], outcome: str
-) -> str:
+def conclusion(options: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     """The result in a few lines, beside the papers' number if there is one."""
-    if outcome != "finished":
-        return f"The run {outcome}."
     last, best = rows[-1], max(rows, key=lambda row: row["hr"])
     published = None if options["validation"] else papers.published(options)
     lines = [

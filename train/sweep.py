@@ -16,7 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import optimizers, recommender, records, recsys, recsys_options, require
+from train import (
+    optimizers,
+    options,
+    recommender,
+    records,
+    recsys,
+    recsys_options,
+    require,
+    training,
+)
 from train.interactions import Interactions
 from train.parallel import Devices
 from train.progress import ProgressReport
@@ -96,9 +105,9 @@ def grid(config: Config, name: str) -> list[Member]:
 def make_config(config: Config, name: str, **changes: Any) -> Settings:
     """A run in full, with the options of the sweep."""
     fields = dataclasses.fields(Options)
-    options: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields}
-    options |= {"optimizer": name} | changes
-    return resolve(recsys_options.Config(**options))
+    given: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields}
+    given |= {"optimizer": name} | changes
+    return resolve(recsys_options.Config(**given))
 
 
 def trial_config(config: Config, name: str, member: Member) -> Settings:
@@ -123,10 +132,10 @@ def run(config: Config) -> None:
     members = {name: grid(config, name) for name in names}
     # All options are checked before anything is read.
     trials = [trial_config(config, n, m) for n in names for m in members[n]]
-    options = records.run_config("sweep recsys", config, UNRELATED)
-    folder = config.out or records.default_folder(options)
+    content = records.run_config("sweep recsys", config, UNRELATED)
+    folder = config.out or records.default_folder(content)
     data, candidates = recsys.load_data(trials[0])
-    with open_run(folder, options) as files:
+    with open_run(folder, content) as files:
         rows = []
         for name in names:
             rows += train_grid(config, name, members[name], folder, data, candidates)
@@ -152,11 +161,11 @@ def train_grid(
     trials = [trial_config(config, name, member) for member in members]
     task = recsys.make_task(trials[0], data, Devices(limit=1))
     at_once = min(len(trials), config.at_once or _fitting(task))
-    options = records.run_config("trials", trials[0], recsys_options.UNRELATED)
-    options["trials"] = members
+    content = records.run_config("trials", trials[0], options.UNRELATED)
+    content["trials"] = members
     epochs = trials[0].epochs
     with open_run(
-        folder / "trials" / name, options, checkpoint_minutes=config.checkpoint_minutes
+        folder / "trials" / name, content, checkpoint_minutes=config.checkpoint_minutes
     ) as files:
         if not files.finished:
             print(
@@ -164,7 +173,7 @@ def train_grid(
                 f" ({task.steps_per_epoch} steps per epoch)",
                 flush=True,
             )
-            arguments = [recsys.make_trial(t, task.steps_per_epoch) for t in trials]
+            arguments = [training.make_trial(t, task.steps_per_epoch) for t in trials]
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arguments)
             arrays = recsys.on_device(data, candidates)
 

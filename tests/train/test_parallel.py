@@ -14,7 +14,7 @@ import pytest
 import recsys_runs as tiny
 from runs import close
 
-from train import parallel, recommender, recsys, recsys_options
+from train import parallel, recommender, recsys, recsys_options, training
 from train.__main__ import main
 from train.parallel import Devices
 
@@ -39,7 +39,7 @@ def trained(devices, micro_batch=None):
     )
     data = tiny.interactions()
     task = recsys.make_task(config, data, devices)
-    trial = recsys.make_trial(config, task.steps_per_epoch)
+    trial = training.make_trial(config, task.steps_per_epoch)
     arguments = tiny.start(task, trial), trial, tiny.device_data(data)
     ends = np.int32(0), np.int32(EPOCHS)
     advance = devices.compile(partial(recommender.advance, task))

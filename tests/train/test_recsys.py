@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import killed
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
@@ -18,7 +19,7 @@ import ratings
 import recsys_runs as tiny
 from runs import close, norms
 
-from train import optimizers, recsys, recsys_options
+from train import optimizers, recsys_options, training
 from train.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -116,23 +117,6 @@ def test_finished_run_is_shown_again(whole, run, capsys):
     assert "(seed differ)" in capsys.readouterr().err
 
 
-# Runs the command line; the process kills itself at the n-th call of a function.
-KILLER = """
-import os, signal, sys
-from train import runs
-from train.__main__ import main
-name, count = sys.argv[1], [int(sys.argv[2])]
-original = getattr(runs.Run, name)
-def deadly(*args, **options):
-    count[0] -= 1
-    if count[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args, **options)
-setattr(runs.Run, name, deadly)
-sys.exit(main(sys.argv[3:]))
-"""
-
-
 def test_killed_run_ends_in_the_same_bits(
     whole, run, files, compilation_cache, tmp_path
 ):
@@ -140,15 +124,7 @@ def test_killed_run_ends_in_the_same_bits(
     command = [*WHOLE.split(), f"--data-dir={files}", f"--out={out}"]
     # Before the checkpoint of a row; after the last one, before the summary.
     for name, number, epoch in (("save", 2, 2), ("finish", 1, 7)):
-        process = subprocess.run(
-            [sys.executable, "-W", "error", "-c", KILLER, name, str(number), *command],
-            cwd=ROOT,
-            env=os.environ | compilation_cache,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert process.returncode == -9 and process.stderr == "", process.stderr
+        killed.run_until(name, number, command, compilation_cache)
         assert str(epoch) in {x.name for x in (out / "checkpoints").iterdir()}
         assert not (out / "summary.json").exists()
     assert run(WHOLE, out) == 0
@@ -256,8 +232,8 @@ def test_every_optimizer_runs(name):
             optimizer=name, epochs=4, free_epochs=2.0, warmup_epochs=1
         )
     )
-    trial = recsys.make_trial(config, 1)
-    tx = optax.with_extra_args_support(recsys._optimizer(config, 1, trial))
+    trial = training.make_trial(config, 1)
+    tx = optax.with_extra_args_support(training.make_optimizer(config, 1, trial))
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     params = {

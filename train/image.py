@@ -1,0 +1,208 @@
+"""Image classification: convolutional networks on CIFAR-10 and CIFAR-100.
+
+Reads top to bottom: data, task, run. The options are in `train.image_options`, the
+compiled programs in `train.classifier`, files in `train.image_files`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+import models
+from lawn_optax import baselines, losses
+from train import (
+    augmentation,
+    classifier,
+    image_files,
+    papers,
+    plots,
+    require,
+    training,
+)
+from train.classifier import Data, Task
+from train.image_files import Images, Part
+from train.image_options import Config, Settings, resolve
+from train.parallel import Devices
+
+HELD_OUT = 5_000  # Images, for validation.
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": models.CNN,
+    "vgg19": models.VGG19,
+    "resnet18": models.ResNet18,
+    "preresnet32": models.PreResNet32,
+    "resnet50": models.ResNet50,
+}
+
+# ------------------------------------------------------------------------ data
+
+
+def load_data(config: Settings) -> Images:
+    """The images that a run trains on and those that it is tested on."""
+    images = image_files.load(config.dataset, config.data_dir)
+    if not config.validation:
+        return images
+    count = len(images.train.labels)
+    order = np.random.default_rng(config.split_seed).permutation(count)
+    held, kept = order[:HELD_OUT], np.sort(order[HELD_OUT:])
+    train, test = (
+        Part(images.train.images[rows], images.train.labels[rows])
+        for rows in (kept, held)
+    )
+    return dataclasses.replace(images, train=train, test=test)
+
+
+def on_device(images: Images) -> Data:
+    """All of a data set as arrays."""
+    return Data(
+        jnp.asarray(images.train.images),
+        jnp.asarray(images.train.labels),
+        jnp.asarray(images.test.images),
+        jnp.asarray(images.test.labels),
+        jnp.asarray(augmentation.channel_mean(images.train.images)),
+    )
+
+
+# ------------------------------------------------------------------------ task
+
+
+def make_task(config: Settings, images: Images, devices: Devices) -> Task:
+    """What the programs of `train.classifier` need to know about a run."""
+    count = len(images.train.labels)
+    require(
+        config.batch_size <= count,
+        f"--batch-size {config.batch_size} is more than the {count} training images",
+    )
+    share = config.batch_size // devices.count
+    parts = -(-share // (config.micro_batch or share)) if share else 1
+    require(
+        config.batch_size % (devices.count * parts) == 0,
+        f"--batch-size {config.batch_size} does not divide into {parts} parts on each"
+        f" of {devices.count} devices; choose a multiple of {devices.count * parts}",
+    )
+    make_model = MODELS[config.model]
+    bounded = config.optimizer.endswith("-bounded")
+    steps = count // config.batch_size
+    degrees = augmentation.DEGREES if config.dataset == "cifar100" else 0.0
+    return Task(
+        model=make_model(
+            classes=images.num_classes,
+            dtype=jnp.dtype(config.dtype),
+            axis_name=devices.axis,
+        ),
+        side=images.train.images.shape[1],
+        num_images=count,
+        batch_size=config.batch_size,
+        parts=parts,
+        optimizer=partial(training.make_optimizer, config, steps),
+        loss=partial(_loss, config),
+        prepare=baselines.bounded_init if bounded else lambda params: params,
+        degrees=degrees if config.augment else None,
+        flood=config.flood,
+        alpha=config.alpha,
+        watch=None if config.switch == "epochs" else config.switch,
+        devices=devices.count,
+        axis=devices.axis,
+    )
+
+
+def _loss(config: Settings, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    if config.loss == "focal":
+        return losses.focal_loss(logits, labels, config.gamma)
+    if config.label_smoothing:
+        targets = losses.smooth_labels(
+            jax.nn.one_hot(labels, logits.shape[-1]), config.label_smoothing
+        )
+        return optax.softmax_cross_entropy(logits, targets)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+# ------------------------------------------------------------------------- run
+
+
+def run(config: Config) -> None:
+    """Trains, prints the result and writes the run folder."""
+    settings = resolve(config)
+    execute(settings, training.begin(settings), load_data(settings))
+
+
+def execute(config: Settings, devices: Devices, images: Images) -> Path:
+    """One run on data that is there, with resolved options; returns its folder."""
+    task = make_task(config, images, devices)
+    return training.execute(
+        "image",
+        config,
+        devices,
+        programs(task),
+        partial(on_device, images),
+        introduction(config, images, task),
+    )
+
+
+def introduction(config: Settings, images: Images, task: Task) -> str:
+    """What is trained, in a few lines."""
+    device = jax.devices()[0].device_kind
+    tested = "held-out training" if config.validation else "test"
+    trial = training.make_trial(config, task.steps_per_epoch)
+    shapes = jax.eval_shape(partial(classifier.start, task), trial).params
+    weights = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    schedule = training.describe(config, task.steps_per_epoch)
+    return (
+        f"{image_files.statistics(images)}\n\n"
+        f"{config.model} ({weights:,} weights, {config.dtype}), {config.optimizer},"
+        f" batch {task.batch_size:,} ({task.steps_per_epoch} steps per epoch on"
+        f" {task.devices} x {device}),\n"
+        f"{schedule}.\n"
+        f"Accuracy on {len(images.test.labels):,} {tested} images."
+    )
+
+
+def programs(task: Task) -> training.Programs:
+    """What `train.training` needs to know about a run."""
+
+    def documents(right: np.ndarray) -> dict[str, Any]:
+        return {"errors": {"wrong": np.flatnonzero(~right).tolist()}}
+
+    return training.Programs(
+        partial(classifier.start, task),
+        partial(classifier.advance, task),
+        # See `classifier.step`.
+        partial(classifier.step, task) if jax.default_backend() == "cpu" else None,
+        partial(classifier.evaluate, task),
+        task.steps_per_epoch,
+        task.epoch_size,
+        "accuracy",
+        lambda value: f"accuracy {100 * value:.2f} %",
+        documents,
+        partial(
+            plots.run_curves,
+            score="accuracy",
+            title="Accuracy",
+            tested="test images",
+            trained="training images",
+        ),
+        conclusion,
+    )
+
+
+def conclusion(options: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The result in a few lines, beside the papers' number if there is one."""
+    last, best = rows[-1], max(rows, key=lambda row: row["accuracy"])
+    published = None if options["validation"] else papers.published_accuracy(options)
+    lines = [
+        f"accuracy {100 * last['accuracy']:.2f} %, ECE {100 * last['ece']:.2f} %"
+        f" ({classifier.ECE_BINS} bins), on training images as they are"
+        f" {100 * last['train_accuracy']:.2f} %, after {last['epoch']} epochs",
+        f"best accuracy of {len(rows)} evaluations {100 * best['accuracy']:.2f} %"
+        f" (epoch {best['epoch']}, chosen on the same images)",
+    ]
+    if published:
+        lines.append(f"the papers, mean of {papers.RUNS} runs: {published}")
+    return "\n".join(lines)

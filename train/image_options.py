@@ -1,0 +1,93 @@
+"""The options of image classification: presets, defaults, checks."""
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from train import options, require
+
+# Epochs, schedule and clipping: Gupta et al. 2021, arXiv:2108.05839, Appendix D.2 (its
+# grid of warm-ups is 5, 20, 40, 60); LAWN, ICLR submission (one warm-up).
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {"epochs": 30, "warmup_epochs": 3.0, "schedule": "three-phase"},
+    "arxiv": {"epochs": 300, "warmup_epochs": 20.0, "schedule": "three-phase"},
+    "submission": {"epochs": 300, "warmup_epochs": 20.0, "schedule": "two-phase"},
+}
+# Learning rate, weight decay, free epochs where none is given: in the middle of the
+# papers' grids for CIFAR-10 at batch 4k (arXiv, Table 5), not tuned here.
+TUNED = {
+    "sgd": (1.9, 1e-4, 0.0),
+    "adam": (7e-3, 0.0, 0.0),
+    "adamw": (7e-3, 1e-3, 0.0),
+    "lamb": (3e-2, 1e-3, 0.0),
+    "sgd-lawn": (1.7, 1e-4, 5.0),
+    "adam-lawn": (6e-3, 0.0, 5.0),
+    "lamb-lawn": (3e-2, 0.0, 5.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(options.Training):
+    """What a single run and a sweep have in common."""
+
+    dataset: Literal["cifar10", "cifar100"] = "cifar10"
+    """cifar-10-batches-bin or -py, cifar-100-binary or -python."""
+    model: Literal["cnn", "vgg19", "resnet18", "preresnet32", "resnet50"] = "cnn"
+    """The papers' network for these images is vgg19; cnn is small, for CPUs."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computation; weights and statistics are float32."""
+    batch_size: int = 4_000
+    """Images per step, over all devices; those that fill no batch are left out."""
+    preset: Literal["quick", "arxiv", "submission"] = "quick"
+    """Epochs and schedule: 30 three-phase, 300 three-phase, 300 two-phase."""
+    loss: Literal["cross-entropy", "focal"] = "cross-entropy"
+    """Cross entropy or focal loss."""
+    clip_norm: float | None = 1.0
+    """Clip the gradient to this global norm; None does not."""
+    augment: bool = True
+    """Random crops and mirror images, for cifar100 rotations by up to 15 degrees."""
+    split_seed: int = 0
+    """Of the images that --validation and sweeps hold out."""
+    eval_every: int = 1
+    """Epochs between two evaluations."""
+    micro_batch: int | None = None
+    """Images at once per device (default: its whole share of a batch). Gradients of
+    the parts are summed; batch norm takes the statistics of each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Options, options.Single):
+    """Image classification: convolutional networks with batch norm, at any batch size.
+
+    Trains on CIFAR-10 or CIFAR-100 with random crops and mirror images, and reports
+    accuracy, calibration and margins. The same command with the same options resumes a
+    run that was interrupted.
+    """
+
+    validation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Hold out 5,000 of the training images and test on them, to choose
+    hyperparameters without the test images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Config, options.Settled):
+    """The options of a run with nothing left open; from `resolve`, which gives all."""
+
+
+def resolve(config: Config) -> Settings:
+    """Fills in what was left to the preset and to the tuned values, and checks all.
+
+    Raises:
+        InputError: For options that no run can have.
+    """
+    defaults = PRESETS[config.preset] | options.tuned(config.optimizer, TUNED)
+    settings = Settings(**options.settle(config, defaults))
+    options.check(settings)
+    options.at_least(settings, 0, "split_seed")
+    require(settings.split_seed < 2**32, "seeds must be below 2^32")
+    require(
+        settings.loss == "cross-entropy" or settings.label_smoothing == 0,
+        "--label-smoothing goes with --loss cross-entropy",
+    )
+    return settings

@@ -1,0 +1,277 @@
+"""From options to an optimizer, and the loop of a run that may be interrupted."""
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import lawn_optax as lawn
+from lawn_optax import schedules
+from train import optimizers, records
+from train.optimizers import Trial
+from train.options import UNRELATED, Settled
+from train.parallel import Devices, connect
+from train.progress import ProgressReport
+from train.runs import Run, open_run
+
+
+def make_trial(config: Settled, steps: int) -> dict[str, Any]:
+    """The hyperparameters that a compiled program takes as arguments.
+
+    Args:
+        config: Options of the run.
+        steps: Updates per epoch.
+    """
+    free_steps = 0
+    if optimizers.is_lawn(config.optimizer):
+        free_steps = schedules.epochs_to_steps(config.free_epochs, steps)
+    return {
+        "learning_rate": np.float32(config.learning_rate),
+        "weight_decay": np.float32(config.weight_decay),
+        "switch_step": np.int32(free_steps),
+        "seed": np.uint32(config.seed),
+    }
+
+
+def learning_rate(config: Settled, steps: int, trial: Trial) -> optax.Schedule:
+    """The schedule of a run with `steps` updates per epoch."""
+    warmup_steps = schedules.epochs_to_steps(config.warmup_epochs, steps)
+    total_steps = config.epochs * steps
+    if config.schedule == "two-phase":
+        return schedules.two_phase(trial["learning_rate"], warmup_steps, total_steps)
+    return optimizers.schedule(
+        config.optimizer,
+        trial["learning_rate"],
+        free_steps=trial["switch_step"],
+        warmup_steps=warmup_steps,
+        total_steps=total_steps,
+    )
+
+
+def make_optimizer(config: Settled, steps: int, trial: Trial):
+    """The optimizer of a run with `steps` updates per epoch."""
+    step = trial["switch_step"]
+    if config.switch != "epochs":
+        step = lawn.switch_when(config.switch_threshold, decay=1 - 1 / steps)
+    name = config.optimizer
+    decay = {"weight_decay": trial["weight_decay"]}
+    if name in optimizers.WITHOUT_DECAY:
+        decay = {}
+    tx = optimizers.make(
+        name,
+        learning_rate(config, steps, trial),
+        switch_step=step,
+        reset=config.reset,
+        **decay,
+    )
+    if config.clip_norm is None:
+        return tx
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
+
+
+def begin(config: Settled) -> Devices:
+    """Joins the processes of a run and takes its devices, before anything else does."""
+    if config.deterministic:
+        # Read when the first device is asked for, which is below.
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
+    if config.coordinator:
+        connect(config.coordinator, config.processes, config.process)
+    return Devices(config.parallel, config.devices)
+
+
+def describe(config: Settled, steps: int) -> str:
+    """Epochs, schedule and hyperparameters of a run in words."""
+    switch = ""
+    if optimizers.is_lawn(config.optimizer):
+        switch = f"; switch at {config.switch_threshold:g} ({config.switch})"
+        if config.switch == "epochs":
+            step = make_trial(config, steps)["switch_step"]
+            switch = f"; switch after {config.free_epochs:g} epochs (step {step})"
+    return (
+        f"{config.epochs} epochs, {config.schedule} schedule, rate"
+        f" {config.learning_rate:g}, weight decay {config.weight_decay:g}{switch}"
+    )
+
+
+class Programs(NamedTuple):
+    """What a run computes, in pure functions of arrays, and how that is reported.
+
+    Attributes:
+        start: ``(trial) -> state``. A state has ``opt_state`` and ``diverged_step``.
+        advance: ``(state, trial, data, first_epoch, last_epoch) -> (state, loss)``.
+        step: The same for one update, ``(state, trial, data, epoch, number) -> (state,
+            loss)``, where Python is to loop; None where whole epochs are one program.
+        evaluate: ``(state, trial, data) -> (metrics by name, details)``.
+        steps_per_epoch: Updates.
+        epoch_size: Samples.
+        metric: Name of the one by which the best evaluation is found.
+        describe: Its value in words, for the progress report.
+        documents: What to keep of the details of the last evaluation, by the names of
+            JSON files.
+        draw: Draws the curves: ``(path, rows of metrics, step of the switch)``.
+        conclude: The result in words: ``(options, rows of metrics)``.
+    """
+
+    start: Callable[..., Any]
+    advance: Callable[..., Any]
+    step: Callable[..., Any] | None
+    evaluate: Callable[..., Any]
+    steps_per_epoch: int
+    epoch_size: int
+    metric: str
+    describe: Callable[[float], str]
+    documents: Callable[[Any], Mapping[str, Any]]
+    draw: Callable[[Path, list[dict[str, Any]], int], None]
+    conclude: Callable[[Mapping[str, Any], list[dict[str, Any]]], str]
+
+
+def execute(
+    experiment: str,
+    config: Settled,
+    devices: Devices,
+    programs: Programs,
+    load: Callable[[], Any],
+    introduction: str,
+) -> Path:
+    """One run, or the rest of one.
+
+    Args:
+        experiment: Its name.
+        config: Options of the run.
+        devices: Where it runs.
+        programs: What it computes.
+        load: Gives the data as arrays; not called if the run is finished.
+        introduction: What to print first.
+
+    Returns:
+        The run's folder.
+    """
+    options = records.run_config(experiment, config, UNRELATED)
+    folder = config.out or records.default_folder(options)
+    leader = jax.process_index() == 0
+    minutes = config.checkpoint_minutes
+    with open_run(folder, options, checkpoint_minutes=minutes) as files:
+        if leader:
+            print(introduction, flush=True)
+        if not files.finished:
+            show = leader and not config.quiet
+            _train(config, programs, devices, load(), files, show)
+        if leader:
+            summary = json.loads((folder / "summary.json").read_text())
+            # Drawn from the rows each time: the kill may have come before it.
+            rows = files.rows()
+            programs.draw(folder / "curves.png", rows, summary["switched_at"])
+            conclusion = f"The run {summary['outcome']}."
+            if summary["outcome"] == "finished":
+                conclusion = programs.conclude(options, rows)
+            print(f"\n{conclusion}\n\nWritten to {folder}", flush=True)
+    return folder
+
+
+def _train(
+    config: Settled,
+    programs: Programs,
+    devices: Devices,
+    data: Any,
+    files: Run,
+    show: bool,
+) -> None:
+    """Trains from the newest checkpoint to the end of the run."""
+    steps = programs.steps_per_epoch
+    trial = make_trial(config, steps)
+    rate = learning_rate(config, steps, trial)
+    initial = jax.jit(programs.start)(trial)
+    host, done = files.restore(jax.tree.map(np.asarray, initial))
+    state, trial, data = devices.put((host, trial, data))
+    advance = _advance(programs, devices)
+    evaluate = devices.compile(programs.evaluate)
+
+    # No epochs: compiles, and evaluates a run that was killed after its last one.
+    began = time.perf_counter()
+    state, _ = advance(state, trial, data, done, done)
+    details = jax.block_until_ready(evaluate(state, trial, data))[1]
+    compile_seconds = time.perf_counter() - began
+
+    seconds, trained, outcome = 0.0, 0, "finished"
+    with ProgressReport(max(1, config.epochs - done), not show) as progress:
+        while done < config.epochs and outcome == "finished":
+            epoch = min(
+                config.epochs, done - done % config.eval_every + config.eval_every
+            )
+            began = time.perf_counter()
+            state, loss = advance(state, trial, data, done, epoch)
+            seconds += time.perf_counter() - began
+            trained += (epoch - done) * programs.epoch_size
+            values, details = evaluate(state, trial, data)
+            host = devices.get(state)
+            row = {"epoch": epoch, "step": epoch * steps, "loss": loss}
+            row |= {key: float(value) for key, value in devices.get(values).items()}
+            row["learning_rate"] = float(jnp.asarray(rate(epoch * steps - 1)))
+            row["constrained"] = int(_switched_at(config, host) >= 0)
+            files.record(row)
+            progress.advance(
+                epoch - done,
+                f"epoch {epoch}/{config.epochs}  loss {loss:.4f}"
+                f"  {programs.describe(row[programs.metric])}"
+                f"  rate {row['learning_rate']:.2g}",
+            )
+            done = epoch
+            if host.diverged_step >= 0:
+                outcome = f"diverged at step {host.diverged_step}"
+            else:
+                files.save(epoch, host, force=epoch == config.epochs)
+    best = max(files.rows(), key=lambda row: row[programs.metric] or 0)
+    files.finish(
+        {
+            "outcome": outcome,
+            "switched_at": _switched_at(config, host),
+            "last": files.rows()[-1],
+            "best": {key: best[key] for key in ("epoch", programs.metric)},
+            "samples_per_second": trained / seconds if trained else None,
+            "seconds": seconds,
+            "compile_seconds": compile_seconds,
+        },
+        **programs.documents(devices.get(details)),
+    )
+
+
+def _advance(programs: Programs, devices: Devices) -> Callable[..., Any]:
+    """``(state, trial, data, first_epoch, last_epoch) -> (state, mean loss)``."""
+    number = lambda count: devices.put(np.int32(count))  # noqa: E731
+    if programs.step is None:
+        whole = devices.compile(programs.advance, donate=True)
+
+        def by_epoch(state, trial, data, first, last):
+            state, loss = whole(state, trial, data, number(first), number(last))
+            return state, float(devices.get(loss))
+
+        return by_epoch
+    single = devices.compile(programs.step, donate=True)
+
+    def by_step(state, trial, data, first, last):
+        losses = []
+        for epoch, step in itertools.product(
+            range(first, last), range(programs.steps_per_epoch)
+        ):
+            state, loss = single(state, trial, data, number(epoch), number(step))
+            losses.append(loss)
+        return state, float(np.mean(devices.get(losses))) if losses else 0.0
+
+    return by_step
+
+
+def _switched_at(config: Settled, state: Any) -> int:
+    """The first constrained update, -1 before it is known or without a switch."""
+    if not optimizers.is_lawn(config.optimizer):
+        return -1
+    found = optax.tree.get_all_with_path(state.opt_state, "switched_at")
+    return int(found[0][1])
