@@ -1,0 +1,210 @@
+"""Where norm-controlled descent ends: at maximum margins.
+
+The exponential loss enters as its logarithm, which has the same paths and is faster:
+gradient flow of log L is that of L in another time.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.optimize import minimize
+from separable import angle, layers, max_margin, network, separable, start
+
+import lawn_optax as lawn
+from lawn_optax import baselines
+
+
+@functools.cache
+def on_sphere(norm):
+    """The direction of the loss's minimum on a sphere, by small steps in NumPy."""
+    z, v = separable(), max_margin()[0]
+    for _ in range(20_000):
+        p = np.exp(np.min(norm * z @ v) - norm * z @ v)
+        g = (p @ z) / np.sum(p)
+        v = v + 0.4 / norm * g
+        v = v / np.linalg.norm(v)
+    assert np.linalg.norm(g - (g @ v) * v) < 1e-11  # it stands still
+    return v
+
+
+def descend(tx, start, steps):
+    z = jnp.asarray(separable())
+
+    def loss(w):
+        return jax.nn.logsumexp(-z @ w[:, 0])
+
+    def body(_, carry):
+        w, state = carry
+        updates, state = tx.update(jax.grad(loss)(w), state, w)
+        return optax.apply_updates(w, updates), state
+
+    run = jax.jit(lambda w: jax.lax.fori_loop(0, steps, body, (w, tx.init(w)))[0])
+    return np.asarray(run(jnp.asarray(start)[:, None]))[:, 0]
+
+
+def unit(method):
+    return optax.chain(optax.sgd(1.0), baselines.unit_norm(method))
+
+
+FIXED = {
+    "lagrange": lambda: unit("lagrange"),
+    "coefficient": lambda: unit("coefficient"),
+    "tangent": lambda: unit("tangent"),
+    "natural": lambda: unit("natural"),
+    "wrap": lambda: lawn.wrap(optax.sgd(1.0)),
+    "reparametrize": lambda: baselines.reparametrize(optax.sgd(1.0)),
+    # A matrix of one column is one channel.
+    "bounded": lambda: baselines.bounded_weight_norm(optax.sgd(1.0)),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_fixed_norms_end_at_the_minimum_on_the_sphere(name, x64):
+    end = descend(FIXED[name](), start(40.0), 6000)
+    norm = np.linalg.norm(end)
+    if name == "tangent":  # its norm has grown, by second order a step
+        assert 40.1 < norm < 42
+    else:
+        np.testing.assert_allclose(norm, 40, rtol=1e-12)
+    # Gradients, NumPy's too, have converged to what float64 resolves.
+    assert angle(end, on_sphere(norm)) < 1e-7
+    # 40 is not infinite: the SVM's direction is 0.05 away.
+    assert 0.02 < angle(end, max_margin()[0]) < 0.1
+
+
+def test_the_minimum_tends_to_the_maximum_margin_as_one_over_the_norm(x64):
+    away = [
+        angle(descend(unit("lagrange"), start(c), 12_000), max_margin()[0])
+        for c in (160.0, 320.0, 640.0)
+    ]
+    # Halved with each doubling; the next order is exponentially small by then.
+    np.testing.assert_allclose(np.divide(away[:-1], away[1:]), 2, rtol=0.05)
+    assert away[-1] < 0.003
+
+
+@pytest.mark.parametrize("project", [False, True], ids=["hyperball", "layca"])
+def test_steps_of_fixed_length_converge_once_they_decay(project, x64):
+    rate = lambda t: 1 / (t + 4.0)  # noqa: E731
+    tx = optax.chain(optax.sgd(1.0), baselines.hyperball(rate, project=project))
+    end = descend(tx, start(40.0), 8000)
+    # Steps of 1/t can be no nearer than their own length, 1.2e-4.
+    assert angle(end, on_sphere(40.0)) < 2.5e-4
+    constant = optax.chain(optax.sgd(1.0), baselines.hyperball(0.1, project=project))
+    assert angle(descend(constant, start(40.0), 4000), on_sphere(40.0)) > 5e-3
+
+
+def test_free_norms_reach_the_maximum_margin(x64):
+    best, margin = max_margin()
+    ends = {
+        "descent": [descend(optax.sgd(1.0), start(1.0), n) for n in (5000, 10_000)],
+        "nmgd": [descend(baselines.nmgd(1.0, 0.75), start(1.0), n)
+                 for n in (5000, 40_000)],
+    }  # fmt: skip
+    # The error is that of a sphere of the norm reached, which grows as n (descent:
+    # log L falls at the rate of the margin) or as n^power (NMGD: 1/s times the rest).
+    away = [angle(w, best) for w in ends["descent"]]
+    np.testing.assert_allclose(away[0] / away[1], 2, rtol=0.05)
+    away = [angle(w, best) for w in ends["nmgd"]]
+    np.testing.assert_allclose(away[0] / away[1], 8**0.75, rtol=0.15)
+    for w, n in zip(ends["nmgd"], (5000, 40_000), strict=True):
+        # dw/dn = margin - w / n^a, whose solution lags n^a by a n^(a - 1) of it.
+        expected = margin * n**0.75 * (1 - 0.75 * n**-0.25)
+        np.testing.assert_allclose(np.linalg.norm(w), expected, rtol=0.01)
+    assert max(angle(w[-1], best) for w in ends.values()) < 1.5e-3
+
+
+def test_weight_normalization_reaches_the_maximum_margin(x64):
+    # w turns |g / v|^2 times as fast as under descent, too fast for a constant rate
+    # when g grows: the rate of v falls as that of g's square.
+    inner = optax.partition(
+        {"v": optax.sgd(lambda t: (1 + 0.3 * t) ** -2.0), "g": optax.sgd(1.0)},
+        baselines.Polar("v", "g"),
+    )
+    tx = baselines.weight_normalization(inner)
+    ends = [descend(tx, start(1.0), n) for n in (5000, 10_000)]
+    away = [angle(w, max_margin()[0]) for w in ends]
+    np.testing.assert_allclose(away[0] / away[1], 2, rtol=0.1)
+    assert away[1] < 1.5e-3
+
+
+# --- LAWN, Appendix E, Lemma 1 --------------------------------------------------------
+
+
+def two_layers(flat):
+    """Matrices (4, 6) and (6, 1) from one vector."""
+    return [flat[:24].reshape(4, 6), flat[24:].reshape(6, 1)]
+
+
+def scores(flat):
+    """phi_i: the target class logit, homogeneous of degree one in each layer."""
+    z = jnp.asarray(separable())
+    y = jnp.where(jnp.arange(len(z)) % 2 == 0, 1.0, -1.0)  # any labels will do
+    return y * network(two_layers(flat), y[:, None] * z)
+
+
+def norms(flat):
+    return np.array([np.linalg.norm(w) for w in two_layers(flat)])
+
+
+def solve(constrained, begin, c):
+    """Eq. 7 by sequential quadratic programming, or eq. 6 for `constrained=False`."""
+    jacobian = jax.jit(jax.jacobian(scores))
+    value = jax.jit(scores)
+    level = {
+        "type": "ineq",
+        "fun": lambda x: np.asarray(value(x[1:])) - x[0],
+        "jac": lambda x: np.c_[-np.ones(len(separable())), np.asarray(jacobian(x[1:]))],
+    }
+    if constrained:
+        fun = lambda x: -x[0] / np.prod(c)  # noqa: E731
+        spheres = [
+            {"type": "eq", "fun": lambda x, k=k: norms(x[1:])[k] ** 2 - c[k] ** 2}
+            for k in (0, 1)
+        ]
+    else:
+        fun = lambda x: -x[0] / np.prod(norms(x[1:]))  # noqa: E731
+        spheres = []
+    x = np.r_[np.min(value(begin)), begin]
+    found = minimize(
+        fun, x, method="SLSQP", constraints=[level, *spheres],
+        options={"ftol": 1e-13, "maxiter": 500},
+    )  # fmt: skip
+    assert found.success, found.message
+    return -found.fun, found.x[1:]
+
+
+def test_normalised_and_constrained_margins_have_one_maximum(x64):
+    # Lemma 1, from one start near a local maximum: trained by LAWN at large norms.
+    begin = 3 * np.concatenate([w.ravel() for w in layers((4, 6, 1), seed=1)])
+
+    def loss(ws):
+        flat = jnp.concatenate([w.ravel() for w in ws])
+        return jax.nn.logsumexp(-scores(flat))
+
+    tx, ws = lawn.wrap(optax.sgd(0.02)), two_layers(jnp.asarray(begin))
+
+    def body(_, carry):
+        ws, state = carry
+        updates, state = tx.update(jax.grad(loss)(ws), state, ws)
+        return optax.apply_updates(ws, updates), state
+
+    run = jax.jit(lambda ws: jax.lax.fori_loop(0, 20_000, body, (ws, tx.init(ws)))[0])
+    trained = np.concatenate([np.asarray(w).ravel() for w in run(ws)])
+    held = norms(begin)
+    np.testing.assert_allclose(norms(trained), held, rtol=1e-12)
+    reached = np.min(scores(trained)) / np.prod(held)
+    assert reached > 0.1
+
+    # Any positive constants: the same directions, the same normalised margin.
+    free, v = solve(False, trained, None)
+    for c in (held, np.array([0.5, 3.0])):
+        level, w = solve(True, trained * np.repeat(c / held, (24, 6)), c)
+        np.testing.assert_allclose(level, free, rtol=1e-6)
+        for one, other in zip(two_layers(w), two_layers(v), strict=True):
+            assert angle(one.ravel(), other.ravel()) < 1e-3
+    # And LAWN's own weights are near that maximum, the nearer the larger the norms.
+    assert free * 0.97 < reached < free * (1 + 1e-9)

@@ -1,0 +1,1 @@
+"""Studies of the papers' theory: a computation and its figure each."""
