@@ -51,6 +51,7 @@ def hyperball(
       group whose update is zero, or radial to rounding with ``project``, stands still.
 
     Raises:
+      TypeError: If ``project`` is traced or no bool.
       ValueError: In ``init``, if no leaf is constrained or labels do not fit.
 
     Examples:
@@ -65,6 +66,11 @@ def hyperball(
       Wen et al. 2026, "Hyperball Optimization", arXiv:2606.16899 (AdamH, MuonH);
       Carbonnelle and De Vleeschouwer 2018, "Layer rotation", arXiv:1806.01603 (Layca).
     """
+    if not isinstance(project, bool):
+        raise TypeError(
+            f"`project` must be True or False, got {project!r}. It is static: under "
+            "`optax.inject_hyperparams` list it in `static_args`."
+        )
 
     def change(sphere: Sphere, us: list[Any]) -> list[Any]:
         rate = _now(learning_rate, sphere)

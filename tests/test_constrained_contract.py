@@ -1,6 +1,7 @@
 """What Optax expects of every transformation, asked of the norm-control baselines."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -177,11 +178,12 @@ def test_params_are_required(name):
 )
 def test_numbers_may_be_injected(make, hyperparams):
     params = network()
-    injected = optax.inject_hyperparams(
-        make, static_args=("groups", "project", "axis_name", "nesterov")
-    )(**hyperparams)
+    static = {"groups", "project", "axis_name", "nesterov"}
+    static &= set(inspect.signature(make).parameters)
+    injected = optax.inject_hyperparams(make, static_args=static)(**hyperparams)
     plain = make(**hyperparams)
     grads = jax.grad(loss)(params)
     updates, _ = jax.jit(injected.update)(grads, injected.init(params), params)
     expected, _ = jax.jit(plain.update)(grads, plain.init(params), params)
-    assert_close(updates, expected, rtol=1e-5, atol=1e-7)  # float32, fused otherwise
+    # float32: where b1 is traced, so is 1 - b1, which has lost digits.
+    assert_close(updates, expected, rtol=1e-4, atol=1e-7)

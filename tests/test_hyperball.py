@@ -125,6 +125,11 @@ def test_each_slice_of_a_stack_turns_by_itself(x64):
     np.testing.assert_allclose(w + step, expected, rtol=1e-13)
 
 
+def test_whether_to_project_is_static():
+    with pytest.raises(TypeError, match="(?s)`project` must be.*in `static_args`"):
+        baselines.hyperball(0.1, project=jnp.asarray(True))  # pyright: ignore[reportArgumentType]
+
+
 # --- weight-norm control --------------------------------------------------------------
 
 
