@@ -149,8 +149,11 @@ def _project_invariant(
         check_params(params, "The AdamP or SGDP update")
         grouping = resolve(units, params)
         whole = _whole(grouping)
-        gs, ws = grouping.flatten(updates, "updates"), jax.tree.leaves(params)
-        ws = [None if absent(g) else w for g, w in zip(gs, ws, strict=True)]
+        gs = grouping.flatten(updates, "updates")
+        ws: list[Any] = [
+            None if absent(g) else w
+            for g, w in zip(gs, jax.tree.leaves(params), strict=True)
+        ]
         axes = geometry.reduction_axes(None, params, ws)
         updates, inner_state = inner.update(
             updates, state.inner_state, params, **extra_args
@@ -168,7 +171,7 @@ def _project_invariant(
             ww = geometry.inner_products(view, ws, ws, axes)
             shaped = [jnp.full_like(x, o, bool) for x, o in zip(ww, on, strict=True)]
             us = geometry.tangent(view, us, ws, uw, ww, shaped)
-        share = [1.0] * len(us)
+        share: list[Any] = [1.0] * len(us)
         for block, unit, leaf in zip(grouping.blocks, by_unit, by_leaf, strict=True):
             for i in block.leaves:
                 share[i] = jnp.where(unit | leaf, wd_ratio, 1.0)

@@ -227,6 +227,7 @@ def _reparametrized(
             jnp.where(o, x / jnp.sqrt(positive(square)), 0)
             for o, x, square in zip(on, gv, vv, strict=True)
         ]
+        steps: Any
         steps, inner_state = inner.update(
             pack(grouping, chain_rule(grouping, gs, vs, gv, vv, radii, on), slopes),
             inner_state,

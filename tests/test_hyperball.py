@@ -197,7 +197,7 @@ def projected(w, g, r, delta):
 
 
 def gradients(w, kind, rng):
-    """A gradient at right angles to each column, to the whole alone, or to neither."""
+    """A gradient at right angles to all columns, the whole, one column, or nothing."""
     g = rng.normal(size=w.shape)
     along = np.sum(g * w, axis=0) / np.sum(w * w, axis=0)
     g = g - along * w
@@ -205,10 +205,12 @@ def gradients(w, kind, rng):
         balance = np.linalg.norm(w[:, 1]) ** 2 / np.linalg.norm(w[:, 0]) ** 2
         g[:, 0] += balance * w[:, 0]
         g[:, 1] -= w[:, 1]
+    if kind == "one column":
+        g[:, 1] += 0.5 * w[:, 1]
     return g + 0.5 * w if kind == "neither" else g
 
 
-@pytest.mark.parametrize("kind", ["unit", "leaf", "neither"])
+@pytest.mark.parametrize("kind", ["unit", "leaf", "one column", "neither"])
 @pytest.mark.parametrize("name", ["adamp", "sgdp"])
 def test_updates_are_those_of_the_authors_rule(name, kind, x64):
     rng = np.random.default_rng(3)
@@ -239,7 +241,30 @@ def test_updates_are_those_of_the_authors_rule(name, kind, x64):
         params = optax.apply_updates(params, steps)
         np.testing.assert_allclose(params["kernel"], w, rtol=1e-11, atol=1e-13)
         np.testing.assert_allclose(params["bias"], bias, rtol=1e-12)
-    assert seen == {kind != "neither"}
+    assert seen == {kind in ("unit", "leaf")}
+
+
+@pytest.mark.parametrize(("share", "hit"), [(0.9, True), (1.1, False)])
+@pytest.mark.parametrize("view", ["unit", "leaf"])
+def test_how_near_a_right_angle_counts(view, share, hit, x64):
+    rng = np.random.default_rng(4)
+    w = rng.normal(size=(6, 2))
+    w = w / np.linalg.norm(w, axis=0)  # columns of norm 1, the whole of norm sqrt(2)
+    t = rng.normal(size=(6, 2))
+    t = t - np.sum(t * w, axis=0) * w
+    t = t / np.linalg.norm(t, axis=0)
+    if view == "unit":  # columns with the cosine c = share * delta / sqrt(6)
+        c = share * 0.1 / np.sqrt(6)
+        g = np.sqrt(1 - c**2) * t + c * w
+    else:  # the whole with c = share * delta / sqrt(12), columns with -0.6 and 0.6 + 2c
+        c = share * 0.1 / np.sqrt(12)
+        along = np.array([-0.6, 0.6 + 2 * c])
+        g = np.sqrt(1 - along**2) * t + along * w
+        np.testing.assert_allclose(np.sum(g * w) / 2, c, rtol=1e-12)
+    tx = baselines.sgdp(1.0, 0.0)
+    updates, _ = tx.update(jnp.asarray(g), tx.init(jnp.asarray(w)), jnp.asarray(w))
+    radial = np.sum(np.asarray(updates) * w)
+    assert (abs(radial) < 1e-14) == hit
 
 
 def test_views_that_differ_lead_to_different_updates():

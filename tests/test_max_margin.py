@@ -143,11 +143,14 @@ def labelled():
     return y[:, None] * separable(), y
 
 
-def scores(flat):
-    """(phi, its Jacobian): the target class logits of a two-layer network, in NumPy."""
+def scores(flat, kinks=False):
+    """(phi, its Jacobian): the target class logits of a two-layer network, in NumPy.
+
+    Inputs at the kink of a unit have its smaller slope there if `kinks` is an array.
+    """
     (x, y), w1, w2 = labelled(), flat[:CUT].reshape(4, 6), flat[CUT:]
     h = x @ w1
-    slope = np.where(h > 0, 1.0, 0.2)  # leaky, as `network`
+    slope = np.where((h > 0) & ~np.asarray(kinks), 1.0, 0.2)  # leaky, as `network`
     first = y[:, None, None] * x[:, :, None] * (slope * w2)[:, None, :]
     second = y[:, None] * slope * h
     return second @ w2, np.concatenate([first.reshape(len(y), -1), second], axis=1)
@@ -194,15 +197,33 @@ def stationarity(flat):
     """Residual of the conditions for a maximum of eq. 7 at the norms that `flat` has.
 
     With multipliers a >= 0 of the smallest scores, that sum to 1, and one per sphere,
-    which homogeneity makes phi / c^2: sum a_i dphi_i/dw_l = (phi / c_l^2) w_l.
+    which homogeneity makes phi / c^2: sum a_i dphi_i/dw_l = (phi / c_l^2) w_l. Maxima
+    lie at kinks, where the slope of unit k for input i may be any s_ik in [0.2, 1]:
+    a_i s_ik = 0.2 a_i + b_ik with 0 <= b_ik <= 0.8 a_i.
     """
-    phi, jacobian = scores(flat)
-    active = phi < np.min(phi) * (1 + 1e-6)
-    sizes = CUT, len(flat) - CUT
-    wanted = np.min(phi) * flat / np.repeat(norms(flat) ** 2, sizes)
-    unit = np.linalg.norm(wanted)
-    system = np.vstack([jacobian[active].T / unit, np.ones(np.sum(active))])
-    return nnls(system, np.r_[wanted / unit, 1.0])[1]
+    (x, y), w1, w2 = labelled(), flat[:CUT].reshape(4, 6), flat[CUT:]
+    lengths = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(w1, axis=0)
+    kinks = np.abs(x @ w1) < 1e-7 * lengths
+    phi, jacobian = scores(flat, kinks)
+    active = np.flatnonzero(phi < np.min(phi) * (1 + 1e-6))
+    bent = [(n, k) for n, i in enumerate(active) for k in np.flatnonzero(kinks[i])]
+    extra = np.zeros((len(bent), len(flat)))
+    bounds = np.zeros((len(bent), len(active)))
+    for row, (n, k) in enumerate(bent):
+        i = active[n]
+        part = np.zeros((4, 6))
+        part[:, k] = y[i] * w2[k] * x[i]
+        extra[row, :CUT], bounds[row, n] = part.ravel(), -0.8
+    wanted = np.min(phi) * flat / np.repeat(norms(flat) ** 2, (CUT, len(flat) - CUT))
+    unit, m = np.linalg.norm(wanted), len(bent)
+    system = np.block(
+        [
+            [jacobian[active].T / unit, extra.T / unit, np.zeros((len(flat), m))],
+            [np.ones((1, len(active))), np.zeros((1, 2 * m))],
+            [bounds, np.eye(m), np.eye(m)],  # the last are what is left of 0.8 a
+        ]
+    )
+    return nnls(system, np.concatenate([wanted / unit, [1.0], np.zeros(m)]))[1]
 
 
 def normalised_margin(flat):

@@ -20,6 +20,15 @@ import lawn_optax as lawn
 from lawn_optax import baselines
 from train.plots import COLOURS
 
+# Methods on the sphere whose steps have the length of the gradient, as LAWN's have.
+_SPHERE = (
+    "Lagrange multiplier",
+    "coefficients",
+    "tangent gradient",
+    "natural gradient",
+    "LAWN, reparametrised",
+)
+
 
 class Path(NamedTuple):
     """One method's way."""
@@ -27,6 +36,7 @@ class Path(NamedTuple):
     margin: np.ndarray  # float64[steps + 1]; smallest margin of the unit vector
     angle: np.ndarray  # float64[steps + 1]; radians to the direction of largest margin
     norm: np.ndarray  # float64[steps + 1]
+    direction: np.ndarray  # float64[steps + 1, 4]; the unit vector
 
 
 class Growth(NamedTuple):
@@ -66,10 +76,15 @@ def methods(rate: float = 1.0) -> dict[str, optax.GradientTransformation]:
     """Every method, by the name that the figure shows."""
     sgd = optax.sgd(rate)
     shrinking = lambda count: 1 / (count + 4.0)  # noqa: E731
+    # At a constant rate v would turn ever faster as g grows, and its path jump about.
+    apart = optax.partition(
+        {"v": optax.sgd(lambda t: rate * (1 + 0.3 * t) ** -2.0), "g": sgd},
+        baselines.Polar("v", "g"),
+    )
     return {
         "gradient descent": sgd,
         "NMGD, a = 0.75": baselines.nmgd(rate, 0.75),
-        "weight normalisation": baselines.weight_normalization(sgd),
+        "weight normalisation": baselines.weight_normalization(apart),
         "Lagrange multiplier": optax.chain(sgd, baselines.unit_norm("lagrange")),
         "coefficients": optax.chain(sgd, baselines.unit_norm("coefficient")),
         "tangent gradient": optax.chain(sgd, baselines.unit_norm("tangent")),
@@ -120,7 +135,7 @@ def _follow(
     def body(carry, _):
         w, state = carry
         updates, state = tx.update(jax.grad(loss)(w), state, w)
-        w = optax.apply_updates(w, updates)
+        w = w + updates
         return (w, state), w[:, 0]
 
     w = jnp.asarray(start, jnp.float32)
@@ -131,9 +146,12 @@ def _follow(
 def _path(ws: np.ndarray, points: np.ndarray, best: np.ndarray) -> Path:
     norm = np.linalg.norm(ws, axis=1)
     units = ws / norm[:, None]
-    # From the chord: the cosine of a small angle is 1 to rounding.
-    chord = np.linalg.norm(units - best, axis=1)
-    return Path((units @ points.T).min(axis=1), 2 * np.arcsin(chord / 2), norm)
+    return Path((units @ points.T).min(axis=1), _angle(units, best), norm, units)
+
+
+def _angle(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Between unit vectors, from the chord: a small angle's cosine is 1 to rounding."""
+    return 2 * np.arcsin(np.linalg.norm(one - other, axis=-1) / 2)
 
 
 def growth(
@@ -178,7 +196,7 @@ def figure(
     """
     drawing = Figure(figsize=(10, 10.5), layout="constrained")
     axes = drawing.subplots(3, 2)
-    angle, gap, norm, note, product, layer = axes.flat
+    angle, gap, norm, between, product, layer = axes.flat
     styles = {}
     best = max(path.margin.max() for path in paths.values())
     for k, (name, path) in enumerate(paths.items()):
@@ -190,13 +208,15 @@ def figure(
         angle.loglog(steps, path.angle[1:], **styles[name])
         gap.semilogx(steps, path.margin[1:] / best, **styles[name])
         norm.loglog(steps, path.norm[1:], label=name, **styles[name])
+        if name in _SPHERE:
+            apart = _angle(path.direction, paths["LAWN"].direction)
+            between.loglog(steps, apart[1:], **styles[name])
     angle.set(title="Angle to the largest margin", ylabel="radians")
     gap.set(title="Margin, of the largest seen", ylim=(0, 1.02))
     norm.set(title="Norm of the weights", ylabel="norm")
-    for one in (angle, gap, norm):
+    between.set(title="Angle to LAWN's weights", ylabel="radians", ylim=(1e-6, 1))
+    for one in (angle, gap, norm, between):
         one.set_xlabel("update")
-    note.axis("off")
-    note.legend(*norm.get_legend_handles_labels(), loc="center", frameon=False)
     for k, (depth, grown) in enumerate(sorted(growths.items())):
         style = {"color": COLOURS[k], "label": f"{depth} layer{'s'[: depth > 1]}"}
         product.plot(grown.time, grown.product, **style)
@@ -205,6 +225,8 @@ def figure(
     layer.set(title="Norm of each layer", xlabel="time")
     for one in (product, layer):
         one.legend(frameon=False, fontsize="small")
-    for one in (angle, gap, norm, product, layer):
+    for one in axes.flat:
         one.grid(alpha=0.3)
+    lines = norm.get_legend_handles_labels()
+    drawing.legend(*lines, loc="outside lower center", ncols=4, frameon=False)
     drawing.savefig(file, dpi=100)
