@@ -11,11 +11,12 @@ import optax
 from lawn_optax import _geometry as geometry
 from lawn_optax._grouping import Grouping, Groups, PyTree, resolve
 from lawn_optax._phase import PhaseState, SwitchState
+from lawn_optax._reparametrized import ReparametrizedState
 from lawn_optax._reset import ResetState
 from lawn_optax._sphere import SphereState
 from lawn_optax._wrap import WrapState
 
-_STATES = (WrapState, SphereState, SwitchState, ResetState)
+_STATES = (WrapState, SphereState, SwitchState, ResetState, ReparametrizedState)
 
 
 class Held(NamedTuple):
@@ -159,7 +160,7 @@ def find(state: optax.OptState, grouping: Grouping) -> Held:
 
 
 def _held(node: Any, phase: PhaseState | None):
-    if isinstance(node, WrapState | SphereState):
+    if isinstance(node, WrapState | SphereState | ReparametrizedState):
         yield Held(phase or node.phase, node.norms, node.fingerprint)
     if isinstance(node, SwitchState):  # knows the step, the sphere inside does not
         yield from _held(node.transform_state, node.phase)

@@ -182,6 +182,14 @@ def combine(
     return out
 
 
+def choose(grouping: Grouping, on: Leaves, xs: Leaves, ys: Leaves) -> list[Any]:
+    """Gives x for blocks that are `on`, y for the others and outside all blocks."""
+    out = list(ys)
+    for k, i, spread in _members(grouping, ys):
+        out[i] = jnp.where(spread(on[k]), xs[i].astype(ys[i].dtype), ys[i])
+    return out
+
+
 def _members(grouping: Grouping, xs: Leaves):
     """(block number, leaf number, per block -> ready to broadcast with the leaf)."""
     for k, block in enumerate(grouping.blocks):

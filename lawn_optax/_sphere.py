@@ -172,7 +172,7 @@ def project_tangent(
     References:
       LAWN, ICLR submission, eq. 3; Gupta et al. 2021, arXiv:2108.05839, Algorithm 3.
     """
-    return _on_sphere("project_tangent", groups, axis_name, Sphere.project)
+    return on_sphere("project_tangent", groups, axis_name, Sphere.project)
 
 
 def renormalize(
@@ -208,15 +208,17 @@ def renormalize(
       arXiv:2108.05839, Algorithm 4.
     """
     retract = functools.partial(Sphere.retract, project=project)
-    return _on_sphere("renormalize", groups, axis_name, retract)
+    return on_sphere("renormalize", groups, axis_name, retract)
 
 
-def _on_sphere(
+def on_sphere(
     name: str,
     groups: Groups,
     axis_name: AxisName,
     change: Callable[[Sphere, list[Any]], list[Any]],
 ) -> optax.GradientTransformationExtraArgs:
+    """The transformation that changes all updates by ``change(sphere, updates)``."""
+
     def init_fn(params):
         return SphereState(init_phase(ALWAYS), *init_sphere(groups, params))
 

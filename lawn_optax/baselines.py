@@ -1,5 +1,5 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""Methods that the LAWN papers compare with, as Optax transformations."""
+"""Other ways to control weight norms, as Optax transformations to compare with."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,11 +9,42 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
+from lawn_optax._adamp import adamp, sgdp
 from lawn_optax._grouping import Grouping, Groups, absent, resolve
+from lawn_optax._halpern import halpern, nmgd
+from lawn_optax._hyperball import hyperball, weight_norm_control
 from lawn_optax._phase import check_params
+from lawn_optax._reparametrized import (
+    Polar,
+    ReparametrizedState,
+    WeightNormalizationState,
+    applied,
+    bound_leaves,
+    chain_rule,
+    reparametrize,
+    to_spheres,
+    weight_normalization,
+)
+from lawn_optax._unit_norm import unit_norm
 from lawn_optax.groups import only_matrices
 
-__all__ = ["BoundedState", "bounded_init", "bounded_weight_norm"]
+__all__ = [
+    "BoundedState",
+    "Polar",
+    "ReparametrizedState",
+    "WeightNormalizationState",
+    "adamp",
+    "bounded_init",
+    "bounded_weight_norm",
+    "halpern",
+    "hyperball",
+    "nmgd",
+    "reparametrize",
+    "sgdp",
+    "unit_norm",
+    "weight_norm_control",
+    "weight_normalization",
+]
 
 
 class BoundedState(NamedTuple):
@@ -54,8 +85,8 @@ def bounded_init(params: optax.Params, groups: Groups | None = None) -> optax.Pa
     grouping, ws = _resolve(groups, params), jax.tree.leaves(params)
     axes = geometry.reduction_axes(None, params, ws)
     radii = _radii(grouping, geometry.inner_products(grouping, ws, ws, axes))
-    moved = _to_spheres(grouping, ws, ws, radii, axes)
-    for i in _bound(grouping):
+    moved = to_spheres(grouping, ws, ws, radii, _on(radii), axes)
+    for i in bound_leaves(grouping):
         ws[i] = optax.apply_updates(ws[i], moved[i])
     return grouping.treedef.unflatten(ws)
 
@@ -121,7 +152,7 @@ def bounded_weight_norm(
         grouping, first = _resolve(groups, params), state.count == 0
         gs, ws = grouping.flatten(updates, "updates"), jax.tree.leaves(params)
         axes = geometry.reduction_axes(None, params, ws)
-        bound = _bound(grouping)
+        bound = bound_leaves(grouping)
         # Leaves without channels are the parameters, whoever else changes them.
         vs = [
             jnp.where(first, w, v) if i in bound else w
@@ -135,15 +166,16 @@ def bounded_weight_norm(
             )
         ]
         gv = geometry.inner_products(grouping, gs, vs, axes)
+        gs = chain_rule(grouping, gs, vs, gv, vv, radii, _on(radii))
         updates, inner_state = inner.update(
-            grouping.treedef.unflatten(_chain_rule(grouping, gs, vs, gv, vv, radii)),
+            grouping.treedef.unflatten(gs),
             state.inner_state,
             grouping.treedef.unflatten(vs),
             **extra_args,
         )
         us = grouping.flatten(updates, "updates of the inner optimizer")
-        vs = [v if absent(u) else _applied(v, u) for v, u in zip(vs, us, strict=True)]
-        moved = _to_spheres(grouping, vs, ws, radii, axes)
+        vs = [v if absent(u) else applied(v, u) for v, u in zip(vs, us, strict=True)]
+        moved = to_spheres(grouping, vs, ws, radii, _on(radii), axes)
         us = [
             moved[i].astype(u.dtype) if i in bound and not absent(u) else u
             for i, u in enumerate(us)
@@ -162,21 +194,6 @@ def _resolve(groups: Groups | None, params: Any) -> Grouping:
     return resolve(only_matrices("neuron") if groups is None else groups, params)
 
 
-def _bound(grouping: Grouping) -> set[int]:
-    """The leaves that have channels."""
-    return {i for block in grouping.blocks for i in block.leaves}
-
-
-def _applied(v: Any, u: Any) -> jax.Array:
-    """Adds u to v with the rounding that the state has, so that weights and v agree."""
-    new, dtype = jnp.asarray(v + u), jnp.result_type(v)
-    if jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits < 32:
-        # A cast alone would leave XLA its excess precision.
-        info = jnp.finfo(dtype)
-        new = jax.lax.reduce_precision(new, info.nexp, info.nmant)
-    return new.astype(dtype)
-
-
 def _radii(grouping: Grouping, squares: Sequence[jax.Array]) -> list[jax.Array]:
     """The root mean square of a block's norms, 0 for channels without direction."""
     radii = []
@@ -187,42 +204,5 @@ def _radii(grouping: Grouping, squares: Sequence[jax.Array]) -> list[jax.Array]:
     return radii
 
 
-def _scale(radius: jax.Array, square: jax.Array) -> jax.Array:
-    """What v is multiplied by, 1 in a free channel."""
-    return jnp.where(radius > 0, radius / jnp.sqrt(_positive(square)), 1)
-
-
-def _positive(square: jax.Array) -> jax.Array:
-    """So that a v that has decayed to 0 gives finite weights; NaN stays NaN."""
-    return jnp.maximum(square, jnp.finfo(square.dtype).tiny)
-
-
-def _chain_rule(grouping, gs, vs, gv, vv, radii) -> list[Any]:
-    """The gradient of v: (rho / |v|) (g - (<g, v> / <v, v>) v), of a free channel g."""
-    p, q = [], []
-    for inner, square, radius in zip(gv, vv, radii, strict=True):
-        p.append(_scale(radius, square))
-        q.append(jnp.where(radius > 0, -p[-1] * inner / _positive(square), 0))
-    out = list(gs)
-    for i in _bound(grouping):
-        if not absent(gs[i]):
-            # Wide, because `combine` rounds narrow ones in the way of updates.
-            wide = jnp.promote_types(gs[i].dtype, grouping.dtype)
-            out[i] = gs[i].astype(wide)
-    out = geometry.combine(grouping, out, vs, p, q, _all(p))
-    for i in _bound(grouping):
-        if not absent(gs[i]):
-            out[i] = out[i].astype(gs[i].dtype)
-    return out
-
-
-def _to_spheres(grouping, vs, ws, radii, axes) -> list[Any]:
-    """Updates that take the weights w to rho v / |v|; for bound leaves alone."""
-    vv = geometry.inner_products(grouping, vs, vs, axes)
-    p = [_scale(radius, square) for radius, square in zip(radii, vv, strict=True)]
-    q = [jnp.full_like(x, -1) for x in p]
-    return geometry.combine(grouping, vs, ws, p, q, _all(p))
-
-
-def _all(values: Sequence[jax.Array]) -> list[jax.Array]:
-    return [jnp.ones_like(x, bool) for x in values]
+def _on(radii: Sequence[jax.Array]) -> list[jax.Array]:
+    return [radius > 0 for radius in radii]

@@ -1,0 +1,122 @@
+# Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
+"""The four techniques of descent under norm constraints, as retractions of one step.
+
+With x = |u - a w| / c, the length of the tangent step in units of the norm, two of them
+turn the weights in the plane of w and the step::
+
+    w <- c A(x) w / |w| + B(x) (u - a w)      |A|^2 + |x B|^2 = 1
+
+by their own A and B. The other two are `project_tangent` and `renormalize` of a step.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lawn_optax import _geometry as geometry
+from lawn_optax._geometry import AxisName
+from lawn_optax._grouping import Groups
+from lawn_optax._sphere import Sphere, on_sphere
+
+# x -> (A, B) as above
+Turn = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def unit_norm(
+    method: str = "lagrange",
+    groups: Groups = "layer",
+    *,
+    axis_name: AxisName = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Changes updates by one of four techniques of descent under norm constraints.
+
+    Each group's norm stays c, read at the first update as in `renormalize` (normalise
+    the weights before to keep the norm 1). With V = w / c, G = u / c for an update u,
+    which is minus the learning rate times the gradient, and t = G - (V'G) V::
+
+        "lagrange"     V <- V + G - k V,   k = 1 + V'G - sqrt(1 - |G|^2 + (V'G)^2)
+        "coefficient"  V <- (V + G) / |V + G|
+        "tangent"      V <- V + t
+        "natural"      V <- V cos |t| + t sin |t| / |t|
+
+    They agree to first order in the step. "tangent" alone drifts: each step multiplies
+    the norm by the root of 1 + |t|^2, second order in the step, and so first order over
+    a fixed stretch of gradient flow; the others keep c to rounding. "natural" follows
+    the great circle along the natural gradient of the sphere.
+
+    Args:
+      method: "lagrange", "coefficient", "tangent" or "natural" (the "true gradient").
+      groups: See `project_tangent`.
+      axis_name: See `project_tangent`.
+
+    Returns:
+      A transformation whose ``update`` needs ``params``, to be put last in a chain,
+      behind the learning rate. For ``|t| > 1`` there is no real multiplier k:
+      "lagrange" then turns the weights by a right angle, the most that it can.
+
+    Raises:
+      ValueError: For an unknown method; in ``init``, if no leaf is constrained or
+        labels do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, lawn_optax as lawn
+      >>> w, grads = jnp.array([1.0, 0.0]), jnp.array([-3.0, -6.0])
+      >>> for method in ("lagrange", "coefficient", "tangent", "natural"):
+      ...     tx = optax.chain(optax.sgd(0.1), lawn.baselines.unit_norm(method))
+      ...     updates, _ = tx.update(grads, tx.init(w), w)
+      ...     print(method, *(f"{x:.3f}" for x in w + updates))
+      lagrange 0.800 0.600
+      coefficient 0.908 0.419
+      tangent 1.000 0.600
+      natural 0.825 0.565
+
+    References:
+      Banburski et al. 2019, "Theory III: Dynamics and Generalization in Deep Networks",
+      section 6 and eq. 15, which prints V'G inside the root and so does not keep the
+      norm; Douglas, Amari and Kung 2000, "On gradient adaptation with unit-norm
+      constraints".
+    """
+    methods: dict[str, Callable[[Sphere, list[Any]], list[Any]]] = {
+        "lagrange": functools.partial(_turned, turn=_multiplier),
+        "coefficient": functools.partial(Sphere.retract, project=False),
+        "tangent": Sphere.project,
+        "natural": functools.partial(_turned, turn=_great_circle),
+    }
+    if method not in methods:
+        raise ValueError(
+            f"`method` must be one of {', '.join(map(repr, methods))}, got {method!r}."
+        )
+    return on_sphere("unit_norm", groups, axis_name, methods[method])
+
+
+def _multiplier(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    b = 1 / jnp.maximum(x, 1)
+    return jnp.sqrt(jnp.maximum(1 - (b * x) ** 2, 0)), b
+
+
+def _great_circle(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.cos(x), jnp.sinc(x / jnp.pi)
+
+
+def _turned(sphere: Sphere, us: list[Any], turn: Turn) -> list[Any]:
+    # Projected before it is measured: of an update that is nearly radial, as that of an
+    # exponential loss becomes, the difference |u|^2 - a^2 |w|^2 would be all rounding.
+    us = sphere.project(us)
+    uu = geometry.inner_products(sphere.grouping, us, us, sphere.axes)
+    uw = geometry.inner_products(sphere.grouping, us, sphere.ws, sphere.axes)
+    p, q, on = [], [], []
+    for k, norm in enumerate(sphere.norms):
+        ww = sphere.ww[k]
+        # Where the square of a finite update overflows, the weights stay.
+        lost = jnp.isposinf(uu[k]) & jnp.isfinite(uw[k])
+        a, b = turn(jnp.where(lost, 0, jnp.sqrt(uu[k])) / jnp.where(norm > 0, norm, 1))
+        b = jnp.where(lost, 0, b)
+        p.append(b)
+        q.append(norm * a / jnp.sqrt(ww) - b * jnp.where(ww > 0, uw[k] / ww, 0) - 1)
+        # Not finite from an update that is not: it passes as it is.
+        on.append(sphere.on[k] & jnp.isfinite(p[k]) & jnp.isfinite(q[k]))
+    return geometry.combine(sphere.grouping, us, sphere.ws, p, q, on)

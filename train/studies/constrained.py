@@ -1,0 +1,232 @@
+"""Constrained descent on separable data, and how norms grow without constraints.
+
+After Banburski et al. 2019, "Theory III: Dynamics and Generalization in Deep Networks":
+sections 6 and 12 (methods), Appendix 22 and Figure 11 (growth). The data are drawn
+here; the paper has none for the linear case.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path as File
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+from sklearn.svm import SVC
+
+import lawn_optax as lawn
+from lawn_optax import baselines
+from train.plots import COLOURS
+
+# Methods on the sphere whose steps have the length of the gradient, as LAWN's have.
+_SPHERE = (
+    "Lagrange multiplier",
+    "coefficients",
+    "tangent gradient",
+    "natural gradient",
+    "LAWN, reparametrised",
+)
+
+
+class Path(NamedTuple):
+    """One method's way."""
+
+    margin: np.ndarray  # float64[steps + 1]; smallest margin of the unit vector
+    angle: np.ndarray  # float64[steps + 1]; radians to the direction of largest margin
+    norm: np.ndarray  # float64[steps + 1]
+    direction: np.ndarray  # float64[steps + 1, 4]; the unit vector
+
+
+class Growth(NamedTuple):
+    """Norms of a network of some depth against time."""
+
+    time: np.ndarray  # float64[points]
+    product: np.ndarray  # float64[points]; product of the layers' norms
+    layer: np.ndarray  # float64[points]; norm of each layer
+
+
+def separable(seed: int = 3) -> np.ndarray:
+    """Eleven points times their labels, float64[11, 4], separable through the origin.
+
+    The last input is a constant 1, whose weight is the bias.
+    """
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(14, 4))
+    x[:, -1] = 1
+    score = x @ np.array([1.0, -0.5, 0.8, 0.3])
+    keep = np.abs(score) > 0.3
+    return x[keep] * np.sign(score[keep])[:, None]
+
+
+def max_margin(points: np.ndarray) -> np.ndarray:
+    """The unit vector of largest margin for points times labels.
+
+    A support-vector machine always fits an intercept; each point with its mirror image
+    makes that 0.
+    """
+    x = np.concatenate([points, -points])
+    y = np.repeat([1.0, -1.0], len(points))
+    w = SVC(kernel="linear", C=1e8, tol=1e-10).fit(x, y).coef_[0]
+    return w / np.linalg.norm(w)
+
+
+def methods(rate: float = 1.0) -> dict[str, optax.GradientTransformation]:
+    """Every method, by the name that the figure shows."""
+    sgd = optax.sgd(rate)
+    shrinking = lambda count: 1 / (count + 4.0)  # noqa: E731
+    # At a constant rate v would turn ever faster as g grows, and its path jump about.
+    apart = optax.partition(
+        {"v": optax.sgd(lambda t: rate * (1 + 0.3 * t) ** -2.0), "g": sgd},
+        baselines.Polar("v", "g"),
+    )
+    return {
+        "gradient descent": sgd,
+        "NMGD, a = 0.75": baselines.nmgd(rate, 0.75),
+        "weight normalisation": baselines.weight_normalization(apart),
+        "Lagrange multiplier": optax.chain(sgd, baselines.unit_norm("lagrange")),
+        "coefficients": optax.chain(sgd, baselines.unit_norm("coefficient")),
+        "tangent gradient": optax.chain(sgd, baselines.unit_norm("tangent")),
+        "natural gradient": optax.chain(sgd, baselines.unit_norm("natural")),
+        "LAWN": lawn.wrap(sgd),
+        "LAWN, reparametrised": baselines.reparametrize(sgd),
+        "hyperball, 1/t": optax.chain(sgd, baselines.hyperball(shrinking)),
+    }
+
+
+def margins(steps: int = 5000, norm: float = 40.0) -> dict[str, Path]:
+    """Follows each method from one random direction.
+
+    The loss is the logarithm of the exponential loss summed over the points: gradient
+    flow takes the same path for both, in another time.
+
+    Args:
+        steps: Updates per method.
+        norm: Of the weights that are constrained. Methods that let the norm grow start
+            from norm 1.
+
+    Returns:
+        Method -> its way.
+    """
+    points = separable()
+    best = max_margin(points)
+    start = np.random.default_rng(5).normal(size=(4, 1))
+    start /= np.linalg.norm(start)
+    free = {"gradient descent", "NMGD, a = 0.75", "weight normalisation"}
+    return {
+        name: _path(
+            _follow(tx, (1.0 if name in free else norm) * start, points, steps),
+            points,
+            best,
+        )
+        for name, tx in methods().items()
+    }
+
+
+def _follow(
+    tx: optax.GradientTransformation, start: np.ndarray, points: np.ndarray, steps: int
+) -> np.ndarray:
+    z = jnp.asarray(points, jnp.float32)
+
+    def loss(w):
+        return jax.nn.logsumexp(-z @ w[:, 0])
+
+    def body(carry, _):
+        w, state = carry
+        updates, state = tx.update(jax.grad(loss)(w), state, w)
+        w = w + updates
+        return (w, state), w[:, 0]
+
+    w = jnp.asarray(start, jnp.float32)
+    run = jax.jit(lambda w: jax.lax.scan(body, (w, tx.init(w)), length=steps)[1])
+    return np.concatenate([start.T, np.asarray(run(w), np.float64)])
+
+
+def _path(ws: np.ndarray, points: np.ndarray, best: np.ndarray) -> Path:
+    norm = np.linalg.norm(ws, axis=1)
+    units = ws / norm[:, None]
+    return Path((units @ points.T).min(axis=1), _angle(units, best), norm, units)
+
+
+def _angle(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Between unit vectors, from the chord: a small angle's cosine is 1 to rounding."""
+    return 2 * np.arcsin(np.linalg.norm(one - other, axis=-1) / 2)
+
+
+def growth(
+    depth: int, margin: float = 1.0, until: float = 100.0, factor: float | None = None
+) -> Growth:
+    """Norms under gradient flow of the exponential loss for one example, eq. 103.
+
+    All layers have norm 1 at first and stay equal. With K the depth, f the margin of
+    the normalised network and R the exponential of f times the product of norms::
+
+        R' = factor f^(2/K) (log R)^(2 - 2/K)
+
+    Args:
+        depth: K, the number of layers.
+        margin: f.
+        until: Time of the last point.
+        factor: K by default, as eqs. 13 and 99 imply; the paper prints K squared.
+
+    Returns:
+        Norms at 400 times, dense at first.
+    """
+    # In s = log R the time is an integral of known functions: dt = e^s / (...) ds.
+    s = margin + np.linspace(0, np.log1p(2 * until * margin) * 3 + 1, 40_001)
+    k = depth if factor is None else factor
+    slowness = np.exp(s) / (k * margin ** (2 / depth) * s ** (2 - 2 / depth))
+    parts = np.diff(s) * (slowness[1:] + slowness[:-1]) / 2
+    time = np.concatenate([[0.0], np.cumsum(parts)])
+    at = np.concatenate([[0.0], np.geomspace(until / 1e4, until, 399)])
+    product = np.interp(at, time, s) / margin
+    return Growth(at, product, product ** (1 / depth))
+
+
+def figure(
+    file: File, paths: Mapping[str, Path], growths: Mapping[int, Growth]
+) -> None:
+    """Draws angles, margins and norms against updates, and growth against time.
+
+    Args:
+        file: Of the PNG file to write.
+        paths: What `margins` returns.
+        growths: Depth -> what `growth` returns.
+    """
+    drawing = Figure(figsize=(10, 10.5), layout="constrained")
+    axes = drawing.subplots(3, 2)
+    angle, gap, norm, between, product, layer = axes.flat
+    styles = {}
+    best = max(path.margin.max() for path in paths.values())
+    for k, (name, path) in enumerate(paths.items()):
+        styles[name] = {
+            "color": COLOURS[k % len(COLOURS)],
+            "ls": ("-", "--", ":")[k // len(COLOURS)],
+        }
+        steps = np.arange(1, len(path.angle))
+        angle.loglog(steps, path.angle[1:], **styles[name])
+        gap.semilogx(steps, path.margin[1:] / best, **styles[name])
+        norm.loglog(steps, path.norm[1:], label=name, **styles[name])
+        if name in _SPHERE:
+            apart = _angle(path.direction, paths["LAWN"].direction)
+            between.loglog(steps, apart[1:], **styles[name])
+    angle.set(title="Angle to the largest margin", ylabel="radians")
+    gap.set(title="Margin, of the largest seen", ylim=(0, 1.02))
+    norm.set(title="Norm of the weights", ylabel="norm")
+    between.set(title="Angle to LAWN's weights", ylabel="radians", ylim=(1e-6, 1))
+    for one in (angle, gap, norm, between):
+        one.set_xlabel("update")
+    for k, (depth, grown) in enumerate(sorted(growths.items())):
+        style = {"color": COLOURS[k], "label": f"{depth} layer{'s'[: depth > 1]}"}
+        product.plot(grown.time, grown.product, **style)
+        layer.plot(grown.time, grown.layer, **style)
+    product.set(title="Product of the layers' norms", xlabel="time")
+    layer.set(title="Norm of each layer", xlabel="time")
+    for one in (product, layer):
+        one.legend(frameon=False, fontsize="small")
+    for one in axes.flat:
+        one.grid(alpha=0.3)
+    lines = norm.get_legend_handles_labels()
+    drawing.legend(*lines, loc="outside lower center", ncols=4, frameon=False)
+    drawing.savefig(file, dpi=100)
