@@ -6,7 +6,10 @@ does not depend on the number of workers or processes, and a run can go on at an
 """
 
 import math
+import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -207,12 +210,26 @@ def _batches(
             grain.MultiprocessingOptions(
                 num_workers=workers,
                 per_worker_buffer_size=max(1, math.ceil(per_batch / workers)),
-            )
+            ),
+            _start_worker,
         )
     with closing(iter(decoded)) as parts:
         for _ in steps:
             images, labels = zip(*(next(parts) for _ in range(per_batch)), strict=True)
             yield Batch(np.concatenate(images), np.concatenate(labels))
+
+
+def _start_worker(number: int, workers: int) -> None:
+    """Lets a worker end with its parent, and not before."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends its workers.
+
+    def follow() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()  # A parent that was killed has told nobody.
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def images_per_second(stream: Iterator[Batch], warm_up: int) -> float:

@@ -208,7 +208,7 @@ def test_the_mean_is_that_of_each_colour():
     assert found.dtype == np.float32
     expected = images.astype(np.float64).reshape(-1, 3).mean(0) / 255
     np.testing.assert_allclose(found, expected, rtol=2**-24)  # Half a last place.
-    bright = np.full((60, 400, 400, 3), 255, np.uint8)  # More than 2^32 together.
+    bright = np.full((110, 400, 400, 3), 255, np.uint8)  # More than 2^32 together.
     np.testing.assert_array_equal(augmentation.channel_mean(bright), np.ones(3))
 
 

@@ -2,6 +2,10 @@
 
 import io
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 from collections import Counter
 from itertools import islice
 
@@ -165,6 +169,40 @@ def test_a_corrupt_file_is_named_by_whoever_meets_it(workers, tmp_path):
     parts = f"{path} cannot be decoded (", "delete it"
     refused(lambda: take(photos.train, order, 0, 2, workers), *parts)
     assert not multiprocessing.active_children()
+
+
+ENDLESS = """
+import pathlib, sys
+from train import image_folder, image_loader
+if __name__ == "__main__":
+    photos = image_folder.load(pathlib.Path(sys.argv[1])).train
+    order = image_loader.training_order(photos, 2, seed=0)
+    for batch in image_loader.batches(photos, order, 0, 10**9, workers=1):
+        print("batch", flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_workers_end_with_their_parent(how, tmp_path):
+    write_folder(tmp_path / "images")
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    with subprocess.Popen(
+        [sys.executable, script, tmp_path / "images"],
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout.readline() == "batch\n"
+        if how == "killed":
+            process.kill()
+        else:  # Ctrl-C goes to workers as well.
+            os.killpg(process.pid, signal.SIGINT)
+        # The pipes end when nobody has them any more: no worker either.
+        errors = process.communicate(timeout=120)[1]
+    assert errors.count("KeyboardInterrupt") == (how == "interrupted"), errors
 
 
 def test_impossible_sizes_are_refused():
