@@ -34,7 +34,7 @@ class Polar(NamedTuple):
     """What weight normalisation trains."""
 
     v: Any  # like the parameters
-    g: jax.Array  # float32[num_norms] (float64 with x64 leaves); lengths, one a group
+    g: Any  # float32[num_norms] (float64 with x64 leaves); lengths, one a group
 
 
 class ReparametrizedState(NamedTuple):
@@ -120,7 +120,7 @@ def weight_normalization(
     groups: Groups | None = None,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Weight normalisation around any optimizer: w = g v / |v|, which trains v and g.
+    """Weight normalisation around any optimizer: ``w = g v / |v|``, with v, g trained.
 
     The model sees w; ``inner`` gets the gradients::
 

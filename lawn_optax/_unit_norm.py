@@ -44,9 +44,9 @@ def unit_norm(
         "natural"      V <- V cos |t| + t sin |t| / |t|
 
     They agree to first order in the step. "tangent" alone drifts: each step multiplies
-    the norm by the root of 1 + |t|^2, second order in the step, and so first order over
-    a fixed stretch of gradient flow; the others keep c to rounding. "natural" follows
-    the great circle along the natural gradient of the sphere.
+    the norm by the root of ``1 + |t|^2``, second order in the step, and so first order
+    over a fixed stretch of gradient flow; the others keep c to rounding. "natural"
+    follows the great circle along the natural gradient of the sphere.
 
     Args:
       method: "lagrange", "coefficient", "tangent" or "natural" (the "true gradient").
