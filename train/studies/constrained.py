@@ -7,7 +7,7 @@ here; the paper has none for the linear case.
 
 from collections.abc import Mapping
 from pathlib import Path as File
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,9 +77,9 @@ def methods(rate: float = 1.0) -> dict[str, optax.GradientTransformation]:
     sgd = optax.sgd(rate)
     shrinking = lambda count: 1 / (count + 4.0)  # noqa: E731
     # At a constant rate v would turn ever faster as g grows, and its path jump about.
-    labels: Any = baselines.Polar("v", "g")  # pyright: ignore[reportArgumentType] (labels for arrays)
     apart = optax.partition(
-        {"v": optax.sgd(lambda t: rate * (1 + 0.3 * t) ** -2.0), "g": sgd}, labels
+        {"v": optax.sgd(lambda t: rate * (1 + 0.3 * t) ** -2.0), "g": sgd},
+        baselines.Polar("v", "g"),
     )
     return {
         "gradient descent": sgd,
