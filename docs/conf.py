@@ -15,6 +15,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
 ]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 # Docstrings name functions in single backticks.

@@ -38,7 +38,7 @@ def effective_learning_rate(
       learning_rate: Per update. With momentum, give ``learning_rate / (1 - momentum)``
         for the rate over many updates.
       groups: What shares one norm; see `lawn_optax.wrap`.
-      power: 2 for SGD, whose gradient shrinks as 1/|w|; 1 for updates that do not
+      power: 2 for SGD, whose gradient shrinks as ``1/|w|``; 1 for updates that do not
         depend on the gradient's size, such as Adam's.
       axis_name: See `lawn_optax.project_tangent`.
 

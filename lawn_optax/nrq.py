@@ -2,7 +2,7 @@
 """The noisy Rayleigh quotient: a normalised model whose training can be predicted.
 
 The loss is ``x' A x / (2 x' x)``, its gradient is noisy, orthogonal to x and shrinks as
-1/|x|: what a layer before batch normalisation has, in the smallest form. `simulate`
+``1/|x|``: what a layer before batch normalisation has, in the smallest form. `simulate`
 trains it with any optimizer, thousands of trials at once; the other functions predict
 what comes out for SGD with weight decay, eq. 3 of the paper::
 
@@ -14,8 +14,8 @@ equation, in which a unit of time is one update, to first order in ``learning_ra
 weight_decay``. In the paper's equations M must be the squared norm of x, though it is
 called the norm; where constants are misprinted, the docstring says which.
 
-Of a trial, the alignment f is the squared first coordinate of x/|x|, 1 at an optimum;
-the risk is 1 minus its mean over trials.
+Of a trial, the alignment f is the squared first coordinate of ``x/|x|``, 1 at an
+optimum; the risk is 1 minus its mean over trials.
 """
 
 from collections.abc import Callable
@@ -156,7 +156,7 @@ def quadratic_gradient(
 ) -> jax.Array:
     """Noisy gradient of the quadratic model, ``A x + noise``.
 
-    The paper prints x/|x| for x, which is not the gradient of its loss.
+    The paper prints ``x/|x|`` for x, which is not the gradient of its loss.
 
     Args:
       x: [..., p].

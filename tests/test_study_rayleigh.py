@@ -62,7 +62,7 @@ def test_rate_and_decay_make_up_for_another_start(rows):
 def test_table_and_figure_show_every_line(rows, tmp_path):
     text = rayleigh.table(rows)
     assert [text.count(line.label) for row in rows for line in row].count(0) == 0
-    assert len(text.splitlines()) == 1 + 2 + 2 + 3
+    assert len(text.splitlines()) == 2 + 2 + 2 + 3
     rayleigh.draw(tmp_path / "rayleigh.png", rows, SMALL)
     assert (tmp_path / "rayleigh.png").stat().st_size > 50_000
     assert "p = 6, spectrum 0 and 5 times 1" in SMALL.describe()

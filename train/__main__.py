@@ -9,13 +9,14 @@ from typing import Any
 
 import tyro
 
-from train import InputError, digits, evaluate, image, recsys, report, sweep
+from train import InputError, digits, evaluate, image, recsys, report, study, sweep
 
 PROG = "python -m train"
 EXPERIMENTS = {
     "digits": digits.Config,
     "recsys": recsys.Config,
     "image": image.Config,
+    "study": study.Config,
     "evaluate": evaluate.Config,
     "report": report.Config,
 }
@@ -25,6 +26,7 @@ RUNNERS = {
     recsys.Config: recsys.run,
     image.Config: image.run,
     sweep.Config: sweep.run,
+    study.Config: study.run,
     evaluate.Config: evaluate.run,
     report.Config: report.run,
 }

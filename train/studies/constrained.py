@@ -18,6 +18,7 @@ from sklearn.svm import SVC
 
 import lawn_optax as lawn
 from lawn_optax import baselines
+from train import records
 from train.plots import COLOURS
 
 # Methods on the sphere whose steps have the length of the gradient, as LAWN's have.
@@ -230,3 +231,44 @@ def figure(
     lines = norm.get_legend_handles_labels()
     drawing.legend(*lines, loc="outside lower center", ncols=4, frameon=False)
     drawing.savefig(file, dpi=100)
+
+
+def report(folder: File) -> str:
+    """Draws the figure into a folder and says what is in it."""
+    paths = margins()
+    growths = {depth: growth(depth) for depth in (1, 2, 3)}
+    figure(folder / "constrained.png", paths, growths)
+    best = max(path.margin.max() for path in paths.values())
+    rows = [
+        [
+            name,
+            f"{path.angle[-1]:.3f}",
+            f"{100 * path.margin[-1] / best:.1f}",
+            f"{path.norm[0]:.0f}",
+            f"{path.norm[-1]:.1f}",
+        ]
+        for name, path in paths.items()
+    ]
+    header = ["method", "angle, rad", "margin, % of largest", "first norm", "last norm"]
+    depths = [
+        [
+            f"{depth}",
+            f"{grown.product[-1]:.2f}",
+            f"{growth(depth, factor=depth**2).product[-1]:.2f}",
+            f"{grown.layer[-1]:.2f}",
+        ]
+        for depth, grown in growths.items()
+    ]
+    return (
+        "Separable data, loss the logarithm of the summed exponential loss, 5,000"
+        " updates; angle to the direction of largest margin (SVM without intercept).\n"
+        "The paper says that all methods converge to it. Those whose norm may grow do;"
+        " with a fixed norm c the angle stops at about 1/c.\n\n"
+        f"{records.table(header, rows)}\n\n"
+        "Growth under gradient flow for one example with margin 1, at time 100. The"
+        " paper's eq. 103 prints K^2 where K belongs.\n\n"
+        + records.table(
+            ["layers K", "product of norms", "with K^2 as printed", "norm of a layer"],
+            depths,
+        )
+    )

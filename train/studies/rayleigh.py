@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 import lawn_optax as lawn
 from lawn_optax import nrq
+from train import records
 from train.plots import COLOURS
 
 
@@ -202,18 +203,24 @@ def _line(
 
 def table(rows: list[list[Line]]) -> str:
     """The limits of each line beside their predictions, for a person to read."""
-    head = "row  line                                     risk at the end     predicted"
-    text = [f"{head}  lowest risk  angle    predicted"]
-    for k, row in enumerate(rows):
+    cells = []
+    for letter, row in zip("abc", rows, strict=True):
         for line in row:
             end = slice(-max(line.risk.size // 10, 1), None)
-            text.append(
-                f"{'abc'[k]}    {line.label:<38}  {line.risk[end].mean():.4f} "
-                f"(se {line.risk_error[end].mean():.4f})"
-                f"  {line.predicted_risk:.4f}     {line.risk.min():.4f}"
-                f"       {line.angle[end].mean():.5f}  {line.predicted_angle[-1]:.5f}"
+            risk, error = line.risk[end].mean(), line.risk_error[end].mean()
+            cells.append(
+                [
+                    letter,
+                    line.label,
+                    f"{risk:.4f} ± {error:.4f}",
+                    f"{line.predicted_risk:.4f}",
+                    f"{line.risk.min():.4f}",
+                    f"{line.angle[end].mean():.5f}",
+                    f"{line.predicted_angle[-1]:.5f}",
+                ]
             )
-    return "\n".join(text)
+    header = ["row", "line", "risk at the end", "predicted", "lowest risk"]
+    return records.table([*header, "angle, rad", "predicted"], cells)
 
 
 def draw(path: Path, rows: list[list[Line]], choices: Choices) -> None:
@@ -265,3 +272,18 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices) -> None:
         fontsize=10,
     )
     figure.savefig(path, dpi=100)
+
+
+def report(folder: Path) -> str:
+    """Draws the figure into a folder and says what is in it."""
+    choices = Choices()
+    rows = compute(choices)
+    draw(folder / "rayleigh.png", rows, choices)
+    return (
+        f"Noisy Rayleigh quotient: {choices.describe()}.\n"
+        "Claims: a smaller angular update ends at a lower risk, later (a); after a"
+        " decay of the rate the risk falls below its limit and comes back, unless the"
+        " weights are rescaled (b); the start matters only through rate and decay"
+        " (c).\n\n"
+        f"{table(rows)}"
+    )

@@ -1,0 +1,48 @@
+"""``study``: what the papers claim of small problems, beside what is computed."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from train import records
+from train.studies import constrained, exponential, rayleigh
+
+# Each draws its figures into a folder and returns what to print.
+STUDIES: dict[str, Callable[[Path], str]] = {
+    "constrained": constrained.report,
+    "exponential": exponential.report,
+    "rayleigh": rayleigh.report,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The papers' theory on small problems, computed in a minute or two on a CPU.
+
+    constrained: methods that keep or shed the norm, on separable data (Theory III).
+    exponential: growing learning rates in the place of weight decay (Li and Arora).
+    rayleigh: weight decay on scale-invariant weights (noisy Rayleigh quotient).
+    """
+
+    name: Annotated[
+        Literal["constrained", "exponential", "rayleigh"],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="NAME"),
+    ]
+    """Which one."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder for text and figures (default: under runs/)."""
+
+
+def run(config: Config) -> None:
+    """Computes a study, prints its findings and writes them with the figures."""
+    options = records.run_config("study", config, ("out",))
+    folder = config.out or records.default_folder(options)
+    with records.run_folder(folder, options) as files:
+        text = STUDIES[config.name](files)
+        (files / "findings.md").write_text(text + "\n", encoding="utf-8")
+        names = ", ".join(sorted(path.name for path in files.iterdir()))
+    print(f"{text}\n\nWritten to {folder}: {names}")
