@@ -221,7 +221,8 @@ def _batches(
 
 def _start_worker(number: int, workers: int) -> None:
     """Lets a worker end with its parent, and not before."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends its workers.
+    # Ctrl-C: the parent ends its workers, but Grain may wait half a minute for them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def follow() -> None:
         parent = multiprocessing.parent_process()

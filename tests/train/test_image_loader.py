@@ -3,7 +3,6 @@
 import io
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -182,8 +181,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", ["killed", "interrupted"])
-def test_workers_end_with_their_parent(how, tmp_path):
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     write_folder(tmp_path / "images")
     script = tmp_path / "endless.py"
     script.write_text(ENDLESS)
@@ -196,13 +194,9 @@ def test_workers_end_with_their_parent(how, tmp_path):
         start_new_session=True,
     ) as process:
         assert process.stdout.readline() == "batch\n"
-        if how == "killed":
-            process.kill()
-        else:  # Ctrl-C goes to workers as well.
-            os.killpg(process.pid, signal.SIGINT)
+        process.kill()
         # The pipes end when nobody has them any more: no worker either.
-        errors = process.communicate(timeout=120)[1]
-    assert errors.count("KeyboardInterrupt") == (how == "interrupted"), errors
+        process.communicate(timeout=120)
 
 
 def test_impossible_sizes_are_refused():
