@@ -31,7 +31,7 @@ class Data(NamedTuple):
     labels: jax.Array  # int32[n]
     test_images: jax.Array  # uint8[m, side, side, 3]
     test_labels: jax.Array  # int32[m]
-    mean: jax.Array  # float32[3]; of the training images, 0 to 255
+    mean: jax.Array  # float32[3]; of the training images, 0 to 1
 
 
 class State(NamedTuple):
@@ -64,6 +64,9 @@ class Task(NamedTuple):
         watch: ``mean-margin`` or ``median-margin`` where the switch waits for one.
         devices: Number of devices.
         axis: Name of their axis; None on one device.
+        unrolled: Whether Python loops over the parts of a batch, and over `step`
+            instead of the device over both: on CPUs, where XLA's convolutions are many
+            times slower in a compiled loop (https://github.com/jax-ml/jax/issues/12868).
     """
 
     model: nn.Module
@@ -80,6 +83,7 @@ class Task(NamedTuple):
     watch: str | None = None
     devices: int = 1
     axis: str | None = None
+    unrolled: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -109,9 +113,6 @@ def step(
     number: jax.Array,
 ) -> tuple[State, jax.Array]:
     """One update, the `number`-th of an epoch, both from 0.
-
-    For a loop in Python on CPUs, where XLA's convolutions are up to 20 times slower in
-    a compiled loop (https://github.com/jax-ml/jax/issues/12868).
 
     Returns:
         The state, and the mean loss of the batch before the update, float32[].
@@ -270,7 +271,7 @@ def _gradients(
 
     zeros = jax.tree.map(jnp.zeros_like, (state.params, jnp.zeros([])))
     carry = zeros, state.statistics
-    if jax.default_backend() == "cpu":  # See `step`.
+    if task.unrolled:
         found = []
         for part in range(task.parts):
             carry, one = add_part(carry, part)

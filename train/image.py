@@ -110,6 +110,7 @@ def make_task(config: Settings, images: Images, devices: Devices) -> Task:
         watch=None if config.switch == "epochs" else config.switch,
         devices=devices.count,
         axis=devices.axis,
+        unrolled=jax.default_backend() == "cpu",
     )
 
 
@@ -173,8 +174,7 @@ def programs(task: Task) -> training.Programs:
     return training.Programs(
         partial(classifier.start, task),
         partial(classifier.advance, task),
-        # See `classifier.step`.
-        partial(classifier.step, task) if jax.default_backend() == "cpu" else None,
+        partial(classifier.step, task) if task.unrolled else None,
         partial(classifier.evaluate, task),
         task.steps_per_epoch,
         task.epoch_size,

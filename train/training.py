@@ -256,13 +256,17 @@ def _advance(programs: Programs, devices: Devices) -> Callable[..., Any]:
 
         return by_epoch
     single = devices.compile(programs.step, donate=True)
+    compiled = []
 
     def by_step(state, trial, data, first, last):
+        arguments = state, trial, data, number(0), number(0)
+        if not compiled:  # Before any step, so that its time is not the first epoch's.
+            compiled.append(single.lower(*arguments).compile())
         losses = []
         for epoch, step in itertools.product(
             range(first, last), range(programs.steps_per_epoch)
         ):
-            state, loss = single(state, trial, data, number(epoch), number(step))
+            state, loss = compiled[0](state, trial, data, number(epoch), number(step))
             losses.append(loss)
         return state, float(np.mean(devices.get(losses))) if losses else 0.0
 

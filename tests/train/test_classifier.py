@@ -56,7 +56,15 @@ def epoch_numpy(task, head, data, epoch, flood=None):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"parts": 4}, {"batch_size": 50}, {"flood": 1.0}], ids=str
+    "options",
+    [
+        {},
+        {"parts": 4},
+        {"parts": 4, "unrolled": True},
+        {"batch_size": 50},
+        {"flood": 1.0},
+    ],
+    ids=str,
 )
 def test_epochs_equal_numpy(options):
     data = tiny.data()

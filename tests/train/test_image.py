@@ -15,9 +15,9 @@ from train import image, image_options
 from train.__main__ import main
 
 # Sixty images: three steps of 16 an epoch, and 12 images left out.
-BASE = "image --quiet --batch-size 16 --devices 1 --warmup-epochs 1"
+BASE = "image --quiet --batch-size 16 --warmup-epochs 1"
 WHOLE = f"{BASE} --optimizer adam-lawn --free-epochs 1 --epochs 4 --eval-every 1"
-WHOLE += " --learning-rate 0.01 --checkpoint-minutes 0"
+WHOLE += " --learning-rate 0.01 --checkpoint-minutes 0 --devices 1"
 GROUPS = ("conv1", "norm1", "conv2", "norm2", "conv3", "norm3", "conv4", "norm4")
 KEYS = {
     *("epoch", "step", "loss", "accuracy", "test_loss", "ece", "train_accuracy"),
@@ -133,9 +133,11 @@ def test_wrong_options_are_one_line_and_leave_no_trace(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     "options",
     [
-        "--optimizer sgd-lawn --loss focal --micro-batch 4 --dtype bfloat16",
-        "--optimizer lamb --label-smoothing 0.05 --no-augment --clip-norm None",
-        "--optimizer adamw-bounded --weight-decay 0.1 --validation",
+        "--optimizer sgd-lawn --loss focal --micro-batch 4 --dtype bfloat16 --devices 1",
+        "--optimizer lamb --label-smoothing 0.05 --no-augment --clip-norm None --devices 1",
+        "--optimizer adamw-bounded --weight-decay 0.1 --validation --devices 1",
+        "--devices 8 --parallel jit",
+        "--devices 8 --parallel pmap",
     ],
 )
 def test_other_options_train(options, files, tmp_path, monkeypatch, capsys):
@@ -143,5 +145,6 @@ def test_other_options_train(options, files, tmp_path, monkeypatch, capsys):
     command = [*BASE.split(), "--epochs=2", "--free-epochs=0", *options.split()]
     assert main([*command, f"--data-dir={files}", f"--out={tmp_path / 'run'}"]) == 0
     output = capsys.readouterr().out
-    assert "(3 steps per epoch on 1 x" in output and "after 2 epochs" in output
+    count = 8 if "--devices 8" in options else 1
+    assert f"(3 steps per epoch on {count} x" in output and "after 2 epochs" in output
     assert all(math.isfinite(x) for row in rows(tmp_path / "run") for x in row.values())
