@@ -133,9 +133,11 @@ def test_wrong_options_are_one_line_and_leave_no_trace(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     "options",
     [
-        "--optimizer sgd-lawn --loss focal --micro-batch 4 --dtype bfloat16 --devices 1",
-        "--optimizer lamb --label-smoothing 0.05 --no-augment --clip-norm None --devices 1",
-        "--optimizer adamw-bounded --weight-decay 0.1 --validation --devices 1",
+        "--devices 1 --optimizer sgd-lawn --loss focal --micro-batch 4"
+        " --dtype bfloat16",
+        "--devices 1 --optimizer lamb --label-smoothing 0.05 --no-augment"
+        " --clip-norm None",
+        "--devices 1 --optimizer adamw-bounded --weight-decay 0.1 --validation",
         "--devices 8 --parallel jit",
         "--devices 8 --parallel pmap",
     ],
