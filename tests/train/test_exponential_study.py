@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from train.studies import exponential as study
+from train.studies import toy
 
 
 @pytest.mark.usefixtures("x64")
@@ -17,14 +18,14 @@ def test_the_printed_gradient_of_case_3_ascends():
     y, length = np.sign(x[0]), np.linalg.norm(w)
     tangent = x - (w @ x) / length**2 * w
     printed = y / (1 + np.exp(x @ w / length * y)) * tangent / length
-    gradient = jax.grad(study.toy_loss)(jnp.asarray(w), jnp.asarray(x), True)
+    gradient = jax.grad(toy.loss)(jnp.asarray(w), jnp.asarray(x), True)
     np.testing.assert_allclose(gradient, -printed, rtol=1e-12)
 
     def loss(v):
         return np.log1p(np.exp(-(x @ v) / np.linalg.norm(v) * y))
 
     assert loss(w - 0.01 * printed) > loss(w) > loss(w + 0.01 * printed)
-    plain = jax.grad(study.toy_loss)(jnp.asarray(w), jnp.asarray(x), False)
+    plain = jax.grad(toy.loss)(jnp.asarray(w), jnp.asarray(x), False)
     np.testing.assert_allclose(plain, -y * x / (1 + np.exp(x @ w * y)), rtol=1e-12)
 
 
@@ -33,7 +34,7 @@ def test_the_error_is_the_angle_over_pi():
     x = np.random.default_rng(0).normal(size=(200_000, 3))
     wrong = np.mean(x @ w * np.sign(x[:, 0]) <= 0)
     angle = np.arccos(w[0] / np.linalg.norm(w))
-    curves = study.ToyCurves(jnp.asarray(angle), jnp.asarray(1.0))
+    curves = toy.Curves(jnp.asarray(angle), jnp.asarray(1.0))
     # Four standard errors of 200,000 samples; the angle itself is 3.1 times that.
     assert abs(wrong - float(curves.error)) < 4 * np.sqrt(0.25 / 200_000)
 
@@ -41,20 +42,20 @@ def test_the_error_is_the_angle_over_pi():
 def test_theorem_3_1_by_hand_and_its_condition():
     common = {"rate": 0.1, "weight_decay": 0.1, "dimension": 16, "delta": np.exp(-1)}
     # 32 * 25 * 0.05 / (0.1 * 4) = 100; twice 0.01 - 2 * 0.05^2 is 0.01.
-    steps = study.nonconvergence_steps(0.05, norm=5.0, **common)
+    steps = toy.nonconvergence_steps(0.05, norm=5.0, **common)
     np.testing.assert_allclose(steps, np.log(100) / 0.01 + 6, rtol=1e-12)
     # Short weights need no time to shrink.
-    np.testing.assert_allclose(study.nonconvergence_steps(0.05, norm=0.1, **common), 6)
+    np.testing.assert_allclose(toy.nonconvergence_steps(0.05, norm=0.1, **common), 6)
     with pytest.raises(ValueError, match="angle below 0.0707107"):
-        study.nonconvergence_steps(0.0708, norm=5.0, **common)
+        toy.nonconvergence_steps(0.0708, norm=5.0, **common)
 
 
 def test_weight_decay_or_normalization_converges_and_both_do_not():
     steps, rate, decay, dimension = 4_000, 0.1, 0.05, 4
     common = {"rate": rate, "dimension": dimension, "steps": steps, "seeds": 16}
-    both = study.toy_curves(normalized=True, weight_decay=decay, **common)
-    alone = study.toy_curves(normalized=True, weight_decay=0.0, **common)
-    plain = study.toy_curves(normalized=False, weight_decay=decay, **common)
+    both = toy.curves(normalized=True, weight_decay=decay, **common)
+    alone = toy.curves(normalized=True, weight_decay=0.0, **common)
+    plain = toy.curves(normalized=False, weight_decay=decay, **common)
     last = slice(steps // 2, None)
     angles = {k: np.asarray(v.angle) for k, v in
               {"both": both, "alone": alone, "plain": plain}.items()}  # fmt: skip
@@ -68,7 +69,7 @@ def test_weight_decay_or_normalization_converges_and_both_do_not():
     # share of delta at most.
     epsilon, delta = 0.03, 0.01
     norm = float(np.asarray(both.norm)[:, steps // 2 :].max())
-    window = int(np.ceil(study.nonconvergence_steps(
+    window = int(np.ceil(toy.nonconvergence_steps(
         epsilon, rate=rate, weight_decay=decay, dimension=dimension, norm=norm,
         delta=delta)))  # fmt: skip
     assert window < steps // 2
@@ -97,7 +98,7 @@ def test_both_schedules_train_alike_and_are_drawn(tmp_path):
     assert growing.norm[-1] > 1.005 * decayed.norm[-1]
     np.testing.assert_allclose(decayed.rate, [0.1, 0.01, 0.001], rtol=1e-6)
     study.draw_curves(tmp_path / "curves.png", config, curves)
-    toy = study.toy_curves(normalized=True, weight_decay=0.1, steps=9, seeds=2)
-    study.draw_toy(tmp_path / "toy.png", {"both": toy})
+    both = toy.curves(normalized=True, weight_decay=0.1, steps=9, seeds=2)
+    toy.draw(tmp_path / "toy.png", {"both": both})
     for name in ("curves.png", "toy.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

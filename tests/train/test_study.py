@@ -6,7 +6,7 @@ import pytest
 
 from train import study
 from train.__main__ import main
-from train.studies import exponential, rayleigh
+from train.studies import exponential, rayleigh, toy
 
 
 def test_a_study_leaves_its_findings_and_figure(tmp_path, capsys):
@@ -42,10 +42,9 @@ def test_the_study_of_exponential_rates_at_a_small_size(tmp_path, monkeypatch):
     small = exponential.Config(steps=8, eval_every=4, channels=2)
     monkeypatch.setattr(exponential, "Config", lambda: small)
     cases = {
-        name: partial(case, steps=1_200, seeds=2)
-        for name, case in exponential.TOY_CASES.items()
+        name: partial(case, steps=1_200, seeds=2) for name, case in toy.CASES.items()
     }
-    monkeypatch.setattr(exponential, "TOY_CASES", cases)
+    monkeypatch.setattr(toy, "CASES", cases)
     lines = exponential.report(tmp_path).splitlines()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("exponential.png", "toy.png")

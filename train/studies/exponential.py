@@ -1,7 +1,8 @@
 """Exponential rates in the place of weight decay, and why both matter under a norm.
 
-After Li and Arora 2019, arXiv:1910.07454. Reads top to bottom: the toy of section 3,
-a small residual network on handwritten digits, the runs on it, figures.
+After Li and Arora 2019, arXiv:1910.07454. Reads top to bottom: a small residual network
+on handwritten digits, the runs on it, the figure, the findings. The toy of section 3 is
+in `train.studies.toy`.
 """
 
 import dataclasses
@@ -22,91 +23,7 @@ from lawn_optax import schedules
 from train import records
 from train.digits import CLASSES, Split, load_data
 from train.plots import COLOURS
-
-# ------------------------------------------------------------- the toy, section 3
-
-
-class ToyCurves(NamedTuple):
-    """Runs of the toy; the first axis is the seed, the second the step from 0 on."""
-
-    angle: jax.Array  # float[seeds, steps + 1]; to the separating direction, radians
-    norm: jax.Array  # float[seeds, steps + 1]
-
-    @property
-    def error(self) -> jax.Array:
-        """The training error. The paper prints the angle; it is the angle over pi."""
-        return self.angle / jnp.pi
-
-
-def toy_loss(w: jax.Array, x: jax.Array, normalized: bool) -> jax.Array:
-    """Logistic loss of a linear classifier for the sign of x_1, of one sample."""
-    output = x @ w / (jnp.linalg.norm(w) if normalized else 1)
-    return jax.nn.softplus(-output * jnp.sign(x[0]))
-
-
-@partial(jax.jit, static_argnames=("dimension", "normalized", "steps", "seeds"))
-def toy_curves(
-    *,
-    normalized: bool,
-    weight_decay: float,
-    rate: float = 0.1,
-    dimension: int = 10,
-    steps: int = 10_000,
-    seeds: int = 8,
-) -> ToyCurves:
-    """SGD on one new Gaussian sample per step, from weights of norm 1.
-
-    Section 3: weight decay alone (``normalized=False``) and normalization alone
-    (``weight_decay=0``) converge to the separating direction, both together do not.
-    """
-
-    def measure(w):
-        # atan2: arccos of w_1 / |w| loses small angles.
-        return jnp.arctan2(jnp.linalg.norm(w[1:]), w[0]), jnp.linalg.norm(w)
-
-    def step(w, key):
-        x = jax.random.normal(key, (dimension,))
-        gradient = jax.grad(toy_loss)(w, x, normalized)
-        w = w - rate * (gradient + weight_decay * w)
-        return w, measure(w)
-
-    def run(key):
-        first, later = jax.random.split(key)
-        w = jax.random.normal(first, (dimension,))
-        w = w / jnp.linalg.norm(w)
-        _, after = jax.lax.scan(step, w, jax.random.split(later, steps))
-        pairs = zip(measure(w), after, strict=True)
-        return ToyCurves(*(jnp.append(start, rest) for start, rest in pairs))
-
-    return jax.vmap(run)(jax.random.split(jax.random.key(0), seeds))
-
-
-def nonconvergence_steps(
-    epsilon: float,
-    *,
-    weight_decay: float,
-    rate: float,
-    dimension: int,
-    norm: float,
-    delta: float,
-) -> float:
-    """Theorem 3.1: within so many steps, the angle exceeds epsilon at least once.
-
-    With probability 1 - delta, under normalization and weight decay, from any weights
-    of that norm. ``epsilon`` is an angle, an error of ``epsilon / pi``.
-    """
-    contraction = rate * weight_decay - 2 * epsilon**2
-    if not contraction > 0:
-        raise ValueError(
-            "Theorem 3.1 needs rate * weight_decay > 2 epsilon^2, which is "
-            f"{2 * epsilon**2:.6g}; got {rate * weight_decay:.6g}. Take an angle below "
-            f"{math.sqrt(rate * weight_decay / 2):.6g}."
-        )
-    ratio = 32 * norm**2 * epsilon / (rate * math.sqrt(dimension))
-    # Weights that are short enough already need no time to shrink.
-    shrink = max(0.0, math.log(ratio)) / (2 * contraction)
-    return shrink + 6 * math.log(1 / delta)
-
+from train.studies import toy
 
 # ----------------------------------------------------------------------- network
 
@@ -294,43 +211,13 @@ def draw_curves(path: Path, config: Config, curves: Mapping[str, Curves]) -> Non
     accuracy.set(title="Validation accuracy")
     norm.set(title="Norm of all weights", yscale="log", xlabel="update")
     rate.set(title="Learning rate", yscale="log", xlabel="update")
-    _finish(figure, path, loss)
-
-
-def draw_toy(path: Path, runs: Mapping[str, ToyCurves]) -> None:
-    """Error and norm of the toy: medians over the seeds, bands from 10% to 90%."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    error, norm = figure.subplots(1, 2)
-    for colour, (name, run) in zip(COLOURS, runs.items(), strict=False):
-        for axes, values in ((error, run.error), (norm, run.norm)):
-            low, middle, high = np.quantile(np.asarray(values), [0.1, 0.5, 0.9], axis=0)
-            steps = np.arange(1, len(middle) + 1)
-            axes.plot(steps, middle, color=colour, label=name)
-            axes.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
-    error.set(title="Training error", xscale="log", yscale="log", xlabel="step")
-    norm.set(title="Norm of the weights", xscale="log", yscale="log", xlabel="step")
-    _finish(figure, path, error)
-
-
-def _finish(figure: Figure, path: Path, labelled: Any) -> None:
-    for axes in figure.axes:
-        axes.grid(alpha=0.3)
-    handles = labelled.get_legend_handles_labels()[0]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=100)
-
-
-TOY_CASES: dict[str, Callable[..., ToyCurves]] = {
-    "weight decay alone": partial(toy_curves, normalized=False, weight_decay=0.01),
-    "normalization alone": partial(toy_curves, normalized=True, weight_decay=0.0),
-    "both": partial(toy_curves, normalized=True, weight_decay=0.01),
-}
+    toy.finish(figure, path, loss)
 
 
 def report(folder: Path) -> str:
     """Draws the figures into a folder and says what is in them."""
-    toys = {name: case() for name, case in TOY_CASES.items()}
-    draw_toy(folder / "toy.png", toys)
+    toys = {name: case() for name, case in toy.CASES.items()}
+    toy.draw(folder / "toy.png", toys)
     config = Config()
     curves = compare(config)
     draw_curves(folder / "exponential.png", config, curves)
