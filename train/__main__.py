@@ -9,7 +9,18 @@ from typing import Any
 
 import tyro
 
-from train import InputError, digits, evaluate, image, recsys, report, study, sweep
+from train import (
+    InputError,
+    digits,
+    evaluate,
+    image,
+    image_options,
+    recsys,
+    recsys_options,
+    report,
+    study,
+    sweep,
+)
 
 PROG = "python -m train"
 EXPERIMENTS = {
@@ -20,12 +31,12 @@ EXPERIMENTS = {
     "evaluate": evaluate.Config,
     "report": report.Config,
 }
-SWEEPS = {"recsys": sweep.Config}
+SWEEPS = {"recsys": recsys_options.SweepConfig, "image": image_options.SweepConfig}
 RUNNERS = {
     digits.Config: digits.run,
     recsys.Config: recsys.run,
     image.Config: image.run,
-    sweep.Config: sweep.run,
+    **dict.fromkeys(SWEEPS.values(), sweep.run),
     study.Config: study.run,
     evaluate.Config: evaluate.run,
     report.Config: report.run,

@@ -7,7 +7,6 @@ compiled programs in `train.classifier`, files in `train.image_files`.
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -130,21 +129,7 @@ def _loss(config: Settings, logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def run(config: Config) -> None:
     """Trains, prints the result and writes the run folder."""
-    settings = resolve(config)
-    execute(settings, training.begin(settings), load_data(settings))
-
-
-def execute(config: Settings, devices: Devices, images: Images) -> Path:
-    """One run on data that is there, with resolved options; returns its folder."""
-    task = make_task(config, images, devices)
-    return training.execute(
-        "image",
-        config,
-        devices,
-        programs(task),
-        partial(on_device, images),
-        introduction(config, images, task),
-    )
+    training.run(EXPERIMENT, resolve(config))
 
 
 def introduction(config: Settings, images: Images, task: Task) -> str:
@@ -165,8 +150,9 @@ def introduction(config: Settings, images: Images, task: Task) -> str:
     )
 
 
-def programs(task: Task) -> training.Programs:
+def prepare(config: Settings, images: Images, devices: Devices) -> training.Programs:
     """What `train.training` needs to know about a run."""
+    task = make_task(config, images, devices)
 
     def documents(right: np.ndarray) -> dict[str, Any]:
         return {"errors": {"wrong": np.flatnonzero(~right).tolist()}}
@@ -189,7 +175,11 @@ def programs(task: Task) -> training.Programs:
             trained="training images",
         ),
         conclusion,
+        introduction(config, images, task),
     )
+
+
+EXPERIMENT = training.Experiment("image", load_data, prepare, on_device)
 
 
 def conclusion(options: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:

@@ -26,6 +26,21 @@ TUNED = {
     "lamb-lawn": (3e-2, 0.0, 5.0),
 }
 
+GRIDS = {
+    "default": options.Grid(
+        {"adam": (1e-3, 3e-3, 1e-2), "lamb": (3e-3, 1e-2, 3e-2), "sgd": (0.1, 0.5, 2)},
+        (1e-3, 1e-2, 1e-1),
+        (1.0, 3.0, 9.0),
+    ),
+    # The coarse one of arXiv, Table 5, with the decays and free epochs of D.2; the
+    # second stage, five rates near the best, is named with --rates.
+    "papers": options.Grid(
+        dict.fromkeys(("adam", "lamb", "sgd"), (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)),
+        (1e-5, 1e-4, 1e-3),
+        (1.0, 5.0, 20.0, 40.0),
+    ),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Options(options.Training):
@@ -68,6 +83,18 @@ class Config(Options, options.Single):
     validation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Hold out 5,000 of the training images and test on them, to choose
     hyperparameters without the test images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig(Options, options.Several):
+    """Images: the same number of trials for each optimizer, then its best one.
+
+    Trials have one seed and all epochs, or a schedule with all phases shortened alike;
+    the best of them, by its accuracy on 5,000 held-out training images, is trained in
+    full with several seeds on all training images. The papers' grid, the first stage of
+    Table 5, has 18 to 24 trials for each optimizer. The same command with the same
+    options resumes a sweep that was interrupted.
+    """
 
 
 @dataclasses.dataclass(frozen=True)

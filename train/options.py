@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -90,6 +90,48 @@ class Single:
     """Number of processes of the run."""
     process: int = 0
     """This process's number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Several:
+    """What a sweep has besides."""
+
+    optimizers: tuple[str, ...] = ("adamw", "adam-lawn", "lamb", "lamb-lawn")
+    """Any of those that a single run takes."""
+    grid: Literal["default", "papers"] = "default"
+    """What is not given below: nine trials for each optimizer, or the papers' grid."""
+    rates: tuple[float, ...] = ()
+    """Learning rates for every optimizer (default: of the grid)."""
+    decays: tuple[float, ...] = ()
+    """Weight decays, for the optimizers without -lawn that take one."""
+    free: tuple[float, ...] = ()
+    """Free epochs of the full schedule, for the -lawn forms."""
+    trial_epochs: int | None = None
+    """Epochs of a trial (default: all). Fewer, with the schedule compressed, cost less
+    but favour learning rates that are too high for a training in full."""
+    trial_seeds: tuple[int, ...] = (0,)
+    """Seeds of each trial; trials are compared by their mean."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the final runs; without any, there are none."""
+    protocol: Literal["validation", "papers"] = "validation"
+    """Choose by what is held out of the training data, or by the test data itself."""
+    at_once: int | None = None
+    """Trials trained side by side by vmap (default: 1 where more gains nothing, as on
+    CPUs, else as many as fit the memory)."""
+
+
+class Grid(NamedTuple):
+    """Hyperparameters that a sweep tries where none are given.
+
+    Attributes:
+        rates: Learning rates by optimizer, without its form: ``adam``, ``lamb-plus``.
+        decays: Weight decays.
+        free: Free epochs of the full schedule.
+    """
+
+    rates: Mapping[str, tuple[float, ...]]
+    decays: tuple[float, ...]
+    free: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)

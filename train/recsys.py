@@ -7,7 +7,6 @@ compiled programs in `train.recommender`, samples in `train.sampling`, data sets
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,8 +32,10 @@ from train.recsys_options import Config, Settings, resolve
 
 # ------------------------------------------------------------------------ data
 
+Loaded = tuple[Interactions, np.ndarray]
 
-def load_data(config: Settings) -> tuple[Interactions, np.ndarray]:
+
+def load_data(config: Settings) -> Loaded:
     """The interactions that a run trains on, and its candidates."""
     data = interactions.load(config.dataset, config.data_dir)
     if config.validation:
@@ -103,6 +104,11 @@ def _loss(config: Settings, logits: jax.Array, labels: jax.Array) -> jax.Array:
 # ------------------------------------------------------------------------- run
 
 
+def run(config: Config) -> None:
+    """Trains, prints the result and writes the run folder."""
+    training.run(EXPERIMENT, resolve(config))
+
+
 def introduction(config: Settings, data: Interactions, task: Task) -> str:
     """What is trained, in a few lines."""
     device = jax.devices()[0].device_kind
@@ -121,33 +127,14 @@ def introduction(config: Settings, data: Interactions, task: Task) -> str:
     )
 
 
-def run(config: Config) -> None:
-    """Trains, prints the result and writes the run folder."""
-    settings = resolve(config)
-    execute(settings, training.begin(settings), *load_data(settings))
-
-
-def execute(
-    config: Settings, devices: Devices, interacted: Interactions, candidates: np.ndarray
-) -> Path:
-    """One run on data that is there, with resolved options; returns its folder."""
-    task = make_task(config, interacted, devices)
-    return training.execute(
-        "recsys",
-        config,
-        devices,
-        programs(task, len(candidates)),
-        partial(on_device, interacted, candidates),
-        introduction(config, interacted, task),
-    )
-
-
-def programs(task: Task, draws: int) -> training.Programs:
+def prepare(config: Settings, loaded: Loaded, devices: Devices) -> training.Programs:
     """What `train.training` needs to know about a run."""
+    interacted, candidates = loaded
+    task = make_task(config, interacted, devices)
 
     def documents(hits: np.ndarray) -> dict[str, Any]:
         rounded = [round(hit, 4) for hit in hits.tolist()]
-        return {"hits": {"draws": draws, "hr": rounded}}
+        return {"hits": {"draws": len(candidates), "hr": rounded}}
 
     return training.Programs(
         partial(recommender.start, task),
@@ -167,7 +154,14 @@ def programs(task: Task, draws: int) -> training.Programs:
             trained="a training item",
         ),
         conclusion,
+        introduction(config, interacted, task),
+        _fitting(task),
     )
+
+
+EXPERIMENT = training.Experiment(
+    "recsys", load_data, prepare, lambda loaded: on_device(*loaded)
+)
 
 
 def conclusion(options: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -183,3 +177,16 @@ def conclusion(options: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     if published:
         lines.append(f"the papers, mean of {papers.RUNS} runs: {published.text()}")
     return "\n".join(lines)
+
+
+def _fitting(task: Task) -> int:
+    """How many runs train side by side."""
+    if jax.default_backend() == "cpu":
+        return 1  # More gains nothing.
+    size = -(-task.batch_size // task.parts)
+    model = task.model
+    weights = (model.num_users + model.num_items) * model.embedding
+    # Activations and their gradients of a part; weights, moments and gradients.
+    numbers = 4 * size * sum(model.features) + 10 * weights
+    memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 2**33)
+    return max(1, int(memory / 2 / (4 * numbers)))

@@ -27,6 +27,23 @@ TUNED = {
     "lamb-lawn": (2e-2, 0.0, 50.0),
 }
 
+# Gupta et al. 2021, arXiv:2108.05839, Table 8.
+_RATES = (1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2)
+_SGD_RATES = (1e-2, 5e-2, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 2.5, 3.75, 5.0)
+GRIDS = {
+    # Those of adam and the decays are what ml-100k was tuned with.
+    "default": options.Grid(
+        {"adam": (1e-3, 2e-3, 4e-3), "lamb": (5e-3, 1e-2, 2e-2), "sgd": (0.1, 0.5, 2)},
+        (0.0, 1.0, 3.0),
+        (20.0, 50.0, 100.0),
+    ),
+    "papers": options.Grid(
+        {"adam": _RATES, "lamb": _RATES, "sgd": _SGD_RATES},
+        (1e-4, 1e-3, 1e-2, 1e-1, 0.0),
+        (0.1, 1.0, 5.0, 20.0, 50.0, 100.0),
+    ),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Options(options.Training):
@@ -68,6 +85,18 @@ class Config(Options, options.Single):
     validation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Hold out each user's second-latest item and rank that one, to choose
     hyperparameters without the test item."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig(Options, options.Several):
+    """Recommenders: the same number of trials for each optimizer, then its best one.
+
+    Trials have one seed and all epochs, or a schedule with all phases shortened alike;
+    the best of them, by each user's second-latest item, is trained in full with several
+    seeds on everything but the latest, the test item. The papers' grid, Table 8, has 40
+    to 66 trials for each optimizer. The same command with the same options resumes a
+    sweep that was interrupted.
+    """
 
 
 @dataclasses.dataclass(frozen=True)

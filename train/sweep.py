@@ -1,116 +1,135 @@
 """Sweeps: a grid of hyperparameters per optimizer, then the best with several seeds.
 
-``python -m train sweep recsys``. All trials of an optimizer train in one compiled
-program; the best of them, by the validation item, is then trained on everything but
-the test item.
+``python -m train sweep recsys`` or ``image``. Trials are compared on data held out of
+the training data; the best one is then trained on all of these.
 """
 
 import dataclasses
 import itertools
 import json
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from train import (
+    image,
+    image_options,
     optimizers,
     options,
-    recommender,
     records,
     recsys,
     recsys_options,
     require,
     training,
 )
-from train.interactions import Interactions
+from train.options import Settled
 from train.parallel import Devices
 from train.progress import ProgressReport
-from train.recommender import Task
-from train.recsys_options import Options, Settings, resolve
 from train.runs import open_run
+from train.training import Experiment, Programs
 
+Config = recsys_options.SweepConfig | image_options.SweepConfig
 Member = dict[str, Any]  # Hyperparameters and seed of one trial.
 HYPERPARAMETERS = ("learning_rate", "weight_decay", "free_epochs")
 UNRELATED = ("out", "quiet", "data_dir", "checkpoint_minutes", "micro_batch", "at_once")
 
-# Gupta et al. 2021, arXiv:2108.05839, Table 8.
-PAPERS_RATES = (1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2)
-PAPERS_SGD_RATES = (1e-2, 5e-2, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 2.5, 3.75, 5.0)
-PAPERS_DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 0.0)
-PAPERS_FREE = (0.1, 1.0, 5.0, 20.0, 50.0, 100.0)
-# Nine trials each. Those of adam and the decays are what ml-100k was tuned with.
-RATES = {"adam": (1e-3, 2e-3, 4e-3), "lamb": (5e-3, 1e-2, 2e-2), "sgd": (0.1, 0.5, 2.0)}
-DECAYS = (0.0, 1.0, 3.0)
-FREE = (20.0, 50.0, 100.0)
 
+class Kind(NamedTuple):
+    """What a sweep needs to know about an experiment.
 
-@dataclasses.dataclass(frozen=True)
-class Config(Options):
-    """Recommenders: the same number of trials for each optimizer, then its best one.
-
-    Trials have one seed and all epochs, or a schedule with all phases shortened alike;
-    the best of them is trained in full with several seeds. The same command with the
-    same options resumes a sweep that was interrupted.
+    Attributes:
+        experiment: What is run.
+        Config: Options of a single run.
+        shared: The options that it shares with a sweep.
+        resolve: Fills in and checks the former.
+        grids: Hyperparameters by the name of a grid.
+        metrics: What is kept of a trial; the first one chooses, higher is better.
+        column: The first one, in percent, as a table names it.
+        subject: What is trained, in words.
+        measured: On what a trial is, in words.
     """
 
-    optimizers: tuple[str, ...] = ("adamw", "adam-lawn", "lamb", "lamb-lawn")
-    """Any of those that `recsys` takes."""
-    grid: Literal["default", "papers"] = "default"
-    """What is not given below: nine trials for each optimizer, or the papers' Table 8
-    (40 to 66 trials each)."""
-    rates: tuple[float, ...] = ()
-    """Learning rates for every optimizer (default: of the grid)."""
-    decays: tuple[float, ...] = ()
-    """Weight decays, for the optimizers without -lawn that take one."""
-    free: tuple[float, ...] = ()
-    """Free epochs of the full schedule, for the -lawn forms."""
-    trial_epochs: int | None = None
-    """Epochs of a trial (default: all). Fewer, with the schedule compressed, cost less
-    but favour learning rates that are too high for a training in full."""
-    trial_seeds: tuple[int, ...] = (0,)
-    """Seeds of each trial; trials are compared by their mean."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the final runs; without any, there are none."""
-    protocol: Literal["validation", "papers"] = "validation"
-    """Choose by each user's second-latest item, or by the test item itself."""
-    at_once: int | None = None
-    """Trials trained side by side by vmap (default: 1 on CPUs, where more gains
-    nothing, else as many as fit the memory)."""
+    experiment: Experiment
+    Config: Callable[..., Any]
+    shared: type
+    resolve: Callable[[Any], Settled]
+    grids: Mapping[str, options.Grid]
+    metrics: tuple[str, ...]
+    column: str
+    subject: Callable[[Any], str]
+    measured: Callable[[Any], str]
+
+
+def _ranked(config: recsys_options.SweepConfig) -> str:
+    validation = config.protocol == "validation"
+    item = "second-latest (validation)" if validation else "latest (test)"
+    candidates = f"mean of {config.candidate_draws} draws of candidates"
+    if not config.candidate_draws:
+        candidates = "candidates of the files"
+    return f"of each user's {item} item, {candidates}"
+
+
+def _tested(config: image_options.SweepConfig) -> str:
+    held_out = f"{image.HELD_OUT:,} held-out training images"
+    return f"on {held_out if config.protocol == 'validation' else 'the test images'}"
+
+
+KINDS: dict[type, Kind] = {
+    recsys_options.SweepConfig: Kind(
+        recsys.EXPERIMENT,
+        recsys_options.Config,
+        recsys_options.Options,
+        recsys_options.resolve,
+        recsys_options.GRIDS,
+        ("hr", "ndcg", "auc"),
+        "HR@10 %",
+        lambda config: f"tower {config.tower}, initial weights {config.init}",
+        _ranked,
+    ),
+    image_options.SweepConfig: Kind(
+        image.EXPERIMENT,
+        image_options.Config,
+        image_options.Options,
+        image_options.resolve,
+        image_options.GRIDS,
+        ("accuracy", "ece", "test_loss"),
+        "Accuracy %",
+        lambda config: f"{config.model}, {config.dtype}",
+        _tested,
+    ),
+}
 
 
 def grid(config: Config, name: str) -> list[Member]:
     """The hyperparameters of each trial of an optimizer."""
     known = ", ".join(optimizers.NAMES)
     require(name in optimizers.NAMES, f"no optimizer {name!r}; choose from: {known}")
-    base = name.split("-")[0].removesuffix("w")
-    papers = config.grid == "papers"
-    rates = config.rates or RATES[base]
-    if papers and not config.rates:
-        rates = PAPERS_SGD_RATES if base == "sgd" else PAPERS_RATES
+    tried = KINDS[type(config)].grids[config.grid]
+    rates = config.rates or tried.rates[name.split("-")[0].removesuffix("w")]
     if optimizers.is_lawn(name):
-        key, values = "free_epochs", config.free or (PAPERS_FREE if papers else FREE)
+        key, values = "free_epochs", config.free or tried.free
     elif name in optimizers.WITHOUT_DECAY:
         key, values = "weight_decay", (0.0,)
     else:
-        key = "weight_decay"
-        values = config.decays or (PAPERS_DECAYS if papers else DECAYS)
+        key, values = "weight_decay", config.decays or tried.decays
     members = itertools.product(rates, values, config.trial_seeds)
     return [{"learning_rate": r, key: v, "seed": seed} for r, v, seed in members]
 
 
-def make_config(config: Config, name: str, **changes: Any) -> Settings:
+def make_config(config: Config, name: str, **changes: Any) -> Any:
     """A run in full, with the options of the sweep."""
-    fields = dataclasses.fields(Options)
+    kind = KINDS[type(config)]
+    fields = dataclasses.fields(kind.shared)
     given: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields}
-    given |= {"optimizer": name} | changes
-    return resolve(recsys_options.Config(**given))
+    return kind.resolve(kind.Config(**given | {"optimizer": name} | changes))
 
 
-def trial_config(config: Config, name: str, member: Member) -> Settings:
+def trial_config(config: Config, name: str, member: Member) -> Any:
     """One trial: a run in full with all its phases shortened alike."""
     full = make_config(config, name, **member)
     epochs = config.trial_epochs or full.epochs
@@ -126,80 +145,56 @@ def trial_config(config: Config, name: str, member: Member) -> Settings:
 
 def run(config: Config) -> None:
     """Trains all trials and final runs; prints and writes the tables."""
-    names = config.optimizers
+    kind, names = KINDS[type(config)], config.optimizers
+    metric = kind.metrics[0]
     require(0 < len(names) == len(set(names)), "--optimizers needs different names")
     require(len(config.trial_seeds) > 0, "--trial-seeds needs at least one")
     members = {name: grid(config, name) for name in names}
     # All options are checked before anything is read.
     trials = [trial_config(config, n, m) for n in names for m in members[n]]
-    content = records.run_config("sweep recsys", config, UNRELATED)
+    content = records.run_config(f"sweep {kind.experiment.name}", config, UNRELATED)
     folder = config.out or records.default_folder(content)
-    data, candidates = recsys.load_data(trials[0])
+    loaded = kind.experiment.load(trials[0])
     with open_run(folder, content) as files:
         rows = []
         for name in names:
-            rows += train_grid(config, name, members[name], folder, data, candidates)
+            rows += train_grid(config, name, members[name], folder, loaded)
         text = table(config, rows)
         print(f"\n{text}\n", flush=True)
         records.write_jsonl(folder / "trials.jsonl", rows)
         (folder / "table.md").write_text(text + "\n", encoding="utf-8")
         finals(config, rows, folder)
-        files.finish(
-            {"best": {n: best([r for r in rows if r["optimizer"] == n]) for n in names}}
-        )
+        chosen = {
+            name: best([row for row in rows if row["optimizer"] == name], metric)
+            for name in names
+        }
+        files.finish({"best": chosen})
 
 
 def train_grid(
-    config: Config,
-    name: str,
-    members: list[Member],
-    folder: Path,
-    data: Interactions,
-    candidates: np.ndarray,
+    config: Config, name: str, members: list[Member], folder: Path, loaded: Any
 ) -> list[dict[str, Any]]:
-    """Trains all trials of an optimizer in one program; one row for each."""
+    """Trains all trials of an optimizer; one row for each."""
+    kind = KINDS[type(config)]
     trials = [trial_config(config, name, member) for member in members]
-    task = recsys.make_task(trials[0], data, Devices(limit=1))
-    at_once = min(len(trials), config.at_once or _fitting(task))
+    programs = kind.experiment.prepare(trials[0], loaded, Devices(limit=1))
+    at_once = min(len(trials), config.at_once or programs.at_once)
     content = records.run_config("trials", trials[0], options.UNRELATED)
     content["trials"] = members
-    epochs = trials[0].epochs
+    epochs, steps = trials[0].epochs, programs.steps_per_epoch
     with open_run(
         folder / "trials" / name, content, checkpoint_minutes=config.checkpoint_minutes
     ) as files:
         if not files.finished:
             print(
                 f"{name}: {len(trials)} trials of {epochs} epochs, {at_once} at once"
-                f" ({task.steps_per_epoch} steps per epoch)",
+                f" ({steps} steps per epoch)",
                 flush=True,
             )
-            arguments = [training.make_trial(t, task.steps_per_epoch) for t in trials]
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arguments)
-            arrays = recsys.on_device(data, candidates)
-
-            def over_members(function):
-                # Even a vmap of one costs time on a CPU.
-                batch_size = at_once if at_once > 1 else None
-                return partial(jax.lax.map, function, batch_size=batch_size)
-
-            @partial(jax.jit, donate_argnums=0)
-            def advance(state, first, last):
-                def one(member):
-                    return recommender.advance(
-                        task, member[0], member[1], arrays, first, last
-                    )
-
-                return over_members(one)((state, stacked))
-
-            @jax.jit
-            def evaluate(state):
-                def one(member):
-                    return recommender.evaluate(task, member[0], member[1], arrays)[0]
-
-                return over_members(one)((state, stacked))
-
-            start = jax.jit(over_members(partial(recommender.start, task)))
-            host, done = files.restore(jax.tree.map(np.asarray, start(stacked)))
+            arguments = [training.make_trial(trial, steps) for trial in trials]
+            arrays = kind.experiment.arrays(loaded)
+            start, advance, evaluate = _programs(programs, arguments, arrays, at_once)
+            host, done = files.restore(jax.tree.map(np.asarray, start()))
             state = jax.tree.map(jnp.asarray, host)
             show = not config.quiet
             with ProgressReport(max(1, epochs - done), not show) as progress:
@@ -219,7 +214,7 @@ def train_grid(
                     "trials": [
                         {"optimizer": name, "batch_size": config.batch_size}
                         | member
-                        | {key: float(values[key][i]) for key in ("hr", "ndcg", "auc")}
+                        | {key: float(values[key][i]) for key in kind.metrics}
                         | {"outcome": _outcome(int(host.diverged_step[i]))}
                         for i, member in enumerate(members)
                     ]
@@ -228,8 +223,74 @@ def train_grid(
         return json.loads((files.folder / "summary.json").read_text())["trials"]
 
 
-def best(rows: list[dict[str, Any]]) -> Member | None:
-    """The trial with the highest mean hit ratio over its seeds, of those that finished.
+def _programs(
+    programs: Programs, trials: list[dict[str, Any]], data: Any, at_once: int
+) -> tuple[Callable, Callable, Callable]:
+    """Start, epochs and evaluation of all trials, whose states are stacked.
+
+    Returns:
+        ``() -> state``, ``(state, first_epoch, last_epoch) -> (state, loss)`` and
+        ``(state) -> metrics``; each leaf, loss and metric ``[trials, ...]``.
+    """
+    if at_once == 1:
+        return _one_by_one(programs, trials, data)
+    stacked = _stack(trials)
+
+    def over_trials(function: Callable) -> Callable:
+        return partial(jax.lax.map, function, batch_size=at_once)
+
+    @partial(jax.jit, donate_argnums=0)
+    def advance(state, first, last):
+        def one(member):
+            return programs.advance(member[0], member[1], data, first, last)
+
+        return over_trials(one)((state, stacked))
+
+    @jax.jit
+    def evaluate(state):
+        return over_trials(lambda one: programs.evaluate(one[0], one[1], data)[0])(
+            (state, stacked)
+        )
+
+    start = jax.jit(over_trials(programs.start))
+    return partial(start, stacked), advance, evaluate
+
+
+def _one_by_one(
+    programs: Programs, trials: list[dict[str, Any]], data: Any
+) -> tuple[Callable, Callable, Callable]:
+    """As `_programs`: the program of a single run, called for each trial."""
+    devices = Devices(limit=1)
+    start_one, evaluate_one = jax.jit(programs.start), jax.jit(programs.evaluate)
+    advance_one = training.make_advance(programs, devices)
+
+    def member(state, i):
+        return jax.tree.map(lambda leaf: leaf[i], state)
+
+    def advance(state, first, last):
+        found = [
+            advance_one(member(state, i), trial, data, first, last)
+            for i, trial in enumerate(trials)
+        ]
+        return _stack([state for state, _ in found]), [loss for _, loss in found]
+
+    def evaluate(state):
+        return _stack(
+            [
+                evaluate_one(member(state, i), trial, data)[0]
+                for i, trial in enumerate(trials)
+            ]
+        )
+
+    return lambda: _stack([start_one(trial) for trial in trials]), advance, evaluate
+
+
+def _stack(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def best(rows: list[dict[str, Any]], metric: str) -> Member | None:
+    """The trial with the highest mean metric over its seeds, of those that finished.
 
     Returns:
         Its hyperparameters, without the seed; None if all diverged.
@@ -244,54 +305,51 @@ def best(rows: list[dict[str, Any]]) -> Member | None:
     ]
     if not alive:
         return None
-    top = max(alive, key=lambda trial: np.mean([row["hr"] for row in trial]))[0]
+    top = max(alive, key=lambda trial: np.mean([row[metric] for row in trial]))[0]
     return {key: top[key] for key in HYPERPARAMETERS if key in top}
 
 
 def finals(config: Config, rows: list[dict[str, Any]], folder: Path) -> None:
     """Trains each optimizer's best trial in full, with every seed."""
-    loaded = None
+    kind, loaded = KINDS[type(config)], None
+    metric = kind.metrics[0]
     for name in config.optimizers:
-        chosen = best([row for row in rows if row["optimizer"] == name])
+        chosen = best([row for row in rows if row["optimizer"] == name], metric)
         if chosen is None:
             print(f"{name}: every trial diverged, so there is no final run")
             continue
         for seed in config.seeds:
             out = folder / "final" / f"{name}-seed{seed}"
             final = make_config(config, name, **chosen, seed=seed, out=out)
-            loaded = loaded or recsys.load_data(final)
-            recsys.execute(final, Devices(), *loaded)
+            loaded = loaded or kind.experiment.load(final)
+            training.execute(kind.experiment, final, Devices(), loaded)
 
 
 def table(config: Config, rows: list[dict[str, Any]]) -> str:
     """All trials, the best of each optimizer marked, as Markdown."""
-    lines = []
+    kind, lines = KINDS[type(config)], []
+    metric = kind.metrics[0]
     for name in config.optimizers:
         mine = [row for row in rows if row["optimizer"] == name]
-        chosen = best(mine)
+        chosen = best(mine, metric)
         for row in mine:
-            hit = f"{100 * row['hr']:.2f}" if row["outcome"] == "finished" else ""
+            finished = row["outcome"] == "finished"
+            score = f"{100 * row[metric]:.2f}" if finished else row["outcome"]
             mark = "best" if chosen and chosen.items() <= row.items() else ""
-            trial, seed = describe(row), str(row["seed"])
-            lines.append([name, trial, seed, hit or row["outcome"], mark])
-    validation = config.protocol == "validation"
-    item = "second-latest (validation)" if validation else "latest (test)"
-    full = config.epochs or recsys_options.PRESETS[config.preset]["epochs"]
+            lines.append([name, describe(row), str(row["seed"]), score, mark])
+    name = config.optimizers[0]
+    full = make_config(config, name, **grid(config, name)[0]).epochs
     length = f"{full} epochs"
     if config.trial_epochs not in (None, full):
         length = (
             f"{config.trial_epochs} epochs, all phases shortened from {full} (the free"
             " epochs named are those of the full schedule)"
         )
-    candidates = f"mean of {config.candidate_draws} draws of candidates"
-    if not config.candidate_draws:
-        candidates = "candidates of the files"
-    header = ("optimizer", "trial", "seed", "HR@10 %", "")
+    header = ("optimizer", "trial", "seed", kind.column, "")
     return (
-        f"Trials on {config.dataset}, batch {config.batch_size:,}, tower"
-        f" {config.tower}, initial weights {config.init}: {length}. HR@10 after the"
-        f" last epoch, of each user's {item} item, {candidates}.\n\n"
-        f"{records.table(header, lines)}"
+        f"Trials on {config.dataset}, batch {config.batch_size:,},"
+        f" {kind.subject(config)}: {length}. {kind.column.removesuffix(' %')} after"
+        f" the last epoch, {kind.measured(config)}.\n\n{records.table(header, lines)}"
     )
 
 
@@ -303,16 +361,3 @@ def describe(row: Member) -> str:
 
 def _outcome(diverged_step: int) -> str:
     return "finished" if diverged_step < 0 else f"diverged at step {diverged_step}"
-
-
-def _fitting(task: Task) -> int:
-    """How many members train side by side."""
-    if jax.default_backend() == "cpu":
-        return 1
-    size = -(-task.batch_size // task.parts)
-    model = task.model
-    weights = (model.num_users + model.num_items) * model.embedding
-    # Activations and their gradients of a part; weights, moments and gradients.
-    numbers = 4 * size * sum(model.features) + 10 * weights
-    memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 2**33)
-    return max(1, int(memory / 2 / (4 * numbers)))

@@ -119,6 +119,8 @@ class Programs(NamedTuple):
             JSON files.
         draw: Draws the curves: ``(path, rows of metrics, step of the switch)``.
         conclude: The result in words: ``(options, rows of metrics)``.
+        introduction: What is trained, in a few lines.
+        at_once: Trials that a sweep may train side by side.
     """
 
     start: Callable[..., Any]
@@ -132,39 +134,58 @@ class Programs(NamedTuple):
     documents: Callable[[Any], Mapping[str, Any]]
     draw: Callable[[Path, list[dict[str, Any]], int], None]
     conclude: Callable[[Mapping[str, Any], list[dict[str, Any]]], str]
+    introduction: str
+    at_once: int = 1
+
+
+class Experiment(NamedTuple):
+    """A kind of run.
+
+    Attributes:
+        name: As on the command line.
+        load: Reads the data that a run with some options needs, into NumPy arrays.
+        prepare: ``(options, data, devices) -> Programs``.
+        arrays: Those data on the device.
+    """
+
+    name: str
+    load: Callable[[Any], Any]
+    prepare: Callable[[Any, Any, Devices], Programs]
+    arrays: Callable[[Any], Any]
+
+
+def run(experiment: Experiment, config: Settled) -> None:
+    """Trains, prints the result and writes the run folder."""
+    devices = begin(config)
+    execute(experiment, config, devices, experiment.load(config))
 
 
 def execute(
-    experiment: str,
-    config: Settled,
-    devices: Devices,
-    programs: Programs,
-    load: Callable[[], Any],
-    introduction: str,
+    experiment: Experiment, config: Settled, devices: Devices, loaded: Any
 ) -> Path:
-    """One run, or the rest of one.
+    """One run, or the rest of one, on data that is there.
 
     Args:
-        experiment: Its name.
+        experiment: Its kind.
         config: Options of the run.
         devices: Where it runs.
-        programs: What it computes.
-        load: Gives the data as arrays; not called if the run is finished.
-        introduction: What to print first.
+        loaded: What the experiment's `load` returned.
 
     Returns:
         The run's folder.
     """
-    options = records.run_config(experiment, config, UNRELATED)
+    programs = experiment.prepare(config, loaded, devices)
+    options = records.run_config(experiment.name, config, UNRELATED)
     folder = config.out or records.default_folder(options)
     leader = jax.process_index() == 0
     minutes = config.checkpoint_minutes
     with open_run(folder, options, checkpoint_minutes=minutes) as files:
         if leader:
-            print(introduction, flush=True)
+            print(programs.introduction, flush=True)
         if not files.finished:
             show = leader and not config.quiet
-            _train(config, programs, devices, load(), files, show)
+            data = experiment.arrays(loaded)
+            _train(config, programs, devices, data, files, show)
         if leader:
             summary = json.loads((folder / "summary.json").read_text())
             # Drawn from the rows each time: the kill may have come before it.
@@ -192,7 +213,7 @@ def _train(
     initial = jax.jit(programs.start)(trial)
     host, done = files.restore(jax.tree.map(np.asarray, initial))
     state, trial, data = devices.put((host, trial, data))
-    advance = _advance(programs, devices)
+    advance = make_advance(programs, devices)
     evaluate = devices.compile(programs.evaluate)
 
     # No epochs: compiles, and evaluates a run that was killed after its last one.
@@ -244,7 +265,7 @@ def _train(
     )
 
 
-def _advance(programs: Programs, devices: Devices) -> Callable[..., Any]:
+def make_advance(programs: Programs, devices: Devices) -> Callable[..., Any]:
     """``(state, trial, data, first_epoch, last_epoch) -> (state, mean loss)``."""
     number = lambda count: devices.put(np.int32(count))  # noqa: E731
     if programs.step is None:
