@@ -1,4 +1,4 @@
-"""Made-up folders of finished recommender runs, with known numbers."""
+"""Made-up folders of finished runs, with known numbers."""
 
 import json
 
@@ -86,7 +86,64 @@ def write_run(folder, hits, outcome="finished", switched_at=-1, **options):
     return folder
 
 
+IMAGE_OPTIONS = {
+    key: OPTIONS[key] for key in OPTIONS if not key.startswith("candidate")
+} | {
+    "experiment": "image",
+    "dataset": "cifar10",
+    "batch_size": 256,
+    "epochs": 2,
+    "model": "cnn",
+    "dtype": "float32",
+    "loss": "cross-entropy",
+    "augment": True,
+}
+del IMAGE_OPTIONS["tower"], IMAGE_OPTIONS["init"]
+
+
+def write_image_run(folder, right, outcome="finished", **options):
+    """A run folder with this number of `USERS` test images right at its end."""
+    folder.mkdir(parents=True)
+    rows = [
+        {
+            "epoch": epoch,
+            "step": 5 * epoch,
+            "loss": 0.5,
+            "accuracy": accuracy if outcome == "finished" else None,
+            "ece": accuracy / 10,
+            "train_accuracy": 0.9,
+        }
+        for epoch, accuracy in ((1, right / USERS + 0.01), (2, right / USERS))
+    ]
+    documents = {
+        "config.json": {"config": IMAGE_OPTIONS | options, "device": {"kind": "cpu"}},
+        "summary.json": {
+            "outcome": outcome,
+            "switched_at": -1,
+            "best": {"epoch": 1, "accuracy": rows[0]["accuracy"]},
+            "seconds": 30.0,
+        },
+        "errors.json": {"images": USERS, "wrong": list(range(USERS - right))},
+    }
+    for name, document in documents.items():
+        (folder / name).write_text(json.dumps(document))
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "metrics.jsonl").write_text(lines)
+    return folder
+
+
 def make_report(folder, *runs):
     """The text of the report on ``folder/runs``, or on some runs."""
     report.run(report.Config(runs or (folder / "runs",), folder / "report"))
     return (folder / "report" / "table.md").read_text()
+
+
+def cells(text, *starts):
+    """The cells of the one row of a table that starts with these cells."""
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    (row,) = [row for row in rows if row[: len(starts)] == list(starts)]
+    return row

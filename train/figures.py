@@ -1,4 +1,4 @@
-"""The recommender figures of Gupta et al. 2021, arXiv:2108.05839, from our own runs."""
+"""The figures of Gupta et al. 2021, arXiv:2108.05839, from our own runs."""
 
 import itertools
 import json
@@ -8,36 +8,33 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from train import papers
+from train import papers, reported
 from train.plots import COLOURS
 from train.results import Group, Run
 
 PAPER = "Gupta et al. 2021, arXiv:2108.05839"
-# Options that runs must share to be compared.
-ALIKE = (
-    *("dataset", "batch_size", "epochs", "tower", "init", "loss", "gamma"),
-    *("validation", "candidate_seed", "candidate_draws"),
-)
 _ALPHA, _SWITCH = 0.2, 115  # Of the papers' Figure 1.
 
 
 def shared(group: Group, *without: str) -> str:
     """The options in which comparable runs are alike, as one sortable text."""
-    return json.dumps([group.options.get(key) for key in ALIKE if key not in without])
+    alike = group.kind.alike
+    return json.dumps([group.options.get(key) for key in alike if key not in without])
 
 
 def draw_figures(groups: Sequence[Group]) -> tuple[dict[str, Figure], list[str]]:
     """Draws what the runs suffice for.
 
     Args:
-        groups: All from one protocol.
+        groups: All from one experiment and protocol.
 
     Returns:
         Figures by file name, and one line for each figure that lacks runs.
     """
     figures: dict[str, Figure] = {}
     missing = []
-    for find in (_attenuation, _batch_sizes, _free_phases):
+    attenuation = [_attenuation] if groups[0].kind is reported.RECSYS else []
+    for find in (*attenuation, _batch_sizes, _free_phases):
         found, line = find(groups)
         for name, figure in found:
             same = [other for other, _ in found if other == name]
@@ -68,17 +65,18 @@ def _attenuation(groups: Sequence[Group]) -> Found:
     ]
     if pairs:
         return pairs, ""
-    options = (plain or attenuated or groups)[0].options
+    example = (plain or attenuated or groups)[0]
     commands = {
         "adam": plain,
         f"adam-lawn --alpha {_ALPHA} --free-epochs {_SWITCH}": attenuated,
     }
     lacking = [name for name, found in commands.items() if not found]
+    rate = f"{example.options['learning_rate']:g}"
     return [], (
         "Figure 1 (loss flattening) is not drawn: it needs finished runs, alike in"
-        f" {', '.join((*ALIKE, 'learning_rate'))}, of "
+        f" {', '.join((*groups[0].kind.alike, 'learning_rate'))}, of "
         + " and of ".join(
-            _command(options, name, ("learning_rate", f"{options['learning_rate']:g}"))
+            _command(example, name, ("learning_rate", rate))
             for name in lacking or commands
         )
     )
@@ -151,17 +149,29 @@ def _batch_sizes(groups: Sequence[Group]) -> Found:
     for panel in _split(plain, lambda g: shared(g, "batch_size", "epochs")):
         methods = _split(panel, _method)
         if any(len({g.options["batch_size"] for g in m}) > 1 for m in methods):
-            name = f"figure-3-{panel[0].options['dataset']}"
+            name = f"{_file(_figure_3(panel[0]))}-{panel[0].options['dataset']}"
             found.append((name, _draw_batch_sizes(panel)))
     if found:
         return found, ""
-    options = (plain or groups)[0].options
-    other = 10_000 if options["batch_size"] != 10_000 else 100_000
+    example = (plain or groups)[0]
+    sizes = example.kind.sizes[papers.dataset_of(example.options["dataset"])]
+    other = next(s for s in sizes[1:] if s != example.options["batch_size"])
+    name, score = _figure_3(example), example.kind.score
     return [], (
-        "Figure 3 (HR@10 against batch size) is not drawn: it needs finished runs of"
-        " one method at two or more batch sizes, for example "
-        + _command(options, options["optimizer"], ("batch_size", str(other)))
+        f"Figure {name} ({score} against batch size) is not drawn: it needs finished"
+        " runs of one method at two or more batch sizes, for example "
+        + _command(example, example.options["optimizer"], ("batch_size", str(other)))
     )
+
+
+def _figure_3(group: Group) -> str:
+    """The panel of the papers' Figure 3 that a group belongs to."""
+    return group.kind.figures[0].get(group.options["dataset"], "3")
+
+
+def _file(figure: str) -> str:
+    """The start of a file's name: ``7(b)`` gives ``figure-7b``."""
+    return f"figure-{figure.replace('(', '').replace(')', '')}"
 
 
 def _method(group: Group) -> str:
@@ -173,6 +183,7 @@ def _method(group: Group) -> str:
 def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes = figure.subplots()
+    kind = panel[0].kind
     dataset = papers.dataset_of(panel[0].options["dataset"])
     drawn = []
     for members, colour in zip(
@@ -181,7 +192,7 @@ def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
         strict=False,
     ):
         best = [
-            max(alive, key=lambda g: g.last("hr").mean)
+            max(alive, key=lambda g: g.last().mean)
             for same in _split(members, lambda g: g.options["batch_size"])
             if (alive := [g for g in same if g.finished])
         ]
@@ -193,24 +204,26 @@ def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
         _points(axes, best, "batch_size", color=colour, label=label)
         values = {
             size: value
-            for size in papers.BATCH_SIZES.get(dataset, ())
-            if (value := papers.published(members[0].options | {"batch_size": size}))
+            for size in kind.sizes.get(dataset, ())
+            if (value := kind.published(members[0].options | {"batch_size": size}))
         }
-        hr = [np.nan if v.hr is None else v.hr for v in values.values()]
-        if np.isfinite(hr).any():
+        scores = [np.nan if v.value is None else v.value for v in values.values()]
+        if np.isfinite(scores).any():
             style = {"color": colour, "ls": "--", "marker": "x", "alpha": 0.6}
-            fails = [f"{size:,}" for size, v in values.items() if v.hr is None]
-            label = f"{method}, {papers.SOURCES[dataset]}"
+            fails = [f"{size:,}" for size, v in values.items() if v.value is None]
+            label = f"{method}, {next(iter(values.values())).source}"
             label += f"; Fail at {', '.join(fails)}" if fails else ""
-            axes.plot(list(values), hr, **style, label=label)
-    axes.set(xscale="log", xlabel="batch size (samples, log scale)", ylabel="HR@10 %")
+            axes.plot(list(values), scores, **style, label=label)
+    axes.set(xscale="log", xlabel="batch size (samples, log scale)")
+    axes.set_ylabel(f"{kind.score} %")
     axes.grid(alpha=0.3)
     epochs = sorted({g.options["epochs"] for g in drawn})
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(
-        f"HR@10 against batch size, after Figure 3 of {PAPER}\n"
+        f"{kind.score} against batch size, after Figure {_figure_3(panel[0])} of"
+        f" {PAPER}\n"
         f"{_title(panel[0], batch=False)}, {' or '.join(map(str, epochs))} epochs;"
-        f" last epoch, {_seeds(drawn)}\neach method's setting with the highest HR@10;"
+        f" last epoch, {_seeds(drawn)}\neach method's best setting;"
         " bars: sample standard deviation over seeds",
         fontsize=10,
     )
@@ -229,19 +242,23 @@ def _free_phases(groups: Sequence[Group]) -> Found:
 
     lines = [line for line in _split(lawn, others) if len(line) > 1]
     found = [
-        (f"figure-7b-{_place(panel[0][0])}", _draw_free_phases(panel))
+        (
+            f"{_file(panel[0][0].kind.figures[1])}-{_place(panel[0][0])}",
+            _draw_free_phases(panel),
+        )
         for panel in _split(lines, lambda line: shared(line[0]))
     ]
     if found:
         return found, ""
-    options = (lawn or groups)[0].options
+    example = (lawn or groups)[0]
+    options, name = example.options, example.kind.figures[1]
     free = 20 if options["free_epochs"] != 20 else 50
     rate = f"{options['learning_rate']:g}"
     values = ("learning_rate", rate), ("free_epochs", str(free))
     return [], (
-        "Figure 7(b) (effect of the free phase) is not drawn: it needs finished runs of"
-        " adam-lawn with two or more free phases, all other options alike, for example "
-        + _command(options, "adam-lawn", *values)
+        f"Figure {name} (effect of the free phase) is not drawn: it needs finished runs"
+        " of adam-lawn with two or more free phases, all other options alike, for"
+        " example " + _command(example, "adam-lawn", *values)
     )
 
 
@@ -251,7 +268,7 @@ def _draw_free_phases(panel: Sequence[Sequence[Group]]) -> Figure:
     for line, colour in zip(panel, itertools.cycle(COLOURS), strict=False):
         options = line[0].options
         label = f"rate {options['learning_rate']:g}"
-        known = (*ALIKE, "optimizer", "learning_rate", "free_epochs")
+        known = (*line[0].kind.alike, "optimizer", "learning_rate", "free_epochs")
         for key in options.keys() - set(known):
             if len({str(other[0].options.get(key)) for other in panel}) > 1:
                 label += f", {key.replace('_', ' ')} {options[key]}"
@@ -261,11 +278,13 @@ def _draw_free_phases(panel: Sequence[Sequence[Group]]) -> Figure:
         axes.set_xscale("log")
     else:  # Linear from 0 to the smallest other one.
         axes.set_xscale("symlog", linthresh=min(value for value in free if value))
-    axes.set(xlabel="free epochs before the switch (log scale)", ylabel="HR@10 %")
+    axes.set(xlabel="free epochs before the switch (log scale)")
+    axes.set_ylabel(f"{panel[0][0].kind.score} %")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.suptitle(
-        f"Adam-LAWN: effect of the free phase, after Figure 7(b) of {PAPER}\n"
+        f"Adam-LAWN: effect of the free phase, after Figure"
+        f" {panel[0][0].kind.figures[1]} of {PAPER}\n"
         f"{_title(panel[0][0])}\nlast epoch,"
         f" {_seeds([g for line in panel for g in line])}; bars: sample standard"
         " deviation over seeds",
@@ -278,9 +297,9 @@ def _draw_free_phases(panel: Sequence[Sequence[Group]]) -> Figure:
 
 
 def _points(axes: Axes, groups: Iterable[Group], option: str, **style: str) -> None:
-    """HR@10 at the last epoch against an option, a bar where there are two seeds."""
+    """The metric at the end against an option, with a bar where there are two seeds."""
     groups = sorted(groups, key=lambda g: g.options[option])
-    stats = [g.last("hr") for g in groups]
+    stats = [g.last() for g in groups]
     axes.errorbar(
         [g.options[option] for g in groups],
         [100 * s.mean for s in stats],
@@ -301,11 +320,11 @@ def _place(group: Group) -> str:
 
 
 def _title(group: Group, batch: bool = True) -> str:
-    options = group.options
-    parts = [f"{options['dataset']} ({group.runs[0].hits.size:,} users)"]
+    options, kind = group.options, group.kind
+    parts = [f"{options['dataset']} ({group.runs[0].values.size:,} {kind.cases})"]
     if batch:
         parts += [f"batch {options['batch_size']:,}", f"{options['epochs']} epochs"]
-    parts += [f"tower {options['tower']}", f"init {options['init']}"]
+    parts += [f"{key} {options[key]}" for key in kind.described if key != "epochs"]
     return ", ".join(parts)
 
 
@@ -314,12 +333,13 @@ def _seeds(groups: Iterable[Group]) -> str:
     return f"n = {' or '.join(map(str, counts))} seed{'s' * (counts != [1])}"
 
 
-def _command(options: dict, optimizer: str, *values: tuple[str, str]) -> str:
+def _command(group: Group, optimizer: str, *values: tuple[str, str]) -> str:
     """The command of a run like another one, with another optimizer."""
-    kept = ("dataset", "batch_size", "epochs", "tower", "init")
-    kept = {key: options[key] for key in kept}
+    kept = dict.fromkeys(("dataset", "batch_size", "epochs", *group.kind.described))
+    options = {key: group.options[key] for key in kept}
     flags = " ".join(
         f"--{key.replace('_', '-')} {value}"
-        for key, value in (kept | dict(values)).items()
+        for key, value in (options | dict(values)).items()
     )
-    return f"`python -m train recsys --optimizer {optimizer} {flags}`"
+    command = group.kind.experiment
+    return f"`python -m train {command} --optimizer {optimizer} {flags}`"

@@ -155,7 +155,8 @@ def prepare(config: Settings, images: Images, devices: Devices) -> training.Prog
     task = make_task(config, images, devices)
 
     def documents(right: np.ndarray) -> dict[str, Any]:
-        return {"errors": {"wrong": np.flatnonzero(~right).tolist()}}
+        wrong = np.flatnonzero(~right).tolist()
+        return {"errors": {"images": len(right), "wrong": wrong}}
 
     return training.Programs(
         partial(classifier.start, task),
@@ -194,5 +195,5 @@ def conclusion(options: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
         f" (epoch {best['epoch']}, chosen on the same images)",
     ]
     if published:
-        lines.append(f"the papers, mean of {papers.RUNS} runs: {published}")
+        lines.append(f"the papers, mean of {papers.RUNS} runs: {published.text()}")
     return "\n".join(lines)

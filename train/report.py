@@ -3,33 +3,29 @@
 import dataclasses
 import itertools
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 
 from train import InputError, optimizers, papers, records, require
 from train.comparison import paired_interval
 from train.figures import draw_figures, shared
 from train.grids import mean_std
-from train.results import (
-    RANDOM_HR,
-    RESAMPLES,
-    Group,
-    bootstrap_interval,
-    find_runs,
-    group_runs,
-)
+from train.reported import Reported
+from train.results import Group, Run, bootstrap_interval, find_runs, group_runs
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Finished runs of recommenders beside the papers' numbers.
+    """Finished runs of recsys or image beside the papers' numbers.
 
-    Reads every finished recsys run below the folders, groups those that differ in
-    their seeds alone, and writes table.md and the figures for which there are runs.
+    Reads every finished run below the folders, groups those that differ in their seeds
+    alone, and writes table.md and the figures for which there are runs.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -38,23 +34,12 @@ class Config:
     """Folder for the table and the figures."""
 
 
-NOTES = f"""\
-HR@10 and NDCG@10 in percent at the last epoch: mean ± sample standard deviation over
-seeds, each seed the mean over its draws of candidates. "Chosen on" is the item by which
-a sweep chose the setting (the papers name none but the test item); runs outside of a
-sweep do not state it. "Best evaluation" is the highest HR@10 of a run's evaluations,
-chosen on the very item that it is measured on. 95% over users: percentile bootstrap of
-the users ({RESAMPLES:,} resamples), of their means over seeds and draws. Papers:
-"arXiv" is Gupta et al. 2021, arXiv:2108.05839, "sub." the ICLR submission of LAWN; ±
-is the printed standard error of three runs times sqrt(3), a standard deviation as ours.
-"Fail": the interval over users reaches down to within a point of the {RANDOM_HR:.0%} of
-a random order."""
-
-DIFFERENCE_NOTES = """\
-Every LAWN setting minus the base optimizer, both at the last epoch; where the base has
-several settings, the one with the highest HR@10 here is taken. Over users: paired
-bootstrap, 95%. Over seeds: those that both have, paired, Student t, 95%. "beyond" means
-that an interval excludes 0, "within" that it does not."""
+DIFFERENCE_NOTES = (
+    "Every LAWN setting minus the base optimizer, both at the last epoch; where the"
+    " base has several settings, the best one here is taken. Over users or images:"
+    " paired bootstrap, 95%. Over seeds: those that both have, paired, Student t, 95%."
+    ' "beyond" means that an interval excludes 0, "within" that it does not.'
+)
 
 # Options without effect before a switch to constrained training.
 _LAWN_ONLY = ("free_epochs", "reset", "alpha", "switch", "switch_threshold")
@@ -113,33 +98,25 @@ def _is_lawn(group: Group) -> bool:
 
 def caption(groups: Sequence[Group]) -> str:
     """What holds for all rows of a table: protocol, users, options, devices."""
-    differing = varying(groups)
+    differing, kind = varying(groups), groups[0].kind
     first = groups[0].options
-    users = sorted({run.hits.size for group in groups for run in group.runs})
+    cases = sorted({run.values.size for group in groups for run in group.runs})
     count = papers.USERS.get(papers.dataset_of(first["dataset"]))
-    text = f"{' or '.join(f'{n:,}' for n in users)} users"
+    text = f"{' or '.join(f'{n:,}' for n in cases)} {kind.cases}"
     text += f" (the papers: {count:,})" if count else ""
     main = [
         f"{name}: see the rows" if name in differing else _words(name, first[name])
-        for name in ("tower", "init", "epochs")
+        for name in kind.described
     ]
-    hidden = {*differing, "tower", "init", "epochs", "dataset", "batch_size"}
+    hidden = {*differing, *kind.described, "dataset", "batch_size"}
     hidden |= {"validation", "optimizer", "learning_rate"}
     rest = [_words(name, first[name]) for name in sorted(first) if name not in hidden]
     devices = sorted({run.device for group in groups for run in group.runs})
     return (
-        f"Protocol: {_protocol(groups)}. {text}; {', '.join(main)}."
+        f"Protocol: {kind.protocols[not first['validation']]}. {text};"
+        f" {', '.join(main)}."
         f"\n\nThe same in all rows: {', '.join(rest)}. Device: {', '.join(devices)}."
     )
-
-
-def _protocol(groups: Sequence[Group]) -> str:
-    if groups[0].options["validation"]:
-        return (
-            "trained on everything but the validation and the test item, HR@10 on the"
-            " validation item (not comparable with the papers)"
-        )
-    return "trained on everything but the test item, HR@10 on the test item"
 
 
 # -------------------------------------------------------------------------- tables
@@ -154,41 +131,43 @@ def result_table(groups: Sequence[Group]) -> str:
     Returns:
         The table.
     """
-    validation = groups[0].options["validation"]
-    item = "validation" if validation else "test"
-    header = ["method", "setting", "chosen on", "seeds x draws", "HR@10 %, last epoch"]
-    header += ["95% over users", f"best evaluation on the {item} item %", "NDCG@10 %"]
-    header += ["s per run"] if validation else ["papers' HR@10 %", "s per run"]
+    kind, validation = groups[0].kind, groups[0].options["validation"]
+    header = ["method", "setting", "chosen on", kind.draws]
+    header += [f"{kind.score} %, last epoch", f"95% over {kind.cases}"]
+    header += [f"best evaluation on the {kind.items[not validation]} %"]
+    header += [*kind.others.values()]
+    header += [] if validation else [f"papers' {kind.score} %"]
     rows = []
     for group in groups:
         finished, failed = group.finished, group.divergence()
-        draws = max(run.draws for run in group.runs)
         count = str(len(group.runs))
         if failed:
             count = f"{len(finished)} of {count}"
+        if kind.draws != "seeds":
+            count += f" x {max(run.draws for run in group.runs)}"
         chosen = " or ".join(sorted({run.chosen_on for run in group.runs}))
-        cells = [group.method, setting(group, groups), chosen, f"{count} x {draws}"]
+        cells = [group.method, setting(group, groups), chosen, count]
         if finished:
             low, high = group.interval
-            level = group.last("hr").text(2, scale=100)
-            if low < RANDOM_HR + 0.01:
+            level = group.last().text(2, scale=100)
+            if kind.chance and low < kind.chance + 0.01:
                 level = f"Fail: {level}"
-            best = mean_std(np.array([run.best_hr for run in finished]))
+            best = mean_std(np.array([run.best for run in finished]))
             number = max(len(run.rows) for run in finished)
             cells += [
                 f"{level}; {failed}" if failed else level,
                 f"{100 * low:.2f} to {100 * high:.2f}",
                 f"{best.text(2, scale=100)} (of {number})",
-                group.last("ndcg").text(2, scale=100),
+                *(group.last(key).text(2, scale=100) for key in kind.others),
             ]
         else:
-            cells += [failed, "", "", ""]
+            cells += [failed, "", "", *("" for _ in kind.others)]
         if not validation:
-            published = papers.published(group.options)
+            published = kind.published(group.options)
             cells.append(published.text() if published else "none")
         cells.append(f"{np.mean([run.seconds for run in group.runs]):.0f}")
         rows.append(cells)
-    return records.table(header, rows)
+    return records.table([*header, "s per run"], rows)
 
 
 def difference_table(groups: Sequence[Group]) -> str:
@@ -213,7 +192,7 @@ def difference_table(groups: Sequence[Group]) -> str:
         ]
         base = max(
             (other for other in alike if other.finished),
-            key=lambda other: other.last("hr").mean,
+            key=lambda other: other.last().mean,
             default=None,
         )
         cells = [pair, setting(group, groups)]
@@ -228,15 +207,17 @@ def difference_table(groups: Sequence[Group]) -> str:
             rows.append([*cells, *_difference(group, base)])
     if not rows:
         return ""
-    header = "LAWN - base,LAWN's setting,base's setting,points of HR@10"
-    return records.table([*header.split(","), "95% over users", "95% over seeds"], rows)
+    kind = groups[0].kind
+    header = ["LAWN - base", "LAWN's setting", "base's setting"]
+    header += [f"points of {kind.score}", f"95% over {kind.cases}", "95% over seeds"]
+    return records.table(header, rows)
 
 
 def _difference(group: Group, base: Group) -> list[str]:
-    """Points of HR@10, the interval over users and the one over seeds."""
-    difference = 100 * (group.hits - base.hits)
+    """Points of the metric, the interval over cases and the one over seeds."""
+    difference = 100 * (group.values - base.values)
     ours, theirs = (
-        {run.seed: 100 * run.rows[-1]["hr"] for run in g.finished}
+        {run.seed: 100 * run.rows[-1][group.kind.metric] for run in g.finished}
         for g in (group, base)
     )
     seeds = sorted(ours.keys() & theirs.keys())
@@ -290,17 +271,13 @@ def run(config: Config) -> None:
         f"{out} holds a run or a sweep; choose another --out",
     )
     runs, unfinished = find_runs(config.runs)
-    groups = group_runs(runs)
-    test = [g for g in groups if not g.options["validation"]]
-    validation = [g for g in groups if g.options["validation"]]
-    parts = ["# Recommenders beside the papers' numbers", NOTES, DIFFERENCE_NOTES]
-    figures, missing = draw_figures(test) if test else ({}, [])
-    if test:
-        parts.append(section("Test item", test))
-        links = [f"![{Path(name).stem}]({name})" for name in figures]
-        parts += ["## Figures", *links, *missing]
-    if validation:
-        parts.append(section("Validation item", validation))
+    parts, figures = [], {}
+    for kind, members in itertools.groupby(
+        sorted(runs, key=lambda run: run.kind.experiment), lambda run: run.kind
+    ):
+        text, drawn = _parts(kind, list(members))
+        parts += text
+        figures |= drawn
     if unfinished:
         parts += [
             "## Unfinished runs, not counted",
@@ -317,3 +294,21 @@ def run(config: Config) -> None:
             f"cannot write to {out} ({error.strerror}); choose another --out"
         ) from None
     print(f"{text}\nWritten to {out}: {', '.join(['table.md', *figures])}")
+
+
+def _parts(kind: Reported, runs: Sequence[Run]) -> tuple[list[str], dict[str, Figure]]:
+    """Paragraphs and figures of one experiment."""
+    groups = group_runs(runs)
+    test = [g for g in groups if not g.options["validation"]]
+    validation = [g for g in groups if g.options["validation"]]
+    notes = [textwrap.fill(text, 88) for text in (kind.notes, DIFFERENCE_NOTES)]
+    parts = [f"# {kind.title}", *notes]
+    figures, missing = draw_figures(test) if test else ({}, [])
+    item, held_out = (text.capitalize() for text in reversed(kind.items))
+    if test:
+        parts.append(section(item, test))
+        links = [f"![{Path(name).stem}]({name})" for name in figures]
+        parts += ["## Figures", *links, *missing]
+    if validation:
+        parts.append(section(held_out, validation))
+    return parts, figures

@@ -1,4 +1,4 @@
-"""Finished runs of recommenders, read back from their folders and put into groups."""
+"""Finished runs, read back from their folders and put into groups."""
 
 import dataclasses
 import json
@@ -10,30 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from train import InputError, papers, require
+from train import InputError, papers, reported, require
 from train.grids import MeanStd, mean_std
+from train.reported import RESAMPLES, Reported
 
-FILES = ("config.json", "metrics.jsonl", "summary.json", "hits.json")
 FINISHED = "finished"
-RESAMPLES = 10_000  # Of the bootstrap.
-RANDOM_HR = 0.10  # Of a random order of 100 candidates.
-
-# What a report needs of the options; a run has more.
-_NEEDED = {
-    "dataset": str,
-    "optimizer": str,
-    "batch_size": int,
-    "epochs": int,
-    "learning_rate": int | float,
-    "weight_decay": int | float,
-    "free_epochs": int | float,
-    "tower": str,
-    "init": str,
-    "seed": int,
-    "validation": bool,
-}
-_METRICS = {"epoch", "step", "hr", "ndcg", "train_hr", "margin_p50"}
-_METRICS |= {"test_margin_p50", "logit_scale"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +22,7 @@ class Run:
     """One run, finished or diverged.
 
     Attributes:
+        kind: What a report needs to know about its experiment.
         name: The folder, from the one that was asked for on.
         options: By name, without the seed.
         seed: Of the run.
@@ -48,13 +30,15 @@ class Run:
         device: Kind of device it ran on.
         seconds: Of training and evaluation.
         rows: One per evaluation, by metric; NaN where a number was not finite.
-        best_hr: The highest HR@10 of all evaluations, 0 to 1.
+        best: The highest metric of all evaluations, 0 to 1.
         switched_at: Step of the switch; -1 where there was none.
-        hits: float64 ``[users]``: HR@10 of each user at the last epoch.
-        draws: Of the candidates.
+        values: float64 ``[cases]``: the metric of each case (a user, an image) at the
+            last epoch.
+        draws: Of the candidates that each is a mean over.
         chosen_on: What its sweep chose the hyperparameters by, where it has one.
     """
 
+    kind: Reported
     name: Path
     options: dict[str, Any]
     seed: int
@@ -62,9 +46,9 @@ class Run:
     device: str
     seconds: float
     rows: list[dict[str, float]]
-    best_hr: float
+    best: float
     switched_at: int
-    hits: np.ndarray
+    values: np.ndarray
     draws: int
     chosen_on: str
 
@@ -96,19 +80,25 @@ class Group:
         # The optimizer's name says it already.
         return f"{name} + {remedy}" if remedy not in ("", "bounded") else name
 
-    def last(self, metric: str) -> MeanStd:
-        """A metric at the last epoch, over the seeds that finished."""
+    @property
+    def kind(self) -> Reported:
+        return self.runs[0].kind
+
+    def last(self, metric: str | None = None) -> MeanStd:
+        """A metric (by default the one that counts) at the last epoch, over the seeds
+        that finished."""
+        metric = metric or self.kind.metric
         return mean_std(np.array([run.rows[-1][metric] for run in self.finished]))
 
     @cached_property
-    def hits(self) -> np.ndarray:
-        """HR@10 of each user, float64 ``[users]``: mean over seeds and draws."""
-        return np.mean([run.hits for run in self.finished], axis=0)
+    def values(self) -> np.ndarray:
+        """The metric of each case, float64 ``[cases]``: mean over seeds and draws."""
+        return np.mean([run.values for run in self.finished], axis=0)
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """The 95% interval of HR@10 over users."""
-        return bootstrap_interval(self.hits)
+        """The 95% interval of the metric over the cases."""
+        return bootstrap_interval(self.values)
 
     def divergence(self) -> str:
         """``diverged at step n (seed s)`` for each such run, empty if there is none."""
@@ -121,13 +111,13 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     """The 95% percentile interval of a mean, from 10,000 resamples.
 
     Args:
-        values: ``[n]``, one per user; the same values give the same interval.
+        values: ``[n]``, one per case; the same values give the same interval.
 
     Returns:
         The 2.5th and the 97.5th percentile of the means.
     """
     # How often each distinct value is drawn is multinomial: a few numbers per
-    # resample instead of one per user.
+    # resample instead of one per case.
     levels, counts = np.unique(np.round(values, 6), return_counts=True)
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(values.size, counts / values.size, RESAMPLES)
@@ -136,7 +126,7 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """Reads all runs of recommenders below some folders.
+    """Reads all runs below some folders.
 
     Args:
         folders: Each a run or a folder of runs, at any depth.
@@ -159,16 +149,18 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
                 continue
             config = _read_json(path)
             options = config.get("config") if isinstance(config, dict) else None
-            if not isinstance(options, dict) or options.get("experiment") != "recsys":
+            experiment = options.get("experiment") if isinstance(options, dict) else ""
+            if experiment not in reported.ALL:
                 continue
-            name = Path(root.resolve().name) / below
-            missing = [file for file in FILES if not (folder / file).exists()]
+            kind, name = reported.ALL[experiment], Path(root.resolve().name) / below
+            files = ("metrics.jsonl", "summary.json", kind.document)
+            missing = [file for file in files if not (folder / file).exists()]
             if missing:
                 unfinished[folder] = f"{name}: not finished (no {', '.join(missing)})"
             else:
-                runs[folder] = _read_run(folder, name, config)
+                runs[folder] = _read_run(kind, folder, name, config)
     places = ", ".join(map(str, folders))
-    require(bool(runs), f"no finished recsys run below {places}; run one first")
+    require(bool(runs), f"no finished run below {places}; run recsys or image first")
     return list(runs.values()), list(unfinished.values())
 
 
@@ -176,7 +168,7 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     """Puts runs together that differ in their seeds alone.
 
     Args:
-        runs: In any order.
+        runs: Of one experiment, in any order.
 
     Returns:
         The groups, by data set, batch size and optimizer.
@@ -200,13 +192,14 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     )
 
 
-def _read_run(folder: Path, name: Path, config: dict[str, Any]) -> Run:
+def _read_run(kind: Reported, folder: Path, name: Path, config: dict[str, Any]) -> Run:
     options = dict(config["config"])
-    for key, kind in _NEEDED.items():
-        _check(isinstance(options.get(key), kind), folder / FILES[0], f"no valid {key}")
+    for key, expected in kind.options.items():
+        valid = isinstance(options.get(key), expected)
+        _check(valid, folder / "config.json", f"no valid {key}")
     del options["experiment"]
     seed = options.pop("seed")
-    rows = _read_rows(folder / "metrics.jsonl")
+    rows = _read_rows(folder / "metrics.jsonl", kind.metrics)
     path = folder / "summary.json"
     summary = _fields(
         path, outcome=str, switched_at=int, best=dict, seconds=int | float
@@ -214,25 +207,30 @@ def _read_run(folder: Path, name: Path, config: dict[str, Any]) -> Run:
     finished = summary["outcome"] == FINISHED
     diverged = summary["outcome"].startswith("diverged")
     _check(finished or diverged, path, f"unknown outcome {summary['outcome']!r}")
-    best = summary["best"].get("hr")
+    best = summary["best"].get(kind.metric)
     best = math.nan if best is None else best
-    _check(isinstance(best, int | float), path, "best without a valid hr")
-    path = folder / "hits.json"
-    hits, draws = _fields(path, hr=list, draws=int).values()
+    valid = isinstance(best, int | float) and (math.isfinite(best) or not finished)
+    _check(valid, path, f"best without a valid {kind.metric}")
+    path = folder / kind.document
+    document = _read_json(path)
     try:
-        users = np.array(hits, np.float64)
-    except (TypeError, ValueError):
-        users = np.empty([0, 0])
-    _check(users.ndim == 1, path, "hr is not a list of numbers")
+        cases, draws = kind.values(document)
+        values, draws = np.array(cases, np.float64), int(draws)
+    except (TypeError, ValueError, KeyError, IndexError):
+        values, draws = np.empty([0, 0]), 0
+    _check(values.ndim == 1, path, f"no number for each of the {kind.cases}")
     if finished:
-        _check(math.isfinite(best), folder / "summary.json", "best without a valid hr")
-        _check(users.size > 0, path, "no users")
-        _check(bool(((users >= 0) & (users <= 1)).all()), path, "hr outside 0 to 1")
-        # Four digits of each user's mean are kept.
-        agrees = abs(users.mean() - rows[-1]["hr"]) < 1e-3
-        _check(bool(agrees), path, "not the HR@10 of the last row of metrics.jsonl")
+        _check(values.size > 0, path, f"no {kind.cases}")
+        inside = ((values >= 0) & (values <= 1)).all()
+        _check(bool(inside), path, f"{kind.metric} outside 0 to 1")
+        # Four digits of each value are kept.
+        agrees = abs(values.mean() - rows[-1][kind.metric]) < 1e-3
+        _check(
+            bool(agrees), path, f"not the {kind.score} of the last row of metrics.jsonl"
+        )
     device = config.get("device", {}).get("kind", "unknown")
     return Run(
+        kind=kind,
         name=name,
         options=options,
         seed=seed,
@@ -240,25 +238,25 @@ def _read_run(folder: Path, name: Path, config: dict[str, Any]) -> Run:
         device=device,
         seconds=summary["seconds"],
         rows=rows,
-        best_hr=best,
+        best=best,
         switched_at=summary["switched_at"],
-        hits=users,
+        values=values,
         draws=draws,
-        chosen_on=_chosen_on(folder),
+        chosen_on=_chosen_on(folder, kind),
     )
 
 
-def _chosen_on(folder: Path) -> str:
+def _chosen_on(folder: Path, kind: Reported) -> str:
     """The protocol of the sweep around a final run, ``SWEEP/final/RUN``."""
     path = folder.parent.parent / "config.json"
     if folder.parent.name != "final" or not path.exists():
         return "not stated"
     options = _fields(path, config=dict)["config"]
-    items = {"validation": "validation item", "papers": "test item"}
+    items = dict(zip(("validation", "papers"), kind.items, strict=True))
     return items.get(options.get("protocol"), "not stated")
 
 
-def _read_rows(path: Path) -> list[dict[str, float]]:
+def _read_rows(path: Path, metrics: frozenset[str]) -> list[dict[str, float]]:
     rows = []
     for number, line in enumerate(_read_text(path).splitlines(), start=1):
         try:
@@ -266,7 +264,7 @@ def _read_rows(path: Path) -> list[dict[str, float]]:
         except (ValueError, AttributeError):
             row = {}
         valid = all(isinstance(value, int | float) for value in row.values())
-        valid &= _METRICS <= row.keys()
+        valid &= metrics <= row.keys()
         _check(valid, path, f"row {number} is not a row of metrics")
         rows.append(row)
     _check(bool(rows), path, "no rows")

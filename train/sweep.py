@@ -7,31 +7,29 @@ the training data; the best one is then trained on all of these.
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from train import (
-    image,
     image_options,
     optimizers,
     options,
     records,
-    recsys,
     recsys_options,
     require,
+    swept,
     training,
 )
-from train.options import Settled
 from train.parallel import Devices
 from train.progress import ProgressReport
 from train.runs import open_run
-from train.training import Experiment, Programs
+from train.training import Programs
 
 Config = recsys_options.SweepConfig | image_options.SweepConfig
 Member = dict[str, Any]  # Hyperparameters and seed of one trial.
@@ -39,77 +37,11 @@ HYPERPARAMETERS = ("learning_rate", "weight_decay", "free_epochs")
 UNRELATED = ("out", "quiet", "data_dir", "checkpoint_minutes", "micro_batch", "at_once")
 
 
-class Kind(NamedTuple):
-    """What a sweep needs to know about an experiment.
-
-    Attributes:
-        experiment: What is run.
-        Config: Options of a single run.
-        shared: The options that it shares with a sweep.
-        resolve: Fills in and checks the former.
-        grids: Hyperparameters by the name of a grid.
-        metrics: What is kept of a trial; the first one chooses, higher is better.
-        column: The first one, in percent, as a table names it.
-        subject: What is trained, in words.
-        measured: On what a trial is, in words.
-    """
-
-    experiment: Experiment
-    Config: Callable[..., Any]
-    shared: type
-    resolve: Callable[[Any], Settled]
-    grids: Mapping[str, options.Grid]
-    metrics: tuple[str, ...]
-    column: str
-    subject: Callable[[Any], str]
-    measured: Callable[[Any], str]
-
-
-def _ranked(config: recsys_options.SweepConfig) -> str:
-    validation = config.protocol == "validation"
-    item = "second-latest (validation)" if validation else "latest (test)"
-    candidates = f"mean of {config.candidate_draws} draws of candidates"
-    if not config.candidate_draws:
-        candidates = "candidates of the files"
-    return f"of each user's {item} item, {candidates}"
-
-
-def _tested(config: image_options.SweepConfig) -> str:
-    held_out = f"{image.HELD_OUT:,} held-out training images"
-    return f"on {held_out if config.protocol == 'validation' else 'the test images'}"
-
-
-KINDS: dict[type, Kind] = {
-    recsys_options.SweepConfig: Kind(
-        recsys.EXPERIMENT,
-        recsys_options.Config,
-        recsys_options.Options,
-        recsys_options.resolve,
-        recsys_options.GRIDS,
-        ("hr", "ndcg", "auc"),
-        "HR@10 %",
-        lambda config: f"tower {config.tower}, initial weights {config.init}",
-        _ranked,
-    ),
-    image_options.SweepConfig: Kind(
-        image.EXPERIMENT,
-        image_options.Config,
-        image_options.Options,
-        image_options.resolve,
-        image_options.GRIDS,
-        ("accuracy", "ece", "test_loss"),
-        "Accuracy %",
-        lambda config: f"{config.model}, {config.dtype}",
-        _tested,
-    ),
-}
-
-
 def grid(config: Config, name: str) -> list[Member]:
     """The hyperparameters of each trial of an optimizer."""
     known = ", ".join(optimizers.NAMES)
     require(name in optimizers.NAMES, f"no optimizer {name!r}; choose from: {known}")
-    tried = KINDS[type(config)].grids[config.grid]
+    tried = swept.ALL[type(config)].grids[config.grid]
     rates = config.rates or tried.rates[name.split("-")[0].removesuffix("w")]
     if optimizers.is_lawn(name):
         key, values = "free_epochs", config.free or tried.free
@@ -123,7 +55,7 @@ def grid(config: Config, name: str) -> list[Member]:
 
 def make_config(config: Config, name: str, **changes: Any) -> Any:
     """A run in full, with the options of the sweep."""
-    kind = KINDS[type(config)]
+    kind = swept.ALL[type(config)]
     fields = dataclasses.fields(kind.shared)
     given: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields}
     return kind.resolve(kind.Config(**given | {"optimizer": name} | changes))
@@ -145,7 +77,7 @@ def trial_config(config: Config, name: str, member: Member) -> Any:
 
 def run(config: Config) -> None:
     """Trains all trials and final runs; prints and writes the tables."""
-    kind, names = KINDS[type(config)], config.optimizers
+    kind, names = swept.ALL[type(config)], config.optimizers
     metric = kind.metrics[0]
     require(0 < len(names) == len(set(names)), "--optimizers needs different names")
     require(len(config.trial_seeds) > 0, "--trial-seeds needs at least one")
@@ -175,7 +107,7 @@ def train_grid(
     config: Config, name: str, members: list[Member], folder: Path, loaded: Any
 ) -> list[dict[str, Any]]:
     """Trains all trials of an optimizer; one row for each."""
-    kind = KINDS[type(config)]
+    kind = swept.ALL[type(config)]
     trials = [trial_config(config, name, member) for member in members]
     programs = kind.experiment.prepare(trials[0], loaded, Devices(limit=1))
     at_once = min(len(trials), config.at_once or programs.at_once)
@@ -311,7 +243,7 @@ def best(rows: list[dict[str, Any]], metric: str) -> Member | None:
 
 def finals(config: Config, rows: list[dict[str, Any]], folder: Path) -> None:
     """Trains each optimizer's best trial in full, with every seed."""
-    kind, loaded = KINDS[type(config)], None
+    kind, loaded = swept.ALL[type(config)], None
     metric = kind.metrics[0]
     for name in config.optimizers:
         chosen = best([row for row in rows if row["optimizer"] == name], metric)
@@ -327,7 +259,7 @@ def finals(config: Config, rows: list[dict[str, Any]], folder: Path) -> None:
 
 def table(config: Config, rows: list[dict[str, Any]]) -> str:
     """All trials, the best of each optimizer marked, as Markdown."""
-    kind, lines = KINDS[type(config)], []
+    kind, lines = swept.ALL[type(config)], []
     metric = kind.metrics[0]
     for name in config.optimizers:
         mine = [row for row in rows if row["optimizer"] == name]

@@ -6,22 +6,10 @@ import re
 
 import numpy as np
 import pytest
-from run_folders import BASE, USERS, level, make_report, write_run
+from run_folders import BASE, USERS, cells, level, make_report, write_run
 from scipy import stats
 
 from train import InputError, report, results
-
-
-def cells(text, *starts):
-    """The cells of the one row of a table that starts with these cells."""
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in text.splitlines()
-        if line.startswith("|")
-    ]
-    (row,) = [row for row in rows if row[: len(starts)] == list(starts)]
-    return row
-
 
 LAWN_SETTING = "learning rate 0.002, free epochs 20"
 BASE_SETTING = "learning rate 0.001, weight decay 0.01"
@@ -252,8 +240,8 @@ def change(name, **values):
         (overwrite("metrics.jsonl", '{"epoch": 1}'), "metrics.jsonl: row 1 is not"),
         (overwrite("metrics.jsonl", "{\n"), "metrics.jsonl: row 1 is not a row"),
         (overwrite("hits.json", '{"draws": 5, "hr": NaN}'), "hits.json: not JSON"),
-        (change("hits.json", hr=["a"]), "hits.json: hr is not a list of numbers"),
-        (change("hits.json", hr=[[1.0]]), "hits.json: hr is not a list of numbers"),
+        (change("hits.json", hr=["a"]), "hits.json: no number for each of the users"),
+        (change("hits.json", hr=[[1.0]]), "hits.json: no number for each of the users"),
         (change("hits.json", hr=[]), "hits.json: no users"),
         (change("hits.json", hr=[None, 1.0]), "hits.json: hr outside 0 to 1"),
         (
@@ -277,7 +265,7 @@ def test_other_bad_input_is_one_line(tmp_path):
     with pytest.raises(InputError, match="^no folder .*runs; name a run"):
         make_report(tmp_path)
     runs.mkdir()
-    with pytest.raises(InputError, match="^no finished recsys run below"):
+    with pytest.raises(InputError, match="^no finished run below"):
         make_report(tmp_path)
     write_run(runs / "0", level(260))
     with pytest.raises(InputError, match="holds a run or a sweep; choose another"):
