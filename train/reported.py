@@ -82,8 +82,8 @@ def _correct(document: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 _COMPARED = (
-    '"Best evaluation" is the highest {score} of a run\'s evaluations, chosen on the very'
-    " {item} that it is measured on. 95% over {cases}: percentile bootstrap of the"
+    '"Best evaluation" is the highest {score} of a run\'s evaluations, chosen on the'
+    " very {item} that it is measured on. 95% over {cases}: percentile bootstrap of the"
     f" {{cases}} ({RESAMPLES:,} resamples), of their means over {{means}}. Papers:"
     ' "arXiv" is Gupta et al. 2021, arXiv:2108.05839, "sub." the ICLR submission of'
     " LAWN; ± is the printed standard error of three runs times sqrt(3), a standard"
