@@ -16,7 +16,7 @@ import optax
 from flax import linen as nn
 
 import models
-from lawn_optax import baselines, losses
+from lawn_optax import baselines, groups, losses
 from train import (
     augmentation,
     classifier,
@@ -32,6 +32,12 @@ from train.image_options import Config, Settings, resolve
 from train.parallel import Devices
 
 HELD_OUT = 5_000  # Images, for validation.
+# What the -lawn forms constrain, by --constrain.
+GROUPS: dict[str, Any] = {
+    "all": "layer",
+    "matrices": groups.only_matrices(),
+    "all-but-head": groups.not_paths("head"),
+}
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": models.CNN,
     "vgg19": models.VGG19,
@@ -100,7 +106,9 @@ def make_task(config: Settings, images: Images, devices: Devices) -> Task:
         num_images=count,
         batch_size=config.batch_size,
         parts=parts,
-        optimizer=partial(training.make_optimizer, config, steps),
+        optimizer=partial(
+            training.make_optimizer, config, steps, groups=GROUPS[config.constrain]
+        ),
         loss=partial(_loss, config),
         prepare=baselines.bounded_init if bounded else lambda params: params,
         degrees=degrees if config.augment else None,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from train import options, require
+from train import optimizers, options, require
 
 # Epochs, schedule and clipping: Gupta et al. 2021, arXiv:2108.05839, Appendix D.2 (its
 # grid of warm-ups is 5, 20, 40, 60); LAWN, ICLR submission (one warm-up).
@@ -60,6 +60,9 @@ class Options(options.Training):
     """Cross entropy or focal loss."""
     clip_norm: float | None = 1.0
     """Clip the gradient to this global norm; None does not."""
+    constrain: Literal["all", "matrices", "all-but-head"] = "all"
+    """Layers that the -lawn forms constrain: all, kernels alone (norm layers and
+    biases stay free), or all but the last one."""
     augment: bool = True
     """Random crops and mirror images, for cifar100 rotations by up to 15 degrees."""
     split_seed: int = 0
@@ -112,6 +115,10 @@ def resolve(config: Config) -> Settings:
     settings = Settings(**options.settle(config, defaults))
     options.check(settings)
     options.at_least(settings, 0, "split_seed")
+    require(
+        settings.constrain == "all" or optimizers.is_lawn(settings.optimizer),
+        "--constrain needs a -lawn optimizer",
+    )
     require(settings.split_seed < 2**32, "seeds must be below 2^32")
     require(
         settings.loss == "cross-entropy" or settings.label_smoothing == 0,

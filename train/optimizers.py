@@ -33,6 +33,7 @@ def make(
     weight_decay: float | jax.Array = 0.0,
     switch_step: Any = 0,
     reset: Any = "restart",
+    groups: Any = "layer",
 ) -> optax.GradientTransformation:
     """Makes an optimizer by name, with its usual defaults.
 
@@ -50,6 +51,8 @@ def make(
             only the LAWN forms read it.
         reset: Of the moments at the switch, as in `lawn_optax.wrap`; only the LAWN
             forms read it.
+        groups: What shares a norm or has none, as in `lawn_optax.wrap`; only the LAWN
+            forms and LAMB read it.
 
     Returns:
         The gradient transformation.
@@ -63,9 +66,9 @@ def make(
         )
         return baselines.bounded_weight_norm(inner)
     base = name.removesuffix("-lawn")
-    lawn_options: dict[str, Any] = {"switch_step": _NEVER}
+    lawn_options: dict[str, Any] = {"switch_step": _NEVER, "groups": groups}
     if is_lawn(name):
-        lawn_options = {"switch_step": switch_step, "reset": reset}
+        lawn_options |= {"switch_step": switch_step, "reset": reset}
     decay: dict[str, Any] = {"weight_decay": weight_decay}
     if base == "lamb":
         return lawn.lamb(learning_rate, **decay, **lawn_options)

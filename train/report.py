@@ -43,6 +43,7 @@ DIFFERENCE_NOTES = (
 
 # Options without effect before a switch to constrained training.
 _LAWN_ONLY = ("free_epochs", "reset", "alpha", "switch", "switch_threshold")
+_LAWN_ONLY += ("constrain",)
 _BASES = {
     "sgd-lawn": ("sgd",),
     "adam-lawn": ("adam", "adamw"),

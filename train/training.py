@@ -56,7 +56,7 @@ def learning_rate(config: Settled, steps: int, trial: Trial) -> optax.Schedule:
     )
 
 
-def make_optimizer(config: Settled, steps: int, trial: Trial):
+def make_optimizer(config: Settled, steps: int, trial: Trial, groups: Any = "layer"):
     """The optimizer of a run with `steps` updates per epoch."""
     step = trial["switch_step"]
     if config.switch != "epochs":
@@ -70,6 +70,7 @@ def make_optimizer(config: Settled, steps: int, trial: Trial):
         learning_rate(config, steps, trial),
         switch_step=step,
         reset=config.reset,
+        groups=groups,
         **decay,
     )
     if config.clip_norm is None:

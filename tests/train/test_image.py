@@ -5,14 +5,17 @@ import math
 
 import images
 import jax
+import jax.numpy as jnp
 import killed
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 from runs import close
 
-from train import image, image_options
+from train import classifier, image, image_options, training
 from train.__main__ import main
+from train.parallel import Devices
 
 # Sixty images: three steps of 16 an epoch, and 12 images left out.
 BASE = "image --quiet --batch-size 16 --warmup-epochs 1"
@@ -107,7 +110,47 @@ def test_validation_holds_out_training_images(files, monkeypatch):
     assert set(map(key, first.test.images)) != set(map(key, other.test.images))
 
 
+@pytest.mark.parametrize(
+    "constrain, free",
+    [
+        ("all", set()),
+        ("matrices", {"norm1", "norm2", "norm3", "norm4"}),
+        ("all-but-head", {"head"}),
+    ],
+)
+def test_what_is_constrained(constrain, free, files):
+    config = image_options.resolve(
+        image_options.Config(
+            data_dir=files, batch_size=16, constrain=constrain, free_epochs=0.0
+        )
+    )
+    task = image.make_task(config, image.load_data(config), Devices(limit=1))
+    trial = training.make_trial(config, task.steps_per_epoch)
+    params = classifier.start(task, trial).params
+    tx = task.optimizer(trial)
+    grads = jax.tree.map(
+        lambda x: x + jax.random.normal(jax.random.key(1), x.shape), params
+    )
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+
+    def norm(tree, name):
+        # Of the kernels alone where vectors are free.
+        leaves = jax.tree.leaves(tree[name])
+        if constrain == "matrices" and name not in free:
+            leaves = [leaf for leaf in leaves if leaf.ndim > 1]
+        return float(optax.tree.norm(leaves))
+
+    after = jax.tree.map(jnp.add, params, updates)
+    kept = {
+        name
+        for name in params
+        if abs(norm(after, name) / norm(params, name) - 1) < 1e-5
+    }
+    assert kept == params.keys() - free
+
+
 WRONG = {
+    "--constrain matrices --optimizer adamw": "--constrain needs a -lawn optimizer",
     "--batch-size 61": "--batch-size 61 is more than the 60 training images",
     "--batch-size 15 --micro-batch 4": "does not divide into 4 parts on each of 1",
     "--optimizer adamm": "no optimizer 'adamm'",
