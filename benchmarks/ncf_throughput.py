@@ -34,17 +34,16 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 from typing import Any
 
 import numpy as np
 
+from benchmarks import arms
 from train import InputError
 from train.interactions import load
 
-ROOT = pathlib.Path(__file__).parent.parent
 RATE = 1e-3
 MIN_SECONDS = 1.0
 # What makes two rows results of the same thing.
@@ -80,80 +79,15 @@ def synthetic(num_users: int, num_items: int, num_positives: int) -> np.ndarray:
     return np.concatenate(rows).astype(np.int32)
 
 
-class Arm:
-    """A process that trains whole epochs on request, and what it said at the start."""
-
-    def __init__(self, name: str, command: list[str], settings: dict[str, Any]):
-        self.name = name
-        self._process = subprocess.Popen(
-            [*command, json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        self.first = self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            sys.exit(f"The {self.name} arm has ended; its message is above.")
-        return json.loads(line)
-
-    def train(self, epochs: int) -> dict[str, Any]:
-        assert self._process.stdin
-        self._process.stdin.write(f"{epochs}\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def end(self) -> None:
-        self._process.communicate()  # closes its input
-
-
 def measure(
     commands: dict[str, list[str]], settings: dict[str, Any], rounds: int
 ) -> dict[str, Any]:
     """Times the arms in turn at one batch size; returns the row of results."""
-    arms = {name: Arm(name, command, settings) for name, command in commands.items()}
-    platforms = {arm.first["platform"] for arm in arms.values()}
-    if len(platforms) > 1:
-        sys.exit("JAX and PyTorch would run on different devices; see --device.")
-    epochs = {
-        name: max(1, round(MIN_SECONDS / arm.first["seconds"]))
-        for name, arm in arms.items()
-    }
-    rates: dict[str, list[float]] = {name: [] for name in arms}
-    for done in range(rounds):
-        for name, arm in arms.items():
-            answer = arm.train(epochs[name])
-            rates[name].append(round(answer["samples"] / answer["seconds"]))
-        shown = "  ".join(f"{name} {rates[name][-1]:,}" for name in arms)
-        print(f"batch {settings['batch_size']:,}, {done + 1}/{rounds}: {shown}")
-        sys.stdout.flush()
-    for arm in arms.values():
-        arm.end()
-    row = {
-        "batch_size": settings["batch_size"],
-        "samples_per_epoch": arms["jax"].first["samples"],
-        "rounds": rounds,
-        "epochs_per_sample": epochs,
-        "samples_per_second": rates,
-        "median": {name: statistics.median(rates[name]) for name in arms},
-        "first_epoch_loss": {name: arm.first["loss"] for name, arm in arms.items()},
-        "threads": settings["threads"],
-        "torch_micro_batch": settings["torch_micro_batch"],
-        "torch_share": settings["torch_share"],
-    }
-    if "pytorch" in arms:
-        pairs = zip(rates["jax"], rates["pytorch"], strict=True)
-        ratios = [ours / theirs for ours, theirs in pairs]
-        row["ratio"] = [round(f(ratios), 3) for f in (statistics.median, min, max)]
-    timed = ("seconds", "samples", "loss")
-    about = {k: v for k, v in arms["jax"].first.items() if k not in timed}
-    for name in set(arms) - {"jax"}:
-        about["versions"] |= arms[name].first["versions"]
-    return row | about
+    row = arms.take_turns(commands, settings, rounds, MIN_SECONDS)
+    row |= {key: settings[key] for key in ("torch_micro_batch", "torch_share")}
+    if "pytorch" in commands:
+        row["ratio"] = arms.ratio(row, "jax", "pytorch")
+    return row
 
 
 INTRODUCTION = """# Training samples per second of NCF
@@ -194,15 +128,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def has_torch(python: str) -> bool:
-    """Whether this interpreter can be started and imports PyTorch."""
-    try:
-        probe = subprocess.run([python, "-c", "import torch"], capture_output=True)
-    except OSError:
-        return False
-    return probe.returncode == 0
-
-
 def main() -> None:
     """Measures the chosen batch sizes, and rewrites the result files."""
     parser = argparse.ArgumentParser(
@@ -225,12 +150,12 @@ def main() -> None:
     options = parser.parse_args()
     commands = {"jax": [sys.executable, "-m", "benchmarks.ncf_jax"]}
     if not options.jax_only:
-        if not has_torch(options.torch_python):
+        if not arms.has_torch(options.torch_python):
             parser.error(
                 f"{options.torch_python} has no PyTorch; give --torch-python or"
                 " --jax-only"
             )
-        file = str(ROOT / "benchmarks" / "ncf_pytorch.py")
+        file = str(pathlib.Path(__file__).with_name("ncf_pytorch.py"))
         commands["pytorch"] = [options.torch_python, file]
     if options.data_dir:
         try:
@@ -269,11 +194,7 @@ def main() -> None:
                 f" {row.get('ratio')}; loss of epoch 1: {losses}",
                 flush=True,
             )
-            rows = [old for old in rows if any(old[k] != row[k] for k in KEY)] + [row]
-            rows.sort(key=lambda row: [row[k] for k in KEY])
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            lines = ",\n".join(json.dumps(row) for row in rows)
-            options.out.write_text(f"[\n{lines}\n]\n")
+            rows = arms.write(options.out, rows, row, KEY)
             options.out.with_suffix(".md").write_text(table(rows))
     print(f"wrote {options.out.name} and {options.out.with_suffix('.md').name}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import ncf_throughput
+from benchmarks import arms, ncf_throughput
 
 ROOT = Path(__file__).parents[1]
 SIZES = (60, 50, 700)
@@ -61,7 +61,7 @@ def test_the_jax_arm_alone_writes_a_row_and_a_table(tmp_path):
 
 @pytest.mark.parametrize("python", [sys.executable, "no-such-python"])
 def test_an_interpreter_without_torch_is_refused_at_once(python, tmp_path):
-    if ncf_throughput.has_torch(python):
+    if arms.has_torch(python):
         pytest.skip("this environment has PyTorch")
     done = benchmark("--torch-python", python, "--out", tmp_path / "ncf.json")
     assert done.returncode == 2

@@ -1,0 +1,68 @@
+"""JAX arms of `benchmarks.image_throughput`: the epochs of `python -m train image`.
+
+Started by the benchmark with its settings as JSON; answers each line with a number of
+epochs on standard input by a line of JSON.
+"""
+
+import json
+import sys
+import time
+
+import jax
+import numpy as np
+
+from benchmarks import environment
+from train import image, training
+from train.image_files import Images, Part
+from train.image_options import Config, resolve
+from train.parallel import Devices
+
+
+def main() -> None:
+    optimizer, text = sys.argv[1:]
+    settings = json.loads(text)
+    jax.config.update("jax_enable_compilation_cache", False)
+    file = np.load(settings["data"])
+    part = Part(file["images"], file["labels"])
+    images = Images("cifar10", 10, part, part)
+    config = resolve(
+        Config(
+            model=settings["model"],
+            dtype=settings["dtype"],
+            optimizer=optimizer,
+            batch_size=settings["batch_size"],
+            learning_rate=settings["rate"],
+            clip_norm=None,
+            free_epochs=0.0,  # constrained from the first update on
+            warmup_epochs=0.0,
+            epochs=1_000_000,  # so that the rate stays what it is
+        )
+    )
+    devices = Devices(limit=1)
+    programs = image.prepare(config, images, devices)
+    trial = training.make_trial(config, programs.steps_per_epoch)
+    data = image.on_device(images)
+    state = jax.jit(programs.start)(trial)
+    advance = training.make_advance(programs, devices)
+    done = 0
+
+    def train(number: int) -> dict:
+        nonlocal state, done
+        began = time.perf_counter()
+        state, loss = advance(state, trial, data, done, done + number)
+        jax.block_until_ready(state)
+        done += number
+        seconds = time.perf_counter() - began
+        samples = number * programs.epoch_size
+        return {"seconds": seconds, "samples": samples, "loss": loss}
+
+    compiled = train(0)  # no epochs: compiles
+    first = train(1)
+    about = {"compile_seconds": compiled["seconds"]} | environment.describe()
+    print(json.dumps(first | about), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(train(int(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
