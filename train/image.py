@@ -52,16 +52,18 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 def load_data(config: Settings) -> Images:
     """The images that a run trains on and those that it is tested on."""
     images = image_files.load(config.dataset, config.data_dir)
-    if not config.validation:
-        return images
-    count = len(images.train.labels)
-    order = np.random.default_rng(config.split_seed).permutation(count)
-    held, kept = order[:HELD_OUT], np.sort(order[HELD_OUT:])
-    train, test = (
-        Part(images.train.images[rows], images.train.labels[rows])
-        for rows in (kept, held)
-    )
+    train, test, limit = images.train, images.test, config.images
+    if config.validation or limit:
+        order = np.random.default_rng(config.split_seed).permutation(len(train.labels))
+        held, kept = np.split(order, [HELD_OUT if config.validation else 0])
+        test = _pick(train, held) if config.validation else test
+        train = _pick(train, np.sort(kept[:limit]))
+        test = _pick(test, np.arange(len(test.labels))[:limit])
     return dataclasses.replace(images, train=train, test=test)
+
+
+def _pick(part: Part, rows: np.ndarray) -> Part:
+    return Part(part.images[rows], part.labels[rows])
 
 
 def on_device(images: Images) -> Data:

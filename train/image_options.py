@@ -65,6 +65,9 @@ class Options(options.Training):
     biases stay free), or all but the last one."""
     augment: bool = True
     """Random crops and mirror images, for cifar100 rotations by up to 15 degrees."""
+    images: int | None = None
+    """Train on this many images, drawn by --split-seed, and test on as many at most,
+    for a first look (default: all)."""
     split_seed: int = 0
     """Of the images that --validation and sweeps hold out."""
     eval_every: int = 1
@@ -115,6 +118,7 @@ def resolve(config: Config) -> Settings:
     settings = Settings(**options.settle(config, defaults))
     options.check(settings)
     options.at_least(settings, 0, "split_seed")
+    options.at_least(settings, 1, "images")
     require(
         settings.constrain == "all" or optimizers.is_lawn(settings.optimizer),
         "--constrain needs a -lawn optimizer",

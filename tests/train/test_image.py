@@ -109,6 +109,14 @@ def test_validation_holds_out_training_images(files, monkeypatch):
     np.testing.assert_array_equal(first.test.images, again.test.images)
     assert set(map(key, first.test.images)) != set(map(key, other.test.images))
 
+    few = load(images=3)  # Of the four test images the first three.
+    assert len(few.train.labels) == len(few.test.labels) == 3
+    assert set(map(key, few.train.images)) <= set(pairs)
+    np.testing.assert_array_equal(few.test.images, load().test.images[:3])
+    few = load(images=9, validation=True)
+    assert len(few.train.labels) == 9 and len(few.test.labels) == 7
+    assert not set(map(key, few.train.images)) & set(map(key, first.test.images))
+
 
 @pytest.mark.parametrize(
     "constrain, free",
@@ -156,6 +164,8 @@ WRONG = {
     "--optimizer adamm": "no optimizer 'adamm'",
     "--loss focal --label-smoothing 0.1": "goes with --loss cross-entropy",
     "--split-seed -1": "--split-seed must be",
+    "--images 0": "--images must be",
+    "--images 15": "--batch-size 16 is more than the 15 training images",
     "--epochs 5 --warmup-epochs 3": "fewer than the 8 of the free phase",
     "--dataset cifar100": "cifar-100",
     "--data-dir nowhere": "nowhere",
@@ -166,6 +176,7 @@ def test_wrong_options_are_one_line_and_leave_no_trace(files, tmp_path, capsys):
     for options, message in WRONG.items():
         out = tmp_path / "run"
         arguments = ["image", f"--data-dir={files}", f"--out={out}", "--devices=1"]
+        arguments += ["--batch-size=16"] * ("--batch" not in options)
         assert main([*arguments, *options.split()]) == 2, options
         output, error = capsys.readouterr()
         assert output == "" and error.startswith("error: ") and message in error, error
