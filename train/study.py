@@ -7,15 +7,17 @@ from typing import Annotated, Literal
 
 import tyro
 
-from train import records
+from train import records, require
 from train.studies import constrained, exponential, rayleigh
 
 # Each draws its figures into a folder and returns what to print.
-STUDIES: dict[str, Callable[[Path], str]] = {
+STUDIES: dict[str, Callable[..., str]] = {
     "constrained": constrained.report,
     "exponential": exponential.report,
     "rayleigh": rayleigh.report,
 }
+# Those that take a folder with real data, and whether to train at the paper's size.
+WITH_DATA: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +35,26 @@ class Config:
         tyro.conf.arg(metavar="NAME"),
     ]
     """Which one."""
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder with the original files of a real data set, or the one around it
+    (default: digits or synthetic data)."""
+    full: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Train at the paper's size, for a GPU; needs --data-dir."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder for text and figures (default: under runs/)."""
 
 
 def run(config: Config) -> None:
     """Computes a study, prints its findings and writes them with the figures."""
-    options = records.run_config("study", config, ("out",))
+    real = config.name in WITH_DATA
+    require(real or config.data_dir is None, f"study {config.name} takes no --data-dir")
+    require(config.data_dir or not config.full, "--full needs --data-dir")
+    options = records.run_config("study", config, ("out", "data_dir"))
+    options["real_data"] = config.data_dir is not None
     folder = config.out or records.default_folder(options)
     with records.run_folder(folder, options) as files:
-        text = STUDIES[config.name](files)
+        arguments = (config.data_dir, config.full) if real else ()
+        text = STUDIES[config.name](files, *arguments)
         (files / "findings.md").write_text(text + "\n", encoding="utf-8")
         names = ", ".join(sorted(path.name for path in files.iterdir()))
     print(f"{text}\n\nWritten to {folder}: {names}")
