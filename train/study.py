@@ -8,16 +8,17 @@ from typing import Annotated, Literal
 import tyro
 
 from train import records, require
-from train.studies import constrained, exponential, rayleigh
+from train.studies import constrained, exponential, flattening, rayleigh
 
 # Each draws its figures into a folder and returns what to print.
 STUDIES: dict[str, Callable[..., str]] = {
     "constrained": constrained.report,
     "exponential": exponential.report,
+    "flattening": flattening.report,
     "rayleigh": rayleigh.report,
 }
 # Those that take a folder with real data, and whether to train at the paper's size.
-WITH_DATA: frozenset[str] = frozenset()
+WITH_DATA: frozenset[str] = frozenset({"flattening"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +27,12 @@ class Config:
 
     constrained: methods that keep or shed the norm, on separable data (Theory III).
     exponential: growing learning rates in the place of weight decay (Li and Arora).
+    flattening: noise and curvature under Adam and Adam-LAWN (ML-100k: --data-dir).
     rayleigh: weight decay on scale-invariant weights (noisy Rayleigh quotient).
     """
 
     name: Annotated[
-        Literal["constrained", "exponential", "rayleigh"],
+        Literal["constrained", "exponential", "flattening", "rayleigh"],
         tyro.conf.Positional,
         tyro.conf.arg(metavar="NAME"),
     ]
