@@ -51,8 +51,10 @@ def fold(
     step: Callable[[Any, Any], Any], carry: Any, examples: PyTree, chunk_size: int
 ) -> Any:
     """Gives ``carry = step(carry, chunk)`` after all chunks; the last may be short."""
-    if chunk_size < 1:
-        raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
+    if not isinstance(chunk_size, int) or chunk_size < 1:
+        raise ValueError(
+            f"`chunk_size` must be a Python integer of at least 1, got {chunk_size!r}."
+        )
     total = count(examples)
     size = min(chunk_size, total)
     full = total // size

@@ -19,7 +19,7 @@ from lawn_optax import diagnostics
 FLOAT32 = 2e-5
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="chunk_size")
+@functools.partial(jax.jit, static_argnames=("loss", "chunk_size"))
 def growth(loss, params, examples, rate, size, chunk_size=32):
     return diagnostics.escape_growth(
         *(loss, params, examples, KEY),
@@ -53,7 +53,9 @@ def test_logistic_regression(chunk_size):
     found = noise(cases.logistic, params, examples, KEY)
     close(found.value, largest(square - mean @ mean), FLOAT32)
     for rate, size in ((0.5, 2), (4.0, 5), (30.0, 1), (30.0, 11)):
-        found = growth(cases.logistic, params, examples, rate, size, chunk_size)
+        found = growth(
+            *(cases.logistic, params, examples, rate, size), chunk_size=chunk_size
+        )
         close(found.value, largest(condition(rate, size, hessians)), 10 * FLOAT32)
 
 
@@ -207,8 +209,9 @@ def test_memory_does_not_grow_with_examples_or_iterations():
 
     # The tridiagonal matrix is 4 KiB and its eigenvectors as many; vectors would be
     # 64 bytes an example, 64 KiB.
-    assert temporary(2048, 4) < temporary(1024, 4) + 2**14
-    assert temporary(1024, 32) < temporary(1024, 4) + 2**16
+    few = temporary(1024, 4)
+    assert temporary(2048, 4) < few + 2**14
+    assert temporary(1024, 32) < few + 2**16
 
 
 def test_what_is_not_finite_shows():
@@ -239,5 +242,5 @@ def test_errors_say_what_to_do():
         escape(examples, KEY, batch_size=12)
     with pytest.raises(ValueError, match=r"as many in each.*\(11, 5\), \(3,\)"):
         escape((examples[0], examples[1][:3]), KEY, batch_size=1)
-    with pytest.raises(ValueError, match="`chunk_size` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`chunk_size` must be.*at least 1, got 0"):
         escape(examples, KEY, batch_size=1, chunk_size=0)
