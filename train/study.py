@@ -7,15 +7,18 @@ from typing import Annotated, Literal
 
 import tyro
 
-from train import records
-from train.studies import constrained, exponential, rayleigh
+from train import records, require
+from train.studies import constrained, exponential, flattening, rayleigh
 
 # Each draws its figures into a folder and returns what to print.
-STUDIES: dict[str, Callable[[Path], str]] = {
+STUDIES: dict[str, Callable[..., str]] = {
     "constrained": constrained.report,
     "exponential": exponential.report,
+    "flattening": flattening.report,
     "rayleigh": rayleigh.report,
 }
+# Those that take a folder with real data, and whether to train at the paper's size.
+WITH_DATA: frozenset[str] = frozenset({"flattening"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,25 +27,36 @@ class Config:
 
     constrained: methods that keep or shed the norm, on separable data (Theory III).
     exponential: growing learning rates in the place of weight decay (Li and Arora).
+    flattening: noise and curvature under Adam and Adam-LAWN (ML-100k: --data-dir).
     rayleigh: weight decay on scale-invariant weights (noisy Rayleigh quotient).
     """
 
     name: Annotated[
-        Literal["constrained", "exponential", "rayleigh"],
+        Literal["constrained", "exponential", "flattening", "rayleigh"],
         tyro.conf.Positional,
         tyro.conf.arg(metavar="NAME"),
     ]
     """Which one."""
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder with the original files of a real data set, or the one around it
+    (default: digits or synthetic data)."""
+    full: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Train at the paper's size, for a GPU; needs --data-dir."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder for text and figures (default: under runs/)."""
 
 
 def run(config: Config) -> None:
     """Computes a study, prints its findings and writes them with the figures."""
-    options = records.run_config("study", config, ("out",))
+    real = config.name in WITH_DATA
+    require(real or config.data_dir is None, f"study {config.name} takes no --data-dir")
+    require(config.data_dir or not config.full, "--full needs --data-dir")
+    options = records.run_config("study", config, ("out", "data_dir"))
+    options["real_data"] = config.data_dir is not None
     folder = config.out or records.default_folder(options)
     with records.run_folder(folder, options) as files:
-        text = STUDIES[config.name](files)
+        arguments = (config.data_dir, config.full) if real else ()
+        text = STUDIES[config.name](files, *arguments)
         (files / "findings.md").write_text(text + "\n", encoding="utf-8")
         names = ", ".join(sorted(path.name for path in files.iterdir()))
     print(f"{text}\n\nWritten to {folder}: {names}")

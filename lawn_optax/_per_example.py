@@ -1,0 +1,73 @@
+# Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
+"""Sums over examples, a few at a time, and losses as functions of wide parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lawn_optax._grouping import PyTree, leaf_paths, path_string
+
+
+def widen(loss: Callable[..., Any], params: PyTree) -> tuple[Callable[..., Any], Any]:
+    """The loss of float32 parameters (float64 if a leaf is), and those parameters.
+
+    The loss itself still gets the dtypes that it was written for.
+    """
+    paths = leaf_paths(params)
+    if not paths:
+        raise ValueError("`params` has no leaves, so nothing to differentiate by.")
+    for path, leaf in paths:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"`params` must be real floating-point numbers, but "
+                f"{path_string(path) or 'the leaf'} is {jnp.result_type(leaf)}. Let "
+                "`loss` close over what it is not to be differentiated by."
+            )
+    dtype = jnp.result_type(jnp.float32, *(leaf for _, leaf in paths))
+    dtypes = jax.tree.map(jnp.result_type, params)
+
+    def of_wide(wide, *args):
+        narrow = jax.tree.map(lambda w, d: w.astype(d), wide, dtypes)
+        return loss(narrow, *args).astype(dtype)
+
+    return of_wide, jax.tree.map(lambda w: jnp.asarray(w, dtype), params)
+
+
+def count(examples: PyTree) -> int:
+    """The length of the first axis, the same for all leaves."""
+    shapes = [jnp.shape(x) for x in jax.tree.leaves(examples)]
+    lengths = {shape[0] if shape else 0 for shape in shapes}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            "`examples` must be arrays whose first axis is the example, as many in "
+            f"each and at least one; got the shapes {shapes}."
+        )
+    return lengths.pop()
+
+
+def fold(
+    step: Callable[[Any, Any], Any], carry: Any, examples: PyTree, chunk_size: int
+) -> Any:
+    """Gives ``carry = step(carry, chunk)`` after all chunks; the last may be short."""
+    if not isinstance(chunk_size, int) or chunk_size < 1:
+        raise ValueError(
+            f"`chunk_size` must be a Python integer of at least 1, got {chunk_size!r}."
+        )
+    total = count(examples)
+    size = min(chunk_size, total)
+    full = total // size
+
+    def chunks(x):
+        return x[: full * size].reshape(full, size, *x.shape[1:])
+
+    examples = jax.tree.map(jnp.asarray, examples)
+    carry, _ = jax.lax.scan(
+        lambda carry, part: (step(carry, part), None),
+        carry,
+        jax.tree.map(chunks, examples),
+    )
+    if total % size:
+        carry = step(carry, jax.tree.map(lambda x: x[full * size :], examples))
+    return carry

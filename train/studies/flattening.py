@@ -1,0 +1,340 @@
+"""Loss flattening: Adam beside Adam-LAWN, on digits or on ML-100k.
+
+After Gupta et al. 2021, arXiv:2108.05839, section 2.2 and Appendices B, E and F.
+Margins grow, so that most examples no longer pull; noise and curvature vanish, and with
+them the condition for escape from a minimum. With fixed norms, the paper says, not.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+
+from lawn_optax import diagnostics, metrics
+from models import MLP, NCF
+from train import digits, recommender, records, recsys, sampling, training
+from train.grids import mean_std
+from train.optimizers import Trial
+from train.parallel import Devices
+from train.plots import COLOURS
+from train.recsys_options import TUNED, Config, resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """The size of a study."""
+
+    seeds: int = 5
+    epochs: int = 200
+    points: int = 16  # at which the quantities are measured
+    sample: int = 256  # examples of what needs a Hessian-vector product for each
+    iterations: int = 10
+    rate: float = 0.3  # of the SGD whose escape is asked for; chosen
+
+
+# On ML-100k: for some two minutes, and the recommender's own schedule. The rate is the
+# one tuned for SGD there.
+_SHORT = Choices(seeds=2, epochs=40, points=12, rate=TUNED["sgd"][0])
+_FULL = dataclasses.replace(_SHORT, seeds=3, epochs=300, points=20)
+
+
+class Problem(NamedTuple):
+    """A network, its loss and training examples; the first axis is the example."""
+
+    apply: Callable[[Any, Any], jax.Array]  # (params, inputs) -> logits
+    loss: Callable[[jax.Array, jax.Array], jax.Array]  # of each example
+    margin: Callable[[jax.Array, jax.Array], jax.Array]
+    inputs: Any
+    labels: jax.Array
+    batch_size: int
+    num_examples: int
+
+
+class Run(NamedTuple):
+    """How one optimizer trains; states have an axis of seeds in front."""
+
+    state: Any  # the first one, with `params`
+    advance: Callable[..., tuple[Any, jax.Array]]  # (state, first epoch, last epoch)
+    # -> (state, score[seeds])
+    switch: float  # epochs before it; NaN for none
+
+
+class Curves(NamedTuple):
+    """What was measured of a run."""
+
+    epochs: np.ndarray  # int[points]
+    values: dict[str, np.ndarray]  # by name, [points, seeds]
+    switch: float
+
+
+PANELS = {  # name -> title, scale of the axis
+    "share": ("Share of margins above 2.5 (training)", "linear"),
+    "loss": ("Training loss", "log"),
+    "gradient noise": ("Trace of the gradients' covariance", "log"),
+    "curvature": ("Largest eigenvalue of the Hessian", "log"),
+    "Hessian noise": ("Largest of the Hessians' covariance", "log"),
+    "growth": ("Escape growth of SGD, eq. 19", "symlog"),
+    "smoothed margin": ("Smoothed normalised margin", "linear"),
+    "score": ("", "linear"),
+}
+
+
+def measure(
+    problem: Problem, choices: Choices, params: optax.Params
+) -> dict[str, jax.Array]:
+    """All quantities but the score, each a scalar."""
+    inputs, labels = problem.inputs, problem.labels
+
+    def loss(params, example):
+        return problem.loss(problem.apply(params, example[0]), example[1])
+
+    def mean_loss(params):
+        return loss(params, (inputs, labels)).mean()
+
+    examples = inputs, labels
+    few = jax.tree.map(lambda x: x[: choices.sample], examples)
+    key, count = jax.random.key(0), choices.iterations
+    margins = problem.margin(problem.apply(params, inputs), labels)
+    norms = diagnostics.group_norms(params)
+    noise = diagnostics.gradient_noise(loss, params, examples)
+    top = diagnostics.top_hessian_eigenvalue(mean_loss, params, key, iterations=count)
+    spread = diagnostics.hessian_noise(loss, params, few, key, iterations=count)
+    growth = diagnostics.escape_growth(
+        *(loss, params, few, key),
+        learning_rate=choices.rate,
+        batch_size=problem.batch_size,
+        num_examples=problem.num_examples,
+        iterations=count,
+    )
+    value = mean_loss(params)
+    return {
+        "share": diagnostics.flattened_share(margins),
+        "loss": value,
+        "gradient noise": noise.trace,
+        "curvature": top.value,
+        "curvature residual": top.residual,
+        "Hessian noise": spread.value,
+        "growth": growth.value,
+        "growth residual": growth.residual,
+        "smoothed margin": metrics.smoothed_normalized_margin(value, norms),
+        "smallest margin": metrics.normalized_margin(margins.min(), norms),
+    }
+
+
+def follow(run: Run, measured: Callable[[Any], Any], choices: Choices) -> Curves:
+    """Trains and measures at epochs that are dense at first."""
+    epochs = np.geomspace(1, choices.epochs, choices.points).round().astype(int)
+    epochs = np.unique(epochs)
+    state, done, rows = run.state, 0, []
+    for epoch in epochs.tolist():
+        state, score = run.advance(state, done, epoch)
+        rows.append(measured(state.params) | {"score": score})
+        done = epoch
+    values = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return Curves(epochs, values, run.switch)
+
+
+# ---------------------------------------------------------------------- digits
+
+# Tuned on validation images (`python -m train digits`), and LAWN at Adam's rate.
+DIGITS: dict[str, tuple[str, dict[str, float]]] = {
+    "adam": ("adam", {"learning_rate": 0.0028}),
+    "adam-lawn": ("adam-lawn", {"learning_rate": 0.045, "switch_step": 20}),
+    "adam-lawn, Adam's rate": (
+        *("adam-lawn", {"learning_rate": 0.0028, "switch_step": 20}),
+    ),
+}
+
+
+def on_digits(choices: Choices) -> dict[str, Curves]:
+    """The curves of each optimizer on handwritten digits."""
+    config = digits.Config(epochs=choices.epochs)
+    data = digits.load_data(config.split_seed)
+    problem = Problem(
+        MLP(config.widths).apply,
+        optax.softmax_cross_entropy_with_integer_labels,
+        metrics.multiclass_margin,
+        *data["train"],
+        config.batch_size,
+        digits.TRAIN,
+    )
+    measured = jax.jit(jax.vmap(partial(measure, problem, choices)))
+    keys = jax.vmap(jax.random.key)(jnp.arange(choices.seeds))
+    params = digits.init_params(config.widths, keys)
+
+    def run(name, trial):
+        start, advance = digits.make_member(config, name)
+        step = jax.jit(jax.vmap(advance, (0, 0, None, None, None, None)))
+
+        def by_seed(state, first, last):
+            state, values = step(state, keys, trial, data, first, last)
+            return state, values["test_accuracy"]
+
+        state = jax.vmap(start, (0, None))(params, trial)
+        switch = trial.get("switch_step", np.nan) / config.steps_per_epoch
+        return Run(state, by_seed, switch)
+
+    return {label: follow(run(*of), measured, choices) for label, of in DIGITS.items()}
+
+
+# --------------------------------------------------------------------- ML-100k
+
+
+def on_movielens(choices: Choices, folder: Path, full: bool) -> dict[str, Curves]:
+    """The curves of each optimizer on ML-100k, by the recommender's own training."""
+    curves, scale = {}, choices.epochs / 300
+    for name in ("adam", "adam-lawn"):
+        options: dict[str, Any] = {"free_epochs": TUNED[name][2] * scale}
+        if not full:  # More steps of a narrow network; free epochs as tuned at 10,000.
+            options = {"batch_size": 10_000, "learning_rate": 3e-3}
+            options |= {"free_epochs": 20 * scale, "candidate_draws": 1}
+        options |= {"epochs": choices.epochs, "warmup_epochs": 30 * scale}
+        settings = resolve(Config(data_dir=folder, optimizer=name, **options))
+        interacted, candidates = recsys.load_data(settings)
+        task = recsys.make_task(settings, interacted, Devices(limit=1))
+        if not full:
+            model = NCF(interacted.num_users, interacted.num_items, (32, 16, 1), 16)
+            task = task._replace(model=model)
+        data = recsys.on_device(interacted, candidates)
+        trial = training.make_trial(settings, task.steps_per_epoch)
+        trial |= {"seed": np.arange(choices.seeds, dtype=np.uint32)}
+        switch = settings.free_epochs if name == "adam-lawn" else np.nan
+        run = _recommender(task, data, trial, switch)
+        measured = jax.jit(jax.vmap(partial(measure, _samples(task, data), choices)))
+        curves[name] = follow(run, measured, choices)
+    return curves
+
+
+def _recommender(
+    task: recommender.Task, data: recommender.Data, trial: Trial, switch: float
+) -> Run:
+    axes = {key: 0 if key == "seed" else None for key in trial}
+
+    def one(state, trial, data, first, last):
+        state, _ = recommender.advance(task, state, trial, data, first, last)
+        return state, recommender.evaluate(task, state, trial, data)[0]["hr"]
+
+    program = jax.jit(jax.vmap(one, (0, axes, None, None, None)))
+
+    def advance(state, first, last):
+        return program(state, trial, data, first, last)
+
+    start = jax.jit(jax.vmap(partial(recommender.start, task), (axes,)))
+    return Run(start(trial), advance, switch)
+
+
+def _samples(task: recommender.Task, data: recommender.Data) -> Problem:
+    """Some of an epoch's samples, the same at each measurement."""
+    count, key = min(2048, task.epoch_size), jax.random.key(0)
+    users, items, labels = sampling.samples(
+        data.train,
+        sampling.make_shuffle(key, task.epoch_size),
+        jnp.arange(count, dtype=jnp.int32),
+        jax.random.bits(key, (count,), jnp.uint32),
+        task.model.num_items,
+    )
+    return Problem(
+        lambda params, pair: task.model.apply({"params": params}, *pair),
+        task.loss,
+        metrics.binary_margin,
+        (users, items),
+        labels,
+        task.batch_size,
+        task.epoch_size,
+    )
+
+
+# ---------------------------------------------------------------------- report
+
+CLAIMS = """\
+Claims (LAWN, arXiv, section 2.2, Appendices B, E and F): with Adam the margins of most
+examples pass 2.5, the gradients' covariance and the Hessian become small, and with them
+what SGD needs to escape from a minimum; with fixed norms they stay large."""
+
+
+def draw(
+    path: Path, curves: Mapping[str, Curves], choices: Choices, title: str, score: str
+) -> None:
+    """Draws all quantities against epochs, means over the seeds and their range."""
+    figure = Figure(figsize=(15, 7.5), layout="constrained")
+    axes = dict(zip(PANELS, figure.subplots(2, 4).flat, strict=True))
+    for (label, run), colour in zip(curves.items(), COLOURS, strict=False):
+        for name, panel in axes.items():
+            values = run.values[name]
+            panel.plot(run.epochs, values.mean(1), color=colour, label=label)
+            low, high = values.min(1), values.max(1)
+            panel.fill_between(run.epochs, low, high, color=colour, alpha=0.15, lw=0)
+            if run.switch >= 1:
+                panel.axvline(run.switch, color="grey", ls=":", lw=1)
+    for name, (heading, scale) in PANELS.items():
+        linear = {"linthresh": 0.01} if scale == "symlog" else {}
+        axes[name].set_yscale(scale, **linear)
+        axes[name].set(title=heading or score, xscale="log", xlabel="epoch")
+        axes[name].grid(alpha=0.3)
+    limit = 2 / choices.rate
+    line = axes["curvature"].axhline(limit, color="black", ls="--", lw=1)
+    line.set_label(f"2 / rate of SGD ({choices.rate:g}): escape above")
+    axes["growth"].axhline(0, color="grey", lw=1)
+    axes["growth"].set_ylim(bottom=-0.005)
+    figure.suptitle(f"{title}\ndotted: switch to fixed norms", fontsize=11)
+    handles = axes["curvature"].get_legend_handles_labels()[0]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=100)
+
+
+def table(curves: Mapping[str, Curves], score: str) -> str:
+    """The last values, and the largest curvature on the way, for a person to read."""
+    columns = {
+        "share": "margins > 2.5",
+        "loss": "loss",
+        "gradient noise": "gradient noise",
+        "curvature": "curvature",
+        "Hessian noise": "Hessian noise",
+        "growth": "escape growth",
+        "growth residual": "its residual",
+        "smoothed margin": "smoothed margin",
+        "smallest margin": "smallest margin",
+        "score": score,
+    }
+    cells = []
+    for label, run in curves.items():
+        ends = [mean_std(run.values[name][-1]) for name in columns]
+        cells.append([label, *(f"{end.mean:.3g} ± {end.std:.1g}" for end in ends)])
+    return records.table(["at the end", *columns.values()], cells)
+
+
+def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> str:
+    """Draws the figure into a folder and says what is in it.
+
+    Args:
+        folder: For the PNG file.
+        data_dir: With the files of ML-100k; None for digits.
+        full: Whether to train the recommender at its full size.
+    """
+    if data_dir is None:
+        choices, score = Choices(), "Test accuracy"
+        title = f"Digits, batch {digits.Config().batch_size} of {digits.TRAIN}"
+        curves = on_digits(choices)
+    else:
+        choices, score = _FULL if full else _SHORT, "HR@10"
+        title = "ML-100k, batch 100,000" if full else "ML-100k, narrow, batch 10,000"
+        curves = on_movielens(choices, data_dir, full)
+    title += f", {choices.epochs} epochs, {choices.seeds} seeds"
+    draw(folder / "flattening.png", curves, choices, title, score)
+    return (
+        f"Loss flattening: {title}.\n{CLAIMS}\n\n{table(curves, score)}\n\n"
+        "Mean and sample standard deviation over the seeds. Gradient noise: trace of"
+        " the examples' covariance. Curvature, Hessian noise: largest eigenvalues.\n"
+        f"Escape growth: eq. 19 less 1, for SGD at rate {choices.rate:g} with that"
+        " batch; above its residual, escape is possible. Curvature above"
+        f" {2 / choices.rate:.3g} is enough.\n"
+        "Margins are divided by the product of the layers' norms (biases included);"
+        " smoothed: of the mean loss."
+    )
