@@ -192,7 +192,7 @@ def on_movielens(choices: Choices, folder: Path, full: bool) -> dict[str, Curves
     curves, scale = {}, choices.epochs / 300
     for name in ("adam", "adam-lawn"):
         options: dict[str, Any] = {"free_epochs": TUNED[name][2] * scale}
-        if not full:  # More steps of a narrow network; free epochs as tuned at 10,000.
+        if not full:  # More steps of a narrow network; rate and free epochs are chosen.
             options = {"batch_size": 10_000, "learning_rate": 3e-3}
             options |= {"free_epochs": 20 * scale, "candidate_draws": 1}
         options |= {"epochs": choices.epochs, "warmup_epochs": 30 * scale}
