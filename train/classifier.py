@@ -6,6 +6,7 @@ devices → optimizer. The images stay on the device as bytes.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -64,6 +65,7 @@ class Task(NamedTuple):
         watch: ``mean-margin`` or ``median-margin`` where the switch waits for one.
         devices: Number of devices.
         axis: Name of their axis; None on one device.
+        spread: Makes a function run once on each device; see `parallel.Devices`.
         unrolled: Whether Python loops over the parts of a batch, and over `step`
             instead of the device over both: on CPUs, where XLA's convolutions are many
             times slower in a compiled loop (https://github.com/jax-ml/jax/issues/12868).
@@ -83,6 +85,7 @@ class Task(NamedTuple):
     watch: str | None = None
     devices: int = 1
     axis: str | None = None
+    spread: Callable[[Callable], Callable] = lambda program: program
     unrolled: bool = False
 
     @property
@@ -118,8 +121,9 @@ def step(
         The state, and the mean loss of the batch before the update, float32[].
     """
     tx = optax.with_extra_args_support(task.optimizer(trial))
-    grads, statistics, loss, watched = _gradients(
-        task, state, trial, data, epoch, number
+    grads, statistics, loss, watched = task.spread(partial(_gradients, task))(
+        *(state.params, state.statistics, _logit_scale(task, state)),
+        *(trial, data, epoch, number),
     )
     extra = {"switch_value": watched} if task.watch else {}
     updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra)
@@ -169,8 +173,10 @@ def evaluate(
     scale = _logit_scale(task, state)
     count = min(PROBES, task.num_images)
     probes, probe_labels = data.images[:count], data.labels[:count]
-    test = scale * _classify(task, state, data.test_images, data.mean)
-    train = scale * _classify(task, state, probes, data.mean)
+    variables = {"params": state.params, "batch_stats": state.statistics}
+    classify = task.spread(partial(_classify, task))
+    test = scale * classify(variables, data.test_images, data.mean)
+    train = scale * classify(variables, probes, data.mean)
     right = test.argmax(-1) == data.test_labels
     margins = metrics.multiclass_margin(train, probe_labels)
     quantiles = metrics.margin_quantiles(margins, jnp.array([0.1, 0.5, 0.9]))
@@ -207,13 +213,12 @@ def _logit_scale(task: Task, state: State) -> jax.Array:
 
 
 def _classify(
-    task: Task, state: State, images: jax.Array, mean: jax.Array
+    task: Task, variables: Any, images: jax.Array, mean: jax.Array
 ) -> jax.Array:
     """Logits of whole images, a device's share at a time, float32[n, classes]."""
     size = min(_IMAGES_AT_ONCE, -(-len(images) // task.devices))
     rounds = -(-len(images) // (size * task.devices))
     device = jax.lax.axis_index(task.axis) if task.axis else 0
-    variables = {"params": state.params, "batch_stats": state.statistics}
 
     def logits(i):
         # What lies beyond the last image is the last one again.
@@ -230,7 +235,9 @@ def _classify(
 
 def _gradients(
     task: Task,
-    state: State,
+    params: optax.Params,
+    statistics: dict[str, Any],
+    scale: jax.Array,
     trial: Trial,
     data: Data,
     epoch: jax.Array,
@@ -239,7 +246,6 @@ def _gradients(
     """Gradient of a batch's mean loss, new statistics, that loss, margin to watch."""
     size = task.batch_size // (task.parts * task.devices)
     device = jax.lax.axis_index(task.axis) if task.axis else 0
-    scale = _logit_scale(task, state)
     order = jax.random.fold_in(_key(trial, 1), epoch)
     shuffle = sampling.make_shuffle(order, task.num_images)
     key = _key(trial, 2)
@@ -265,12 +271,12 @@ def _gradients(
         inputs = augmentation.normalise(images.astype(jnp.float32), data.mean)
         (loss, (statistics, margins)), grads = jax.value_and_grad(
             part_loss, has_aux=True
-        )(state.params, statistics, inputs, data.labels[rows])
+        )(params, statistics, inputs, data.labels[rows])
         sums = jax.tree.map(jnp.add, sums, (grads, loss))
         return (sums, statistics), margins if task.watch else jnp.zeros([])
 
-    zeros = jax.tree.map(jnp.zeros_like, (state.params, jnp.zeros([])))
-    carry = zeros, state.statistics
+    zeros = jax.tree.map(jnp.zeros_like, (params, jnp.zeros([])))
+    carry = zeros, statistics
     if task.unrolled:
         found = []
         for part in range(task.parts):

@@ -110,6 +110,7 @@ def make_task(config: Settings, images: Images, devices: Devices) -> Task:
         watch=None if config.switch == "epochs" else config.switch,
         devices=devices.count,
         axis=devices.axis,
+        spread=devices.spread,
         unrolled=jax.default_backend() == "cpu",
     )
 

@@ -14,6 +14,7 @@ from train import optimizers, require
 UNRELATED = (
     *("out", "quiet", "data_dir", "checkpoint_minutes", "micro_batch", "parallel"),
     *("devices", "coordinator", "processes", "process", "preset", "deterministic"),
+    "shard_state",
 )
 
 
@@ -81,6 +82,9 @@ class Single:
     """How the batch is split over several devices."""
     devices: int | None = None
     """Use this many devices (default: all)."""
+    shard_state: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With --parallel jit: keep weights and optimizer state in parts, one on each
+    device, for models that do not fit on one (FSDP)."""
     deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """On GPUs: sum in a fixed order, so that a resumed run ends in the same bits. (On
     CPUs it always does.)"""
@@ -182,6 +186,10 @@ def check(config: Settled) -> None:
     require(
         0 <= config.process < config.processes,
         f"--process must be 0 to {config.processes - 1}, one number per process",
+    )
+    require(
+        config.parallel == "jit" or not config.shard_state,
+        "--shard-state goes with --parallel jit",
     )
     require(
         (config.coordinator is None) == (config.processes == 1),

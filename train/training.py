@@ -85,7 +85,7 @@ def begin(config: Settled) -> Devices:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
     if config.coordinator:
         connect(config.coordinator, config.processes, config.process)
-    return Devices(config.parallel, config.devices)
+    return Devices(config.parallel, config.devices, config.shard_state)
 
 
 def describe(config: Settled, steps: int) -> str:
@@ -191,7 +191,7 @@ def _train(
     rate = learning_rate(config, steps, trial)
     initial = jax.jit(programs.start)(trial)
     host, done = files.restore(jax.tree.map(np.asarray, initial))
-    state, trial, data = devices.put((host, trial, data))
+    state, (trial, data) = devices.put_state(host), devices.put((trial, data))
     advance = _advance(programs, devices)
     evaluate = devices.compile(programs.evaluate)
 

@@ -35,10 +35,11 @@ def trained(devices, micro_batch=None):
     data = tiny.interactions()
     task = recsys.make_task(config, data, devices)
     trial = training.make_trial(config, task.steps_per_epoch)
-    arguments = tiny.start(task, trial), trial, tiny.device_data(data)
+    state = devices.put_state(tiny.start(task, trial))
     ends = np.int32(0), np.int32(EPOCHS)
     advance = devices.compile(partial(recommender.advance, task))
-    state, loss = devices.get(advance(*devices.put((*arguments, *ends))))
+    rest = devices.put((trial, tiny.device_data(data), *ends))
+    state, loss = devices.get(advance(state, *rest))
     # It trained, and switched after two epochs.
     assert 0.1 < loss < 0.8 and state.diverged_step == -1
     assert np.abs(state.params["dense_0"]["bias"]).max() > 0
@@ -61,14 +62,20 @@ def double():
 
 
 @pytest.mark.parametrize(
-    "mode, devices, micro_batch",
-    [("jit", 8, None), ("pmap", 8, None), ("jit", 1, 60), ("pmap", 3, 32)],
+    "mode, devices, micro_batch, shard_state",
+    [
+        ("jit", 8, None, False),
+        ("jit", 8, None, True),
+        ("pmap", 8, None, False),
+        ("jit", 1, 60, False),
+        ("pmap", 3, 32, False),
+    ],
 )
 def test_devices_and_parts_change_nothing_in_float64(
-    mode, devices, micro_batch, double
+    mode, devices, micro_batch, shard_state, double
 ):
     with jax.enable_x64(True):
-        several = Devices(mode, devices)
+        several = Devices(mode, devices, shard_state)
         assert several.count == devices
         found = trained(several, micro_batch)
     assert found[0]["dense_0"]["kernel"].dtype == np.float64
