@@ -14,7 +14,7 @@ from train import optimizers, require
 UNRELATED = (
     *("out", "quiet", "data_dir", "checkpoint_minutes", "micro_batch", "parallel"),
     *("devices", "coordinator", "processes", "process", "preset", "deterministic"),
-    "shard_state",
+    *("shard_state", "workers"),
 )
 
 
@@ -108,11 +108,9 @@ class Settled(Training, Single):
     weight_decay: float = 0.0
 
 
-def tuned(
-    name: str, table: Mapping[str, tuple[float, float, float]]
-) -> dict[str, float]:
+def tuned(name: str, table: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
     """The learning rate, weight decay and free epochs of an optimizer where none are
-    given.
+    given, and the epochs of its warm-up if the table has them.
 
     Args:
         name: Of the optimizer.
@@ -125,8 +123,8 @@ def tuned(
     require(name in optimizers.NAMES, f"no optimizer {name!r}; choose from: {known}")
     key = name.removesuffix("-bounded").replace("-plus", "")
     key = key if key in table else key.replace("adamw", "adam")
-    names = ("learning_rate", "weight_decay", "free_epochs")
-    return dict(zip(names, table[key], strict=True))
+    names = ("learning_rate", "weight_decay", "free_epochs", "warmup_epochs")
+    return dict(zip(names, table[key], strict=False))
 
 
 def settle(config: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -102,6 +102,7 @@ class Devices:
         axes = (jax.sharding.AxisType.Auto,)
         mesh = jax.make_mesh((self.count,), (AXIS,), devices=devices, axis_types=axes)
         self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._rows = NamedSharding(mesh, PartitionSpec(AXIS))
 
     def compile(self, program: Callable, *, donate: bool = False) -> Callable:
         """Makes ``program(first, *rest)`` run on all devices.
@@ -125,32 +126,53 @@ class Devices:
 
         return jax.jit(placed, donate_argnums=donated)
 
-    def spread(self, program: Callable) -> Callable:
+    def spread(self, program: Callable, *, split: bool = False) -> Callable:
         """Makes a part of a compiled program run once on each device.
 
         Args:
-            program: A function of arrays that are the same on all devices, and so are
-                its results.
+            program: ``program(*rest, last)``, a function of arrays that are the same
+                on all devices, and so are its results.
+            split: Whether the last argument is from `put_batch`: each device takes its
+                rows.
         """
         if self._pmap or not self.axis:
             return program
-        return jax.shard_map(
-            program,
-            mesh=self._everywhere.mesh,
-            in_specs=PartitionSpec(),
-            out_specs=PartitionSpec(),
-            # The same semantics as under pmap: gradients are summed where the program
-            # says so and nowhere else.
-            check_vma=False,
-        )
+        whole, rows = PartitionSpec(), PartitionSpec(AXIS if split else None)
+
+        def on_each(*arguments):
+            return jax.shard_map(
+                program,
+                mesh=self._everywhere.mesh,
+                in_specs=(*[whole] * (len(arguments) - 1), rows),
+                out_specs=whole,
+                # The same semantics as under pmap: gradients are summed where the
+                # program says so and nowhere else.
+                check_vma=False,
+            )(*arguments)
+
+        return on_each
 
     def put(self, tree: Any) -> Any:
         """Copies a tree of arrays to every device."""
         if self._pmap:
-            mesh = self._everywhere.mesh
-            sharding = NamedSharding(mesh, PartitionSpec(AXIS))
-            return jax.tree.map(partial(_stack, self.count, sharding), tree)
+            return jax.tree.map(partial(_stack, self.count, self._rows), tree)
         return jax.tree.map(lambda x: jax.device_put(x, self._everywhere), tree)
+
+    def put_batch(self, tree: Any) -> Any:
+        """Splits arrays along their first axis among the devices.
+
+        Args:
+            tree: This process's rows. All processes have as many; the first one's come
+                first.
+        """
+
+        def place(x):
+            if self._pmap:
+                own = self.count // jax.process_count()
+                x = x.reshape(own, len(x) // own, *x.shape[1:])
+            return jax.make_array_from_process_local_data(self._rows, x)
+
+        return jax.tree.map(place, tree)
 
     def put_state(self, tree: Any) -> Any:
         """Copies the state to the devices: to each all of it, or its part."""

@@ -5,6 +5,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,8 +58,15 @@ def learning_rate(config: Settled, steps: int, trial: Trial) -> optax.Schedule:
     )
 
 
-def make_optimizer(config: Settled, steps: int, trial: Trial):
-    """The optimizer of a run with `steps` updates per epoch."""
+def make_optimizer(config: Settled, steps: int, trial: Trial, **options: Any):
+    """The optimizer of a run with `steps` updates per epoch.
+
+    Args:
+        config: Options of the run.
+        steps: Updates per epoch.
+        trial: From `make_trial`.
+        **options: Others of `optimizers.make`.
+    """
     step = trial["switch_step"]
     if config.switch != "epochs":
         step = lawn.switch_when(config.switch_threshold, decay=1 - 1 / steps)
@@ -71,6 +80,7 @@ def make_optimizer(config: Settled, steps: int, trial: Trial):
         switch_step=step,
         reset=config.reset,
         **decay,
+        **options,
     )
     if config.clip_norm is None:
         return tx
@@ -119,6 +129,8 @@ class Programs(NamedTuple):
             JSON files.
         draw: Draws the curves: ``(path, rows of metrics, step of the switch)``.
         conclude: The result in words: ``(options, rows of metrics)``.
+        loop: Makes what trains and evaluates from the devices and the data; by default
+            a `Resident` of the programs.
     """
 
     start: Callable[..., Any]
@@ -132,6 +144,40 @@ class Programs(NamedTuple):
     documents: Callable[[Any], Mapping[str, Any]]
     draw: Callable[[Path, list[dict[str, Any]], int], None]
     conclude: Callable[[Mapping[str, Any], list[dict[str, Any]]], str]
+    loop: Callable[[Devices, Any], Any] | None = None
+
+
+class Resident:
+    """Trains and evaluates on data that lie on the devices."""
+
+    def __init__(self, programs: Programs, devices: Devices, data: Any):
+        """See `execute`."""
+        self._devices, self._data = devices, devices.put(data)
+        self._advance = _advance(programs, devices)
+        self._evaluate = devices.compile(programs.evaluate)
+
+    def prepare(self, state: Any, trial: Trial, done: int) -> Any:
+        """Compiles; returns the state after no epochs."""
+        state, _ = self.advance(state, trial, done, done)
+        jax.block_until_ready(self.evaluate(state, trial))
+        return state
+
+    def advance(
+        self, state: Any, trial: Trial, first: int, last: int
+    ) -> tuple[Any, float]:
+        """Trains from epoch `first` up to `last`; returns the state and the loss."""
+        return self._advance(state, trial, self._data, first, last)
+
+    def evaluate(self, state: Any, trial: Trial) -> tuple[Any, Any]:
+        """The metrics by name, and details."""
+        return self._evaluate(state, trial, self._data)
+
+    def speeds(self, state: Any, trial: Trial) -> dict[str, float]:
+        """Samples per second of what works at the same time, each alone: nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Ends what works at the same time: nothing."""
 
 
 def execute(
@@ -149,7 +195,8 @@ def execute(
         config: Options of the run.
         devices: Where it runs.
         programs: What it computes.
-        load: Gives the data as arrays; not called if the run is finished.
+        load: Gives the data, as arrays if they are to lie on the devices; not called
+            if the run is finished.
         introduction: What to print first.
 
     Returns:
@@ -164,7 +211,9 @@ def execute(
             print(introduction, flush=True)
         if not files.finished:
             show = leader and not config.quiet
-            _train(config, programs, devices, load(), files, show)
+            loop = programs.loop or partial(Resident, programs)
+            with closing(loop(devices, load())) as work:
+                _train(config, programs, devices, work, files, show)
         if leader:
             summary = json.loads((folder / "summary.json").read_text())
             # Drawn from the rows each time: the kill may have come before it.
@@ -173,6 +222,8 @@ def execute(
             conclusion = f"The run {summary['outcome']}."
             if summary["outcome"] == "finished":
                 conclusion = programs.conclude(options, rows)
+            for name, speed in summary.get("speeds", {}).items():
+                conclusion += f"\n{name}: {speed:,.0f} images per second"
             print(f"\n{conclusion}\n\nWritten to {folder}", flush=True)
     return folder
 
@@ -181,7 +232,7 @@ def _train(
     config: Settled,
     programs: Programs,
     devices: Devices,
-    data: Any,
+    work: Any,
     files: Run,
     show: bool,
 ) -> None:
@@ -191,27 +242,23 @@ def _train(
     rate = learning_rate(config, steps, trial)
     initial = jax.jit(programs.start)(trial)
     host, done = files.restore(jax.tree.map(np.asarray, initial))
-    state, (trial, data) = devices.put_state(host), devices.put((trial, data))
-    advance = _advance(programs, devices)
-    evaluate = devices.compile(programs.evaluate)
+    state, trial = devices.put_state(host), devices.put(trial)
 
-    # No epochs: compiles, and evaluates a run that was killed after its last one.
     began = time.perf_counter()
-    state, _ = advance(state, trial, data, done, done)
-    details = jax.block_until_ready(evaluate(state, trial, data))[1]
+    state = work.prepare(state, trial, done)
     compile_seconds = time.perf_counter() - began
 
-    seconds, trained, outcome = 0.0, 0, "finished"
+    seconds, trained, outcome, details = 0.0, 0, "finished", None
     with ProgressReport(max(1, config.epochs - done), not show) as progress:
         while done < config.epochs and outcome == "finished":
             epoch = min(
                 config.epochs, done - done % config.eval_every + config.eval_every
             )
             began = time.perf_counter()
-            state, loss = advance(state, trial, data, done, epoch)
+            state, loss = work.advance(state, trial, done, epoch)
             seconds += time.perf_counter() - began
             trained += (epoch - done) * programs.epoch_size
-            values, details = evaluate(state, trial, data)
+            values, details = work.evaluate(state, trial)
             host = devices.get(state)
             row = {"epoch": epoch, "step": epoch * steps, "loss": loss}
             row |= {key: float(value) for key, value in devices.get(values).items()}
@@ -229,6 +276,9 @@ def _train(
                 outcome = f"diverged at step {host.diverged_step}"
             else:
                 files.save(epoch, host, force=epoch == config.epochs)
+    if details is None:  # It was killed after its last epoch.
+        details = work.evaluate(state, trial)[1]
+    details = devices.get(details)
     best = max(files.rows(), key=lambda row: row[programs.metric] or 0)
     files.finish(
         {
@@ -239,8 +289,9 @@ def _train(
             "samples_per_second": trained / seconds if trained else None,
             "seconds": seconds,
             "compile_seconds": compile_seconds,
+            "speeds": work.speeds(state, trial),
         },
-        **programs.documents(devices.get(details)),
+        **programs.documents(details),
     )
 
 

@@ -17,22 +17,30 @@ import lawn_optax as lawn
 import models
 from train import classifier, runs
 from train.__main__ import main
-from train.parallel import MODES, Devices
+from train.parallel import Devices
 
 OPTIONS = "image --optimizer adam-lawn --learning-rate 0.01 --batch-size 16 --epochs 4"
 OPTIONS += " --free-epochs 1 --warmup-epochs 1 --eval-every 2 --quiet"
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_two_processes_give_the_metrics_of_one(mode, tmp_path, compilation_cache):
-    tables = images.some_tables("cifar10", count=12)
-    files = images.write_binary(tmp_path / "data", tables)
-    command = f"{OPTIONS} --parallel {mode} --data-dir {files}"
+@pytest.mark.parametrize(
+    "dataset, how", [("cifar10", "--shard-state"), ("imagenet", "--parallel pmap")]
+)
+def test_two_processes_give_the_metrics_of_one(
+    dataset, how, tmp_path, compilation_cache
+):
+    data = tmp_path / "data"
+    if dataset == "imagenet":  # Each process decodes its own rows of a batch.
+        images.write_folder(data, train=20)
+        how += " --workers 0"
+    else:
+        images.write_binary(data, images.some_tables("cifar10", count=12))
+    command = f"{OPTIONS} --dataset {dataset} {how} --data-dir {data}"
     first, second = one_and_two(command.split(), tmp_path, compilation_cache)
     assert [row["constrained"] for row in second] == [1, 1]
     for one, two in zip(first, second, strict=True):
         assert one.keys() == two.keys()
-        # One image may change sides: of four, and of sixty.
+        # One image may change sides: of four or six, and of sixty.
         loose = {"accuracy": 0.26, "ece": 0.26, "train_accuracy": 0.02}
         for name in one:
             close(two[name], one[name], rtol=1e-4, atol=loose.get(name, 1e-4))
