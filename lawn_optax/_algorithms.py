@@ -16,6 +16,7 @@ from lawn_optax._wrap import constrain
 
 Scalar = float | jax.Array
 LearningRate = Scalar | optax.Schedule
+Mask = optax.Params | Callable[[optax.Params], optax.Params] | None
 
 
 def sgd(
@@ -24,6 +25,7 @@ def sgd(
     nesterov: bool = False,
     *,
     weight_decay: Scalar = 0.0,
+    mask: Mask = None,
     switch_step: Step = 0,
     groups: Groups = "layer",
     reset: Reset = "restart",
@@ -36,6 +38,8 @@ def sgd(
       momentum: Decay of the momentum, or None for none.
       nesterov: Whether to use Nesterov momentum.
       weight_decay: Coefficient of the decay added to the gradient in the free phase.
+      mask: Which leaves decay, as in `optax.adamw`: a tree of bools, or a function from
+        the parameters to one. None for all.
       switch_step: See `wrap`.
       groups: See `wrap`.
       reset: See `wrap`.
@@ -56,7 +60,7 @@ def sgd(
       Gupta et al. 2021, arXiv:2108.05839, section 3 and Appendix C (no listing).
     """
     direction = optax.chain(
-        *_free_decay(weight_decay, switch_step),
+        *_free_decay(weight_decay, mask, switch_step),
         optax.identity() if momentum is None else optax.trace(momentum, nesterov),
     )
     return constrain(
@@ -77,6 +81,7 @@ def adam(
     eps: Scalar = 1e-6,
     *,
     weight_decay: Scalar = 0.0,
+    mask: Mask = None,
     switch_step: Step = 0,
     groups: Groups = "layer",
     reset: Reset = "restart",
@@ -91,6 +96,8 @@ def adam(
       b2: Decay of the second moment.
       eps: Added to the root of the second moment.
       weight_decay: Coefficient of the decay added after the moments, in the free phase.
+      mask: Which leaves decay, as in `optax.adamw`: a tree of bools, or a function from
+        the parameters to one. None for all.
       switch_step: See `wrap`.
       groups: See `wrap`.
       reset: See `wrap`.
@@ -113,7 +120,7 @@ def adam(
       Algorithm 1, which has both projections; eps as in Appendix D.
     """
     direction = optax.chain(
-        optax.scale_by_adam(b1, b2, eps), *_free_decay(weight_decay, switch_step)
+        optax.scale_by_adam(b1, b2, eps), *_free_decay(weight_decay, mask, switch_step)
     )
     return constrain(
         direction,
@@ -133,6 +140,7 @@ def lamb(
     eps: Scalar = 1e-6,
     *,
     weight_decay: Scalar = 0.0,
+    mask: Mask = None,
     phi: Callable[[jax.Array], jax.Array] = lambda norm: norm,
     switch_step: Step = 0,
     groups: Groups = "layer",
@@ -156,6 +164,8 @@ def lamb(
       b2: Decay of the second moment.
       eps: Added to the root of the second moment.
       weight_decay: Coefficient of the decay in r, in the free phase.
+      mask: Which leaves decay, as in `optax.adamw`: a tree of bools, or a function from
+        the parameters to one. None for all.
       phi: Function of the weight norm in the trust ratio.
       switch_step: See `wrap`.
       groups: See `wrap`.
@@ -178,8 +188,8 @@ def lamb(
       and phi of the weights before the update, as in You et al. 2020, arXiv:1904.00962.
     """
     return _lamb(
-        learning_rate, b1, b2, eps, weight_decay, phi, jnp.inf, switch_step, groups,
-        reset, axis_name,
+        learning_rate, b1, b2, eps, weight_decay, mask, phi, jnp.inf, switch_step,
+        groups, reset, axis_name,
     )  # fmt: skip
 
 
@@ -190,6 +200,7 @@ def lamb_plus(
     eps: Scalar = 1e-6,
     *,
     weight_decay: Scalar = 0.0,
+    mask: Mask = None,
     phi: Callable[[jax.Array], jax.Array] = lambda norm: norm,
     switch_step: Step = 0,
     groups: Groups = "layer",
@@ -213,17 +224,17 @@ def lamb_plus(
       Gupta et al. 2021, arXiv:2108.05839, Appendix D.4.3.
     """
     return _lamb(
-        learning_rate, b1, b2, eps, weight_decay, phi, 1.0, switch_step, groups,
+        learning_rate, b1, b2, eps, weight_decay, mask, phi, 1.0, switch_step, groups,
         reset, axis_name,
     )  # fmt: skip
 
 
 def _lamb(
-    learning_rate, b1, b2, eps, weight_decay, phi, cap, switch_step, groups, reset,
-    axis_name,
+    learning_rate, b1, b2, eps, weight_decay, mask, phi, cap, switch_step, groups,
+    reset, axis_name,
 ):  # fmt: skip
     direction = optax.chain(
-        optax.scale_by_adam(b1, b2, eps), *_free_decay(weight_decay, switch_step)
+        optax.scale_by_adam(b1, b2, eps), *_free_decay(weight_decay, mask, switch_step)
     )
     minus = _minus(learning_rate)
 
@@ -256,8 +267,10 @@ def _minus(learning_rate: LearningRate) -> Callable[[jax.Array], Scale]:
     return scale
 
 
-def _free_decay(weight_decay: Scalar, step: Step) -> list[optax.GradientTransformation]:
+def _free_decay(
+    weight_decay: Scalar, mask: Mask, step: Step
+) -> list[optax.GradientTransformation]:
     if isinstance(weight_decay, int | float) and weight_decay == 0:
         return []
-    decay = optax.add_decayed_weights(weight_decay)
+    decay = optax.add_decayed_weights(weight_decay, mask)
     return [switch_at(step, optax.identity(), before=decay)]

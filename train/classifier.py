@@ -1,11 +1,12 @@
 """Training an image classifier: start, epochs and evaluation as compiled programs.
 
-Data flow of a step: positions in the epoch → images, changed at random
-(`train.augmentation`) → logits, in parts that fit → summed gradients, over parts and
-devices → optimizer. The images stay on the device as bytes.
+Data flow of a step: positions in the epoch, or a batch of photographs → inputs
+(`train.image_inputs`) → logits, in parts that fit → summed gradients, over parts and
+devices → optimizer. The images are on the device as bytes.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,22 +17,13 @@ from flax import linen as nn
 
 import lawn_optax as lawn
 from lawn_optax import metrics
-from train import augmentation, sampling
+from train import augmentation, image_inputs
+from train.image_inputs import Batch, Data
 from train.optimizers import Trial
 
 ECE_BINS = 15
 PROBES = 10_000  # Training images, as they are, whose margins are reported.
 _IMAGES_AT_ONCE = 1_000  # In evaluation.
-
-
-class Data(NamedTuple):
-    """All of a data set on the device."""
-
-    images: jax.Array  # uint8[n, side, side, 3]
-    labels: jax.Array  # int32[n]
-    test_images: jax.Array  # uint8[m, side, side, 3]
-    test_labels: jax.Array  # int32[m]
-    mean: jax.Array  # float32[3]; of the training images, 0 to 1
 
 
 class State(NamedTuple):
@@ -64,6 +56,7 @@ class Task(NamedTuple):
         watch: ``mean-margin`` or ``median-margin`` where the switch waits for one.
         devices: Number of devices.
         axis: Name of their axis; None on one device.
+        spread: Makes a function run once on each device; see `parallel.Devices`.
         unrolled: Whether Python loops over the parts of a batch, and over `step`
             instead of the device over both: on CPUs, where XLA's convolutions are many
             times slower in a compiled loop (https://github.com/jax-ml/jax/issues/12868).
@@ -83,6 +76,7 @@ class Task(NamedTuple):
     watch: str | None = None
     devices: int = 1
     axis: str | None = None
+    spread: Callable[[Callable], Callable] = lambda program: program
     unrolled: bool = False
 
     @property
@@ -108,18 +102,19 @@ def step(
     task: Task,
     state: State,
     trial: Trial,
-    data: Data,
+    data: Data | Batch,
     epoch: jax.Array,
     number: jax.Array,
 ) -> tuple[State, jax.Array]:
-    """One update, the `number`-th of an epoch, both from 0.
+    """One update, the `number`-th of an epoch, both from 0, on its rows or its batch.
 
     Returns:
         The state, and the mean loss of the batch before the update, float32[].
     """
     tx = optax.with_extra_args_support(task.optimizer(trial))
-    grads, statistics, loss, watched = _gradients(
-        task, state, trial, data, epoch, number
+    grads, statistics, loss, watched = task.spread(partial(_gradients, task))(
+        *(state.params, state.statistics, _logit_scale(task, state)),
+        *(trial, epoch, number, data),
     )
     extra = {"switch_value": watched} if task.watch else {}
     updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra)
@@ -166,23 +161,55 @@ def evaluate(
     Returns:
         Metrics by name, and whether each test image is classified rightly, bool[m].
     """
-    scale = _logit_scale(task, state)
     count = min(PROBES, task.num_images)
-    probes, probe_labels = data.images[:count], data.labels[:count]
-    test = scale * _classify(task, state, data.test_images, data.mean)
-    train = scale * _classify(task, state, probes, data.mean)
-    right = test.argmax(-1) == data.test_labels
-    margins = metrics.multiclass_margin(train, probe_labels)
+    variables = {"params": state.params, "batch_stats": state.statistics}
+    logits = task.spread(partial(_logits, task))
+    return measure(
+        *(task, state),
+        *(logits(variables, data.mean, data.test_images), data.test_labels),
+        *(logits(variables, data.mean, data.images[:count]), data.labels[:count]),
+    )
+
+
+def classify(task: Task, state: State, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Logits float32[b, classes] and labels int32[b] of a whole batch of photographs,
+    for `measure`.
+    """
+
+    def own(variables, batch):
+        inputs, labels = image_inputs.whole(batch)
+        found = _apply(task, variables, inputs), labels
+        if task.axis:
+            found = jax.lax.all_gather(found, task.axis, tiled=True)
+        return found
+
+    variables = {"params": state.params, "batch_stats": state.statistics}
+    return task.spread(own)(variables, batch)
+
+
+def measure(
+    task: Task,
+    state: State,
+    test: jax.Array,
+    test_labels: jax.Array,
+    train: jax.Array,
+    train_labels: jax.Array,
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """The metrics of `evaluate`, from logits of test images and training images."""
+    scale = _logit_scale(task, state)
+    test, train = scale * test, scale * train
+    right = test.argmax(-1) == test_labels
+    margins = metrics.multiclass_margin(train, train_labels)
     quantiles = metrics.margin_quantiles(margins, jnp.array([0.1, 0.5, 0.9]))
     values: dict[str, jax.Array] = {
         "accuracy": right.mean(),
         "test_loss": optax.softmax_cross_entropy_with_integer_labels(
-            test, data.test_labels
+            test, test_labels
         ).mean(),
-        "ece": metrics.expected_calibration_error(test, data.test_labels, ECE_BINS),
-        "train_accuracy": (train.argmax(-1) == probe_labels).mean(),
+        "ece": metrics.expected_calibration_error(test, test_labels, ECE_BINS),
+        "train_accuracy": (train.argmax(-1) == train_labels).mean(),
         "test_margin_p50": metrics.margin_quantiles(
-            metrics.multiclass_margin(test, data.test_labels)
+            metrics.multiclass_margin(test, test_labels)
         ),
     }
     for name, value in zip(("p10", "p50", "p90"), quantiles, strict=True):
@@ -206,21 +233,23 @@ def _logit_scale(task: Task, state: State) -> jax.Array:
     return lawn.logit_scale(state.opt_state, task.alpha)
 
 
-def _classify(
-    task: Task, state: State, images: jax.Array, mean: jax.Array
+def _apply(task: Task, variables: Any, inputs: jax.Array) -> jax.Array:
+    return task.model.apply(variables, inputs, train=False)  # pyright: ignore[reportReturnType] (only mutable collections make it a pair)
+
+
+def _logits(
+    task: Task, variables: Any, mean: jax.Array, images: jax.Array
 ) -> jax.Array:
     """Logits of whole images, a device's share at a time, float32[n, classes]."""
     size = min(_IMAGES_AT_ONCE, -(-len(images) // task.devices))
     rounds = -(-len(images) // (size * task.devices))
     device = jax.lax.axis_index(task.axis) if task.axis else 0
-    variables = {"params": state.params, "batch_stats": state.statistics}
 
     def logits(i):
         # What lies beyond the last image is the last one again.
         rows = (i * task.devices + device) * size + jnp.arange(size)
         part = images[jnp.minimum(rows, len(images) - 1)]
-        inputs = augmentation.normalise(part.astype(jnp.float32), mean)
-        return task.model.apply(variables, inputs, train=False)
+        return _apply(task, variables, augmentation.normalise(part, mean))
 
     found = jax.lax.map(logits, jnp.arange(rounds))  # [rounds, size, classes]
     if task.axis:
@@ -230,19 +259,25 @@ def _classify(
 
 def _gradients(
     task: Task,
-    state: State,
+    params: optax.Params,
+    statistics: dict[str, Any],
+    scale: jax.Array,
     trial: Trial,
-    data: Data,
     epoch: jax.Array,
     number: jax.Array,
+    data: Data | Batch,
 ) -> tuple[optax.Updates, dict[str, Any], jax.Array, jax.Array]:
     """Gradient of a batch's mean loss, new statistics, that loss, margin to watch."""
     size = task.batch_size // (task.parts * task.devices)
     device = jax.lax.axis_index(task.axis) if task.axis else 0
-    scale = _logit_scale(task, state)
-    order = jax.random.fold_in(_key(trial, 1), epoch)
-    shuffle = sampling.make_shuffle(order, task.num_images)
-    key = _key(trial, 2)
+    keys = _key(trial, 1), _key(trial, 2)
+
+    def take(part):
+        if isinstance(data, Batch):
+            return image_inputs.of_batch(data, part * size, size)
+        first = number * task.batch_size + (part * task.devices + device) * size
+        positions = first + jnp.arange(size, dtype=jnp.int32)
+        return image_inputs.at_positions(data, positions, epoch, *keys, task.degrees)
 
     def part_loss(params, statistics, images, labels):
         variables = {"params": params, "batch_stats": statistics}
@@ -256,21 +291,14 @@ def _gradients(
 
     def add_part(carry, part):
         sums, statistics = carry
-        positions = number * task.batch_size + (part * task.devices + device) * size
-        positions += jnp.arange(size, dtype=jnp.int32)
-        rows = sampling.shuffled(shuffle, positions, task.num_images)
-        images = data.images[rows]
-        if task.degrees is not None:
-            images = augmentation.augment(images, key, epoch, positions, task.degrees)
-        inputs = augmentation.normalise(images.astype(jnp.float32), data.mean)
         (loss, (statistics, margins)), grads = jax.value_and_grad(
             part_loss, has_aux=True
-        )(state.params, statistics, inputs, data.labels[rows])
+        )(params, statistics, *take(part))
         sums = jax.tree.map(jnp.add, sums, (grads, loss))
         return (sums, statistics), margins if task.watch else jnp.zeros([])
 
-    zeros = jax.tree.map(jnp.zeros_like, (state.params, jnp.zeros([])))
-    carry = zeros, state.statistics
+    zeros = jax.tree.map(jnp.zeros_like, (params, jnp.zeros([])))
+    carry = zeros, statistics
     if task.unrolled:
         found = []
         for part in range(task.parts):

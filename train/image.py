@@ -1,7 +1,8 @@
-"""Image classification: convolutional networks on CIFAR-10 and CIFAR-100.
+"""Image classification: convolutional networks on CIFAR-10, CIFAR-100 and ImageNet.
 
 Reads top to bottom: data, task, run. The options are in `train.image_options`, the
-compiled programs in `train.classifier`, files in `train.image_files`.
+compiled programs in `train.classifier`, files in `train.image_files`, and what
+photographs need instead in `train.photographs`.
 """
 
 import dataclasses
@@ -21,13 +22,17 @@ from train import (
     augmentation,
     classifier,
     image_files,
+    image_folder,
+    image_views,
     papers,
+    photographs,
     plots,
     require,
     training,
 )
 from train.classifier import Data, Task
 from train.image_files import Images, Part
+from train.image_folder import PhotoSet
 from train.image_options import Config, Settings, resolve
 from train.parallel import Devices
 
@@ -49,8 +54,13 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 # ------------------------------------------------------------------------ data
 
 
-def load_data(config: Settings) -> Images:
+def load_data(config: Settings) -> Images | PhotoSet:
     """The images that a run trains on and those that it is tested on."""
+    if config.dataset == "imagenet":
+        photos = image_folder.load(config.data_dir)
+        if config.validation:
+            photos = photographs.hold_out(photos, HELD_OUT, config.split_seed)
+        return photos
     images = image_files.load(config.dataset, config.data_dir)
     train, test, limit = images.train, images.test, config.images
     if config.validation or limit:
@@ -80,9 +90,10 @@ def on_device(images: Images) -> Data:
 # ------------------------------------------------------------------------ task
 
 
-def make_task(config: Settings, images: Images, devices: Devices) -> Task:
+def make_task(config: Settings, images: Images | PhotoSet, devices: Devices) -> Task:
     """What the programs of `train.classifier` need to know about a run."""
-    count = len(images.train.labels)
+    photos = isinstance(images, PhotoSet)
+    count = len(images.train if photos else images.train.labels)
     require(
         config.batch_size <= count,
         f"--batch-size {config.batch_size} is more than the {count} training images",
@@ -95,21 +106,26 @@ def make_task(config: Settings, images: Images, devices: Devices) -> Task:
         f" of {devices.count} devices; choose a multiple of {devices.count * parts}",
     )
     make_model = MODELS[config.model]
+    if photos and config.model == "resnet18":
+        make_model = partial(make_model, stem="imagenet")
     bounded = config.optimizer.endswith("-bounded")
     steps = count // config.batch_size
     degrees = augmentation.DEGREES if config.dataset == "cifar100" else 0.0
     return Task(
         model=make_model(
-            classes=images.num_classes,
+            classes=len(images.classes) if photos else images.num_classes,
             dtype=jnp.dtype(config.dtype),
             axis_name=devices.axis,
         ),
-        side=images.train.images.shape[1],
+        side=image_views.SIDE if photos else images.train.images.shape[1],
         num_images=count,
         batch_size=config.batch_size,
         parts=parts,
         optimizer=partial(
-            training.make_optimizer, config, steps, groups=GROUPS[config.constrain]
+            *(training.make_optimizer, config, steps),
+            groups=GROUPS[config.constrain],
+            mask=None if config.decay_norms else decayed,
+            momentum=config.momentum,
         ),
         loss=partial(_loss, config),
         prepare=baselines.bounded_init if bounded else lambda params: params,
@@ -119,8 +135,18 @@ def make_task(config: Settings, images: Images, devices: Devices) -> Task:
         watch=None if config.switch == "epochs" else config.switch,
         devices=devices.count,
         axis=devices.axis,
+        spread=partial(devices.spread, split=photos),
         unrolled=jax.default_backend() == "cpu",
     )
+
+
+def decayed(params: Any) -> Any:
+    """Whether a leaf of the parameters has weight decay: not in a norm layer."""
+    if not isinstance(params, Mapping):
+        return True
+    if "scale" in params:
+        return jax.tree.map(lambda _: False, params)
+    return {name: decayed(part) for name, part in params.items()}
 
 
 def _loss(config: Settings, logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -142,7 +168,7 @@ def run(config: Config) -> None:
     training.run(EXPERIMENT, resolve(config))
 
 
-def introduction(config: Settings, images: Images, task: Task) -> str:
+def introduction(config: Settings, images: Images | PhotoSet, task: Task) -> str:
     """What is trained, in a few lines."""
     device = jax.devices()[0].device_kind
     tested = "held-out training" if config.validation else "test"
@@ -150,19 +176,26 @@ def introduction(config: Settings, images: Images, task: Task) -> str:
     shapes = jax.eval_shape(partial(classifier.start, task), trial).params
     weights = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     schedule = training.describe(config, task.steps_per_epoch)
+    if isinstance(images, PhotoSet):
+        sizes, tests = photographs.statistics(images), len(images.val)
+    else:
+        sizes, tests = image_files.statistics(images), len(images.test.labels)
     return (
-        f"{image_files.statistics(images)}\n\n"
+        f"{sizes}\n\n"
         f"{config.model} ({weights:,} weights, {config.dtype}), {config.optimizer},"
         f" batch {task.batch_size:,} ({task.steps_per_epoch} steps per epoch on"
         f" {task.devices} x {device}),\n"
         f"{schedule}.\n"
-        f"Accuracy on {len(images.test.labels):,} {tested} images."
+        f"Accuracy on {tests:,} {tested} images."
     )
 
 
-def prepare(config: Settings, images: Images, devices: Devices) -> training.Programs:
+def prepare(
+    config: Settings, images: Images | PhotoSet, devices: Devices
+) -> training.Programs:
     """What `train.training` needs to know about a run."""
     task = make_task(config, images, devices)
+    streamed = partial(photographs.Streamed, task, config)
 
     def documents(right: np.ndarray) -> dict[str, Any]:
         wrong = np.flatnonzero(~right).tolist()
@@ -187,6 +220,7 @@ def prepare(config: Settings, images: Images, devices: Devices) -> training.Prog
         ),
         conclusion,
         introduction(config, images, task),
+        loop=streamed if isinstance(images, PhotoSet) else None,
     )
 
 

@@ -233,6 +233,11 @@ def _start_worker(number: int, workers: int) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
+def ahead(workers: int | None) -> int:
+    """Photographs that so many workers have ready at most, beside two batches."""
+    return 2 * CHUNK * (_processors() if workers is None else workers)
+
+
 def images_per_second(stream: Iterator[Batch], warm_up: int) -> float:
     """Measures how fast batches come if nothing else waits for them.
 

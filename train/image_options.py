@@ -1,11 +1,12 @@
 """The options of image classification: presets, defaults, checks."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from train import optimizers, options, require
+from train import image_views, optimizers, options, require
 
 # Epochs, schedule and clipping: Gupta et al. 2021, arXiv:2108.05839, Appendix D.2 (its
 # grid of warm-ups is 5, 20, 40, 60); LAWN, ICLR submission (one warm-up).
@@ -14,6 +15,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "arxiv": {"epochs": 300, "warmup_epochs": 20.0, "schedule": "three-phase"},
     "submission": {"epochs": 300, "warmup_epochs": 20.0, "schedule": "two-phase"},
 }
+IMAGENET_EPOCHS = 90  # Of `arxiv` and `submission` there: Appendix D.4.4.
 # Learning rate, weight decay, free epochs where none is given: in the middle of the
 # papers' grids for CIFAR-10 at batch 4k (arXiv, Table 5), not tuned here.
 TUNED = {
@@ -25,6 +27,27 @@ TUNED = {
     "adam-lawn": (6e-3, 0.0, 5.0),
     "lamb-lawn": (3e-2, 0.0, 5.0),
 }
+# The same for ImageNet, and epochs of the warm-up: in the middle of the grids for batch
+# 256 and for 16k, or their only value (arXiv, Appendix D.4.4), not tuned here.
+TUNED_256 = {
+    "sgd": (0.256, 1e-4, 0.0, 0.5),
+    "adam": (1.25e-3, 0.0, 0.0, 0.16),
+    "adamw": (1.25e-3, 0.0, 0.0, 0.16),
+    "lamb": (2e-3, 0.01, 0.0, 0.16),
+    "sgd-lawn": (0.256, 1e-4, 5.0, 5.0),
+    "adam-lawn": (6e-4, 0.0, 5.0, 5.0),
+    "lamb-lawn": (2e-3, 0.01, 0.16, 5.0),
+}
+TUNED_16K = {
+    "sgd": (5.0, 1e-4, 0.0, 5.0),
+    "adam": (5e-3, 0.0, 0.0, 10.0),
+    "adamw": (5e-3, 1e-3, 0.0, 10.0),
+    "lamb": (0.02828, 0.01, 0.0, 10.0),
+    "sgd-lawn": (5.0, 1e-4, 5.0, 5.0),
+    "adam-lawn": (5e-3, 0.0, 5.0, 5.0),
+    "lamb-lawn": (0.02828, 0.01, 10.0, 10.0),
+}
+LARGE = 2_048  # Batch size from which on those for 16k are taken.
 
 GRIDS = {
     "default": options.Grid(
@@ -46,25 +69,37 @@ GRIDS = {
 class Options(options.Training):
     """What a single run and a sweep have in common."""
 
-    dataset: Literal["cifar10", "cifar100"] = "cifar10"
-    """cifar-10-batches-bin or -py, cifar-100-binary or -python."""
+    dataset: Literal["cifar10", "cifar100", "imagenet"] = "cifar10"
+    """cifar-10-batches-bin or -py, cifar-100-binary or -python; for imagenet a folder
+    with train/CLASS/*.JPEG and val/CLASS/*.JPEG, of any classes."""
     model: Literal["cnn", "vgg19", "resnet18", "preresnet32", "resnet50"] = "cnn"
-    """The papers' network for these images is vgg19; cnn is small, for CPUs."""
+    """The papers' networks are vgg19 for CIFAR, resnet50 for ImageNet; cnn is small,
+    for CPUs."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation; weights and statistics are float32."""
     batch_size: int = 4_000
     """Images per step, over all devices; those that fill no batch are left out."""
     preset: Literal["quick", "arxiv", "submission"] = "quick"
-    """Epochs and schedule: 30 three-phase, 300 three-phase, 300 two-phase."""
+    """Epochs and schedule: 30 three-phase, 300 (ImageNet: 90) three-phase, 300 (90)
+    two-phase."""
     loss: Literal["cross-entropy", "focal"] = "cross-entropy"
     """Cross entropy or focal loss."""
-    clip_norm: float | None = 1.0
-    """Clip the gradient to this global norm; None does not."""
+    clip_norm: float | Literal["preset"] | None = "preset"
+    """Clip the gradient to this global norm; None does not (default: to 1, but for sgd
+    and sgd-lawn on ImageNet)."""
+    momentum: float | None = None
+    """Of sgd and its forms (default: 0.9, on ImageNet 0.875)."""
+    decay_norms: bool | None = None
+    """Whether weight decay includes the norm layers (default: on CIFAR)."""
     constrain: Literal["all", "matrices", "all-but-head"] = "all"
     """Layers that the -lawn forms constrain: all, kernels alone (norm layers and
     biases stay free), or all but the last one."""
+    scaling: image_views.Scaling = "shorter"
+    """Before the middle of a photograph is cut out to be tested: its shorter side to
+    256 pixels, or both."""
     augment: bool = True
-    """Random crops and mirror images, for cifar100 rotations by up to 15 degrees."""
+    """Random crops and mirror images, for cifar100 rotations by up to 15 degrees; on
+    imagenet always crops of 8 to 100 % of the area."""
     images: int | None = None
     """Train on this many images, drawn by --split-seed, and test on as many at most,
     for a first look (default: all)."""
@@ -75,15 +110,17 @@ class Options(options.Training):
     micro_batch: int | None = None
     """Images at once per device (default: its whole share of a batch). Gradients of
     the parts are summed; batch norm takes the statistics of each."""
+    workers: int | None = None
+    """Processes that decode photographs (default: one for each processor)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Options, options.Single):
     """Image classification: convolutional networks with batch norm, at any batch size.
 
-    Trains on CIFAR-10 or CIFAR-100 with random crops and mirror images, and reports
-    accuracy, calibration and margins. The same command with the same options resumes a
-    run that was interrupted.
+    Trains on CIFAR-10, CIFAR-100 or ImageNet with random crops and mirror images, and
+    reports accuracy, calibration and margins. The same command with the same options
+    resumes a run that was interrupted.
     """
 
     validation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -107,6 +144,10 @@ class SweepConfig(Options, options.Several):
 class Settings(Config, options.Settled):
     """The options of a run with nothing left open; from `resolve`, which gives all."""
 
+    clip_norm: float | None = None
+    momentum: float = 0.9
+    decay_norms: bool = True
+
 
 def resolve(config: Config) -> Settings:
     """Fills in what was left to the preset and to the tuned values, and checks all.
@@ -114,11 +155,14 @@ def resolve(config: Config) -> Settings:
     Raises:
         InputError: For options that no run can have.
     """
-    defaults = PRESETS[config.preset] | options.tuned(config.optimizer, TUNED)
-    settings = Settings(**options.settle(config, defaults))
+    settings = Settings(**_settle(config))
     options.check(settings)
-    options.at_least(settings, 0, "split_seed")
+    options.at_least(settings, 0, "split_seed", "workers", "momentum")
     options.at_least(settings, 1, "images")
+    require(
+        settings.images is None or settings.dataset != "imagenet",
+        "--images is for cifar10 and cifar100; name a folder with fewer photographs",
+    )
     require(
         settings.constrain == "all" or optimizers.is_lawn(settings.optimizer),
         "--constrain needs a -lawn optimizer",
@@ -129,3 +173,21 @@ def resolve(config: Config) -> Settings:
         "--label-smoothing goes with --loss cross-entropy",
     )
     return settings
+
+
+def _settle(config: Config) -> dict[str, Any]:
+    """All options by name."""
+    clip_norm, defaults = 1.0, {"momentum": 0.9, "decay_norms": True}
+    defaults |= PRESETS[config.preset]
+    table: Mapping[str, tuple[float, ...]] = TUNED
+    if config.dataset == "imagenet":
+        defaults |= {"momentum": 0.875, "decay_norms": False}
+        if config.preset != "quick":
+            defaults["epochs"] = IMAGENET_EPOCHS
+        if config.optimizer in ("sgd", "sgd-lawn"):
+            clip_norm = None
+        table = TUNED_256 if config.batch_size < LARGE else TUNED_16K
+    defaults |= options.tuned(config.optimizer, table)
+    if config.clip_norm == "preset":
+        config = dataclasses.replace(config, clip_norm=clip_norm)
+    return options.settle(config, defaults)

@@ -31,13 +31,15 @@ def make(
     learning_rate: optax.ScalarOrSchedule,
     *,
     weight_decay: float | jax.Array = 0.0,
+    mask: Any = None,
+    momentum: float = 0.9,
     switch_step: Any = 0,
     reset: Any = "restart",
     groups: Any = "layer",
 ) -> optax.GradientTransformation:
     """Makes an optimizer by name, with its usual defaults.
 
-    The base forms of SGD (momentum 0.9), Adam and AdamW are Optax's; those of LAMB
+    The base forms of SGD, Adam and AdamW are Optax's; those of LAMB
     and LAMB+ are the papers' (one trust ratio per layer). ``-lawn`` adds the switch to
     constrained training, ``-bounded`` the bounded weight norm of Hoffer et al. around
     the base form. All hyperparameters may be traced.
@@ -47,6 +49,8 @@ def make(
         learning_rate: Per update, or a schedule.
         weight_decay: Coefficient; ends at the switch in the LAWN forms. ``adam``
             itself takes none: its form with decay is ``adamw``.
+        mask: Which leaves decay, as in `optax.adamw`.
+        momentum: Of SGD and its forms.
         switch_step: Number of free updates, or what `lawn_optax.switch_when` returns;
             only the LAWN forms read it.
         reset: Of the moments at the switch, as in `lawn_optax.wrap`; only the LAWN
@@ -62,24 +66,25 @@ def make(
     """
     if name.endswith("-bounded"):
         inner = make(
-            name.removesuffix("-bounded"), learning_rate, weight_decay=weight_decay
+            *(name.removesuffix("-bounded"), learning_rate),
+            **{"weight_decay": weight_decay, "mask": mask, "momentum": momentum},
         )
         return baselines.bounded_weight_norm(inner)
     base = name.removesuffix("-lawn")
     lawn_options: dict[str, Any] = {"switch_step": _NEVER, "groups": groups}
     if is_lawn(name):
         lawn_options |= {"switch_step": switch_step, "reset": reset}
-    decay: dict[str, Any] = {"weight_decay": weight_decay}
+    decay: dict[str, Any] = {"weight_decay": weight_decay, "mask": mask}
     if base == "lamb":
         return lawn.lamb(learning_rate, **decay, **lawn_options)
     if base == "lamb-plus":
         return lawn.lamb_plus(learning_rate, **decay, **lawn_options)
     if name == "sgd-lawn":
-        return lawn.sgd(learning_rate, **decay, **lawn_options)
+        return lawn.sgd(learning_rate, momentum, **decay, **lawn_options)
     if name == "sgd":
         return optax.chain(
-            optax.add_decayed_weights(weight_decay),
-            optax.sgd(learning_rate, momentum=0.9),
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.sgd(learning_rate, momentum),
         )
     if name == "adam-lawn":
         return lawn.adam(learning_rate, **decay, **lawn_options)

@@ -14,6 +14,7 @@ from train import optimizers, require
 UNRELATED = (
     *("out", "quiet", "data_dir", "checkpoint_minutes", "micro_batch", "parallel"),
     *("devices", "coordinator", "processes", "process", "preset", "deterministic"),
+    *("shard_state", "workers"),
 )
 
 
@@ -81,6 +82,9 @@ class Single:
     """How the batch is split over several devices."""
     devices: int | None = None
     """Use this many devices (default: all)."""
+    shard_state: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With --parallel jit: keep weights and optimizer state in parts, one on each
+    device, for models that do not fit on one (FSDP)."""
     deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """On GPUs: sum in a fixed order, so that a resumed run ends in the same bits. (On
     CPUs it always does.)"""
@@ -146,11 +150,9 @@ class Settled(Training, Single):
     weight_decay: float = 0.0
 
 
-def tuned(
-    name: str, table: Mapping[str, tuple[float, float, float]]
-) -> dict[str, float]:
+def tuned(name: str, table: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
     """The learning rate, weight decay and free epochs of an optimizer where none are
-    given.
+    given, and the epochs of its warm-up if the table has them.
 
     Args:
         name: Of the optimizer.
@@ -163,8 +165,8 @@ def tuned(
     require(name in optimizers.NAMES, f"no optimizer {name!r}; choose from: {known}")
     key = name.removesuffix("-bounded").replace("-plus", "")
     key = key if key in table else key.replace("adamw", "adam")
-    names = ("learning_rate", "weight_decay", "free_epochs")
-    return dict(zip(names, table[key], strict=True))
+    names = ("learning_rate", "weight_decay", "free_epochs", "warmup_epochs")
+    return dict(zip(names, table[key], strict=False))
 
 
 def settle(config: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,6 +226,10 @@ def check(config: Settled) -> None:
     require(
         0 <= config.process < config.processes,
         f"--process must be 0 to {config.processes - 1}, one number per process",
+    )
+    require(
+        config.parallel == "jit" or not config.shard_state,
+        "--shard-state goes with --parallel jit",
     )
     require(
         (config.coordinator is None) == (config.processes == 1),

@@ -1,9 +1,13 @@
-"""Data parallelism: one program per device, the batch split among them.
+"""Data parallelism: the batch split among devices, and the state too if wanted.
 
-A program knows its place by `lax.axis_index(AXIS)` and sums over devices by
-`lax.psum(..., AXIS)`; its arguments and results are the same on all devices.
+What computes the gradient of a batch runs once on each device (`Devices.spread`): it
+knows its place by `lax.axis_index(AXIS)` and sums by `lax.psum(..., AXIS)`; its
+arguments and results are the same on all. Under ``pmap`` all of a program is like that.
+Under ``jit`` the rest, the optimizer above all, is computed on logical arrays, wherever
+their parts are: a norm is that of the whole tensor.
 """
 
+import math
 import socket
 import time
 from collections.abc import Callable
@@ -12,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from train import InputError, require
@@ -19,6 +24,7 @@ from train import InputError, require
 AXIS = "data"
 MODES = ("jit", "pmap")
 TIMEOUT = 60  # Seconds that processes wait for each other.
+SMALL = 2**12  # Elements; arrays below are on every device whole.
 
 
 def connect(coordinator: str, processes: int, process: int) -> None:
@@ -72,12 +78,16 @@ class Devices:
         axis: Name to sum over; `None` on a single device.
     """
 
-    def __init__(self, mode: str = "jit", limit: int | None = None):
+    def __init__(
+        self, mode: str = "jit", limit: int | None = None, shard_state: bool = False
+    ):
         """Takes all devices.
 
         Args:
             mode: ``jit`` (a mesh and sharding) or ``pmap``.
             limit: Take this many only.
+            shard_state: Keep a part of each large array of the state on each device,
+                not the whole; with ``jit``.
         """
         devices = jax.devices()[:limit]
         require(
@@ -88,15 +98,17 @@ class Devices:
         self.axis = AXIS if self.count > 1 else None
         self._pmap = mode == "pmap" and self.count > 1
         self._devices = devices
+        self._shard_state = shard_state
         axes = (jax.sharding.AxisType.Auto,)
         mesh = jax.make_mesh((self.count,), (AXIS,), devices=devices, axis_types=axes)
         self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._rows = NamedSharding(mesh, PartitionSpec(AXIS))
 
     def compile(self, program: Callable, *, donate: bool = False) -> Callable:
-        """Makes ``program(first, *rest)`` run on every device.
+        """Makes ``program(first, *rest)`` run on all devices.
 
         Args:
-            program: A function of arrays that are the same on all devices.
+            program: A function of arrays.
             donate: Whether the first argument's memory is reused for the result.
         """
         donated = (0,) if donate else ()
@@ -104,35 +116,93 @@ class Devices:
             return jax.pmap(
                 program, AXIS, donate_argnums=donated, devices=self._devices
             )
-        if self.axis:
-            program = jax.shard_map(
+
+        def placed(*arguments):
+            # Else the compiler would choose where the results are.
+            return jax.tree.map(
+                lambda x: jax.lax.with_sharding_constraint(x, self._place(x)),
+                program(*arguments),
+            )
+
+        return jax.jit(placed, donate_argnums=donated)
+
+    def spread(self, program: Callable, *, split: bool = False) -> Callable:
+        """Makes a part of a compiled program run once on each device.
+
+        Args:
+            program: ``program(*rest, last)``, a function of arrays that are the same
+                on all devices, and so are its results.
+            split: Whether the last argument is from `put_batch`: each device takes its
+                rows.
+        """
+        if self._pmap or not self.axis:
+            return program
+        whole, rows = PartitionSpec(), PartitionSpec(AXIS if split else None)
+
+        def on_each(*arguments):
+            return jax.shard_map(
                 program,
                 mesh=self._everywhere.mesh,
-                in_specs=PartitionSpec(),
-                out_specs=PartitionSpec(),
+                in_specs=(*[whole] * (len(arguments) - 1), rows),
+                out_specs=whole,
                 # The same semantics as under pmap: gradients are summed where the
                 # program says so and nowhere else.
                 check_vma=False,
-            )
-        return jax.jit(program, donate_argnums=donated)
+            )(*arguments)
+
+        return on_each
 
     def put(self, tree: Any) -> Any:
         """Copies a tree of arrays to every device."""
         if self._pmap:
-            mesh = self._everywhere.mesh
-            sharding = NamedSharding(mesh, PartitionSpec(AXIS))
-            return jax.tree.map(partial(_stack, self.count, sharding), tree)
+            return jax.tree.map(partial(_stack, self.count, self._rows), tree)
         return jax.tree.map(lambda x: jax.device_put(x, self._everywhere), tree)
 
+    def put_batch(self, tree: Any) -> Any:
+        """Splits arrays along their first axis among the devices.
+
+        Args:
+            tree: This process's rows. All processes have as many; the first one's come
+                first.
+        """
+
+        def place(x):
+            if self._pmap:
+                own = self.count // jax.process_count()
+                x = x.reshape(own, len(x) // own, *x.shape[1:])
+            return jax.make_array_from_process_local_data(self._rows, x)
+
+        return jax.tree.map(place, tree)
+
+    def put_state(self, tree: Any) -> Any:
+        """Copies the state to the devices: to each all of it, or its part."""
+        if self._pmap:
+            return self.put(tree)
+        return jax.tree.map(lambda x: jax.device_put(x, self._place(x)), tree)
+
     def get(self, tree: Any) -> Any:
-        """Copies a tree of arrays, which is the same on all devices, to the host."""
+        """Copies a tree of arrays, results of a program, to the host."""
 
-        def first(x):
-            # The array as this process's first device holds it.
-            x = np.asarray(x.addressable_data(0))
-            return np.asarray(x[0]) if self._pmap else x
+        def whole(x):
+            if self._pmap:
+                # As this process's first device holds it.
+                return np.asarray(np.asarray(x.addressable_data(0))[0])
+            if x.is_fully_replicated:
+                return np.asarray(x.addressable_data(0))
+            return multihost_utils.process_allgather(x, tiled=True)
 
-        return jax.tree.map(first, tree)
+        return jax.tree.map(whole, tree)
+
+    def _place(self, x: Any) -> NamedSharding:
+        """Where an array of the state is: split along its largest dimension that the
+        number of devices divides, or everywhere.
+        """
+        shape = np.shape(x)
+        sizes = [size if size % self.count == 0 else 0 for size in shape]
+        if not self._shard_state or math.prod(shape) < SMALL or not any(sizes):
+            return self._everywhere
+        spec = PartitionSpec(*[None] * sizes.index(max(sizes)), AXIS)
+        return NamedSharding(self._everywhere.mesh, spec)
 
 
 def _stack(count: int, sharding: NamedSharding, x: Any) -> jax.Array:

@@ -5,6 +5,7 @@ parts that fit → summed gradients, over parts and devices → optimizer.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +56,7 @@ class Task(NamedTuple):
         watch: ``mean-margin`` or ``median-margin`` where the switch waits for one.
         devices: Number of devices.
         axis: Name of their axis; None on one device.
+        spread: Makes a function run once on each device; see `parallel.Devices`.
     """
 
     model: NCF
@@ -69,6 +71,7 @@ class Task(NamedTuple):
     watch: str | None = None
     devices: int = 1
     axis: str | None = None
+    spread: Callable[[Callable], Callable] = lambda program: program
 
     @property
     def epoch_size(self) -> int:
@@ -112,7 +115,10 @@ def advance(
             bits = jax.random.bits(
                 jax.random.fold_in(key, i), (task.batch_size,), jnp.uint32
             )
-            grads, loss, watched = _gradients(task, state, data.train, shuffle, i, bits)
+            grads, loss, watched = task.spread(partial(_gradients, task))(
+                *(state.params, _logit_scale(task, state)),
+                *(data.train, shuffle, i, bits),
+            )
             extra = {"switch_value": watched} if task.watch else {}
             updates, opt_state = tx.update(
                 grads, state.opt_state, state.params, **extra
@@ -143,7 +149,8 @@ def evaluate(
         Metrics by name, and each user's hit ratio, the mean over the candidate draws,
         float32[users].
     """
-    model, params = task.model, state.params
+    # Read in every round: gathered once.
+    model, params = task.model, task.spread(lambda params: params)(state.params)
     users = jnp.arange(model.num_users, dtype=jnp.int32)
     first = _apply(model, params, method="first_layer")
 
@@ -217,18 +224,18 @@ def _logit_scale(task: Task, state: State) -> jax.Array:
 
 def _gradients(
     task: Task,
-    state: State,
+    params: Any,
+    scale: jax.Array,
     data: Positives,
     shuffle: sampling.Shuffle,
     step: jax.Array,
     bits: jax.Array,
 ) -> tuple[optax.Updates, jax.Array, jax.Array]:
     """Gradient of a batch's mean loss, that loss, and the margin to watch."""
-    model, params = task.model, state.params
+    model = task.model
     size = -(-task.batch_size // (task.parts * task.devices))
     count = jnp.minimum(task.batch_size, task.epoch_size - step * task.batch_size)
     device = jax.lax.axis_index(task.axis) if task.axis else 0
-    scale = _logit_scale(task, state)
 
     # A row per user and one per item make a sample's input. Where the batch is the
     # larger, the first layer is applied to the tables instead of to the samples.

@@ -33,14 +33,14 @@ def run_config(
     Args:
         experiment: Name of the experiment.
         config: A dataclass.
-        unrelated: Its fields that do not change the result; they are left out.
+        unrelated: Fields that do not change the result; they are left out.
 
     Returns:
         The experiment's name and the options by name.
     """
     options = dataclasses.asdict(config)
     for name in unrelated:
-        del options[name]
+        options.pop(name, None)
     return json.loads(json.dumps({"experiment": experiment} | options))
 
 

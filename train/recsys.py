@@ -90,6 +90,7 @@ def make_task(config: Settings, data: Interactions, devices: Devices) -> Task:
         watch=None if config.switch == "epochs" else config.switch,
         devices=devices.count,
         axis=devices.axis,
+        spread=devices.spread,
     )
 
 

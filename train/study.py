@@ -50,7 +50,7 @@ def run(config: Config) -> None:
     """Computes a study, prints its findings and writes them with the figures."""
     real = config.name in WITH_DATA
     require(real or config.data_dir is None, f"study {config.name} takes no --data-dir")
-    require(config.data_dir or not config.full, "--full needs --data-dir")
+    require(not config.full or config.data_dir is not None, "--full needs --data-dir")
     options = records.run_config("study", config, ("out", "data_dir"))
     options["real_data"] = config.data_dir is not None
     folder = config.out or records.default_folder(options)

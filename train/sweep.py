@@ -81,6 +81,11 @@ def run(config: Config) -> None:
     metric = kind.metrics[0]
     require(0 < len(names) == len(set(names)), "--optimizers needs different names")
     require(len(config.trial_seeds) > 0, "--trial-seeds needs at least one")
+    require(
+        config.dataset != "imagenet",
+        "sweeps are for data that fit on the device; for imagenet give each setting to"
+        " image --validation",
+    )
     members = {name: grid(config, name) for name in names}
     # All options are checked before anything is read.
     trials = [trial_config(config, n, m) for n in names for m in members[n]]

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,8 +57,11 @@ def learning_rate(config: Settled, steps: int, trial: Trial) -> optax.Schedule:
     )
 
 
-def make_optimizer(config: Settled, steps: int, trial: Trial, groups: Any = "layer"):
-    """The optimizer of a run with `steps` updates per epoch."""
+def make_optimizer(config: Settled, steps: int, trial: Trial, **options: Any):
+    """The optimizer of a run with `steps` updates per epoch.
+
+    `options` are further ones of `optimizers.make`.
+    """
     step = trial["switch_step"]
     if config.switch != "epochs":
         step = lawn.switch_when(config.switch_threshold, decay=1 - 1 / steps)
@@ -70,8 +74,8 @@ def make_optimizer(config: Settled, steps: int, trial: Trial, groups: Any = "lay
         learning_rate(config, steps, trial),
         switch_step=step,
         reset=config.reset,
-        groups=groups,
         **decay,
+        **options,
     )
     if config.clip_norm is None:
         return tx
@@ -86,7 +90,7 @@ def begin(config: Settled) -> Devices:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
     if config.coordinator:
         connect(config.coordinator, config.processes, config.process)
-    return Devices(config.parallel, config.devices)
+    return Devices(config.parallel, config.devices, config.shard_state)
 
 
 def describe(config: Settled, steps: int) -> str:
@@ -122,6 +126,8 @@ class Programs(NamedTuple):
         conclude: The result in words: ``(options, rows of metrics)``.
         introduction: What is trained, in a few lines.
         at_once: Trials that a sweep may train side by side.
+        loop: Makes what trains and evaluates, from the devices and the loaded data; by
+            default a `Resident`, for which these become arrays.
     """
 
     start: Callable[..., Any]
@@ -137,6 +143,7 @@ class Programs(NamedTuple):
     conclude: Callable[[Mapping[str, Any], list[dict[str, Any]]], str]
     introduction: str
     at_once: int = 1
+    loop: Callable[[Devices, Any], Any] | None = None
 
 
 class Experiment(NamedTuple):
@@ -144,15 +151,48 @@ class Experiment(NamedTuple):
 
     Attributes:
         name: As on the command line.
-        load: Reads the data that a run with some options needs, into NumPy arrays.
+        load: Reads the data that a run with some options needs.
         prepare: ``(options, data, devices) -> Programs``.
-        arrays: Those data on the device.
+        arrays: Those data as arrays, if they are to lie on the devices.
     """
 
     name: str
     load: Callable[[Any], Any]
     prepare: Callable[[Any, Any, Devices], Programs]
     arrays: Callable[[Any], Any]
+
+
+class Resident:
+    """Trains and evaluates on data that lie on the devices."""
+
+    def __init__(self, programs: Programs, devices: Devices, data: Any):
+        """See `execute`."""
+        self._data = devices.put(data)
+        self._advance = make_advance(programs, devices)
+        self._evaluate = devices.compile(programs.evaluate)
+
+    def prepare(self, state: Any, trial: Trial, done: int) -> Any:
+        """Compiles; returns the state after no epochs."""
+        state, _ = self.advance(state, trial, done, done)
+        jax.block_until_ready(self.evaluate(state, trial))
+        return state
+
+    def advance(
+        self, state: Any, trial: Trial, first: int, last: int
+    ) -> tuple[Any, float]:
+        """Trains from epoch `first` up to `last`; returns the state and the loss."""
+        return self._advance(state, trial, self._data, first, last)
+
+    def evaluate(self, state: Any, trial: Trial) -> tuple[Any, Any]:
+        """The metrics by name, and details."""
+        return self._evaluate(state, trial, self._data)
+
+    def speeds(self, state: Any, trial: Trial) -> dict[str, float]:
+        """Samples per second of what works at the same time, each alone: nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Ends what works at the same time: nothing."""
 
 
 def run(experiment: Experiment, config: Settled) -> None:
@@ -184,9 +224,13 @@ def execute(
         if leader:
             print(programs.introduction, flush=True)
         if not files.finished:
-            show = leader and not config.quiet
-            data = experiment.arrays(loaded)
-            _train(config, programs, devices, data, files, show)
+            if programs.loop:
+                work = programs.loop(devices, loaded)
+            else:
+                work = Resident(programs, devices, experiment.arrays(loaded))
+            with closing(work):
+                show = leader and not config.quiet
+                _train(config, programs, devices, work, files, show)
         if leader:
             summary = json.loads((folder / "summary.json").read_text())
             # Drawn from the rows each time: the kill may have come before it.
@@ -195,6 +239,8 @@ def execute(
             conclusion = f"The run {summary['outcome']}."
             if summary["outcome"] == "finished":
                 conclusion = programs.conclude(options, rows)
+            for name, speed in summary.get("speeds", {}).items():
+                conclusion += f"\n{name}: {speed:,.0f} images per second"
             print(f"\n{conclusion}\n\nWritten to {folder}", flush=True)
     return folder
 
@@ -203,7 +249,7 @@ def _train(
     config: Settled,
     programs: Programs,
     devices: Devices,
-    data: Any,
+    work: Any,
     files: Run,
     show: bool,
 ) -> None:
@@ -213,27 +259,23 @@ def _train(
     rate = learning_rate(config, steps, trial)
     initial = jax.jit(programs.start)(trial)
     host, done = files.restore(jax.tree.map(np.asarray, initial))
-    state, trial, data = devices.put((host, trial, data))
-    advance = make_advance(programs, devices)
-    evaluate = devices.compile(programs.evaluate)
+    state, trial = devices.put_state(host), devices.put(trial)
 
-    # No epochs: compiles, and evaluates a run that was killed after its last one.
     began = time.perf_counter()
-    state, _ = advance(state, trial, data, done, done)
-    details = jax.block_until_ready(evaluate(state, trial, data))[1]
+    state = work.prepare(state, trial, done)
     compile_seconds = time.perf_counter() - began
 
-    seconds, trained, outcome = 0.0, 0, "finished"
+    seconds, trained, outcome, details = 0.0, 0, "finished", None
     with ProgressReport(max(1, config.epochs - done), not show) as progress:
         while done < config.epochs and outcome == "finished":
             epoch = min(
                 config.epochs, done - done % config.eval_every + config.eval_every
             )
             began = time.perf_counter()
-            state, loss = advance(state, trial, data, done, epoch)
+            state, loss = work.advance(state, trial, done, epoch)
             seconds += time.perf_counter() - began
             trained += (epoch - done) * programs.epoch_size
-            values, details = evaluate(state, trial, data)
+            values, details = work.evaluate(state, trial)
             host = devices.get(state)
             row = {"epoch": epoch, "step": epoch * steps, "loss": loss}
             row |= {key: float(value) for key, value in devices.get(values).items()}
@@ -251,6 +293,8 @@ def _train(
                 outcome = f"diverged at step {host.diverged_step}"
             else:
                 files.save(epoch, host, force=epoch == config.epochs)
+    if details is None:  # It was killed after its last epoch.
+        details = work.evaluate(state, trial)[1]
     best = max(files.rows(), key=lambda row: row[programs.metric] or 0)
     files.finish(
         {
@@ -261,6 +305,7 @@ def _train(
             "samples_per_second": trained / seconds if trained else None,
             "seconds": seconds,
             "compile_seconds": compile_seconds,
+            "speeds": work.speeds(state, trial),
         },
         **programs.documents(devices.get(details)),
     )

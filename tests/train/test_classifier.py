@@ -193,6 +193,7 @@ def test_eight_devices_train_as_one_does(mode):
             degrees=augmentation.DEGREES,
             devices=devices.count,
             axis=devices.axis,
+            spread=devices.spread,
         )
         state, trial, arrays = devices.put((tiny.start(task), tiny.TRIAL, data))
         epochs = [devices.put(np.int32(x)) for x in (0, 4)]

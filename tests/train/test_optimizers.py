@@ -1,5 +1,7 @@
 """Optimizers by name."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,3 +116,40 @@ def test_only_lawn_forms_get_the_second_warmup():
     ours = optimizers.schedule("adam-lawn", 1.0, **phases)(jnp.arange(8))
     np.testing.assert_allclose(base[:3], [0.5, 1, 1], rtol=1e-6)
     np.testing.assert_allclose(ours[:5], [0.5, 1, 0.5, 1, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [x for x in EXPECTED if x not in ("adam",)])
+def test_masked_layers_train_as_without_decay(name):
+    layers = {"norm": PARAMS["a"], "conv": PARAMS["a"]}
+    targets = {"norm": TARGET["a"], "conv": TARGET["a"]}
+
+    def trained(decay, mask=None):
+        tx = optimizers.make(
+            name, 0.1, weight_decay=jnp.float32(decay), mask=mask, switch_step=3
+        )
+        params, state = layers, tx.init(layers)
+        for _ in range(3):
+            grads = jax.tree.map(jnp.subtract, params, targets)
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    mask = {"norm": {"kernel": False, "bias": False}, "conv": True}
+    found, all_, none = trained(DECAY, mask), trained(DECAY), trained(0.0)
+    by_function = trained(DECAY, lambda params: mask)
+    # The layers do not know of each other; the programs are not the same.
+    same = partial(np.testing.assert_allclose, rtol=1e-6)
+    jax.tree.map(same, found, {"norm": none["norm"], "conv": all_["conv"]})
+    jax.tree.map(same, by_function, found)
+    assert np.abs(all_["conv"]["kernel"] - none["conv"]["kernel"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["sgd", "sgd-lawn", "sgd-bounded"])
+def test_momentum_is_that_of_the_argument(name):
+    tx = optimizers.make(name, 0.1, momentum=0.5, switch_step=9)
+    weights, grads = {"a": jnp.array([[2.0], [0.0]])}, {"a": jnp.array([[0.0], [1.0]])}
+    state = tx.init(weights)
+    _, state = tx.update(grads, state, weights)
+    updates, _ = tx.update(grads, state, weights)
+    # -0.1 * (1 + 0.5); the bounded form goes back to the norm 2 afterwards.
+    np.testing.assert_allclose(updates["a"][1, 0], -0.15, atol=1e-3)

@@ -1,24 +1,19 @@
 """One run on one device, on several, in parts, and in two processes."""
 
-import json
-import os
 import socket
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import recsys_runs as tiny
+from processes import one_and_two
 from runs import close
 
 from train import parallel, recommender, recsys, recsys_options, training
 from train.__main__ import main
 from train.parallel import Devices
 
-ROOT = Path(__file__).parents[2]
 EPOCHS = 7  # Of three steps; the last one is a part batch.
 
 
@@ -40,10 +35,11 @@ def trained(devices, micro_batch=None):
     data = tiny.interactions()
     task = recsys.make_task(config, data, devices)
     trial = training.make_trial(config, task.steps_per_epoch)
-    arguments = tiny.start(task, trial), trial, tiny.device_data(data)
+    state = devices.put_state(tiny.start(task, trial))
     ends = np.int32(0), np.int32(EPOCHS)
     advance = devices.compile(partial(recommender.advance, task))
-    state, loss = devices.get(advance(*devices.put((*arguments, *ends))))
+    rest = devices.put((trial, tiny.device_data(data), *ends))
+    state, loss = devices.get(advance(state, *rest))
     # It trained, and switched after two epochs.
     assert 0.1 < loss < 0.8 and state.diverged_step == -1
     assert np.abs(state.params["dense_0"]["bias"]).max() > 0
@@ -66,14 +62,20 @@ def double():
 
 
 @pytest.mark.parametrize(
-    "mode, devices, micro_batch",
-    [("jit", 8, None), ("pmap", 8, None), ("jit", 1, 60), ("pmap", 3, 32)],
+    "mode, devices, micro_batch, shard_state",
+    [
+        ("jit", 8, None, False),
+        ("jit", 8, None, True),
+        ("pmap", 8, None, False),
+        ("jit", 1, 60, False),
+        ("pmap", 3, 32, False),
+    ],
 )
 def test_devices_and_parts_change_nothing_in_float64(
-    mode, devices, micro_batch, double
+    mode, devices, micro_batch, shard_state, double
 ):
     with jax.enable_x64(True):
-        several = Devices(mode, devices)
+        several = Devices(mode, devices, shard_state)
         assert several.count == devices
         found = trained(several, micro_batch)
     assert found[0]["dense_0"]["kernel"].dtype == np.float64
@@ -90,46 +92,13 @@ def test_devices_change_the_loss_by_rounding_only_in_float32(double):
 
 OPTIONS = "recsys --optimizer adamw --learning-rate 0.01 --batch-size 500 --epochs 4"
 OPTIONS += " --warmup-epochs 1 --eval-every 2 --candidate-draws 1 --quiet"
-FLAGS = "--xla_force_host_platform_device_count=2"
 
 
 @pytest.mark.parametrize("mode", parallel.MODES)
 def test_two_processes_give_the_metrics_of_one(mode, tmp_path, compilation_cache):
     tiny.write_ratings(tmp_path / "data")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = f"{OPTIONS} --parallel {mode} --data-dir {tmp_path / 'data'}"
-    members = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-W", "error", "-m", "train", *shared.split()),
-                *("--out", str(tmp_path / "two"), "--processes", "2"),
-                *("--process", str(index), "--coordinator", f"127.0.0.1:{port}"),
-            ],
-            cwd=ROOT,
-            env=os.environ | compilation_cache | {"XLA_FLAGS": FLAGS},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    assert main([*shared.split(), "--out", str(tmp_path / "one"), "--devices=1"]) == 0
-    ends = [process.communicate(timeout=300) for process in members]
-    assert [process.returncode for process in members] == [0, 0], ends
-    assert f"on 4 x {jax.devices()[0].device_kind}" in ends[0][0]
-    # Only the first process speaks. (The library of the connections does in both, with
-    # lines that its threads may break.)
-    assert "\nWritten to " in ends[0][0]
-    assert "HR@10" not in ends[1][0] and "Written" not in ends[1][0]
-    first, second = (
-        [
-            json.loads(x)
-            for x in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        ]
-        for name in ("one", "two")
-    )
+    command = f"{OPTIONS} --parallel {mode} --data-dir {tmp_path / 'data'}"
+    first, second = one_and_two(command.split(), tmp_path, compilation_cache)
     assert [row["epoch"] for row in second] == [2, 4]
     for one, two in zip(first, second, strict=True):
         assert one.keys() == two.keys()
@@ -138,8 +107,6 @@ def test_two_processes_give_the_metrics_of_one(mode, tmp_path, compilation_cache
             close(two[name], one[name], rtol=2e-3, atol=2e-3)
         # One of thirty users may change sides.
         close(two["hr"], one["hr"], 0, atol=1 / 30 + 1e-6)
-    files = [sorted(x.name for x in (tmp_path / n).iterdir()) for n in ("one", "two")]
-    assert files[0] == files[1]
 
 
 def test_a_process_without_fellows_ends_with_one_line(tmp_path, monkeypatch, capsys):

@@ -47,6 +47,7 @@ WRONG = {
     "--switch mean-margin --schedule three-phase": "needs --schedule two-phase",
     "--optimizer adam --alpha 0.5": "--alpha needs a -lawn optimizer",
     "--loss focal --label-smoothing 0.1": "--label-smoothing goes with --loss bce",
+    "--parallel pmap --shard-state": "--shard-state goes with --parallel jit",
     "--process 1": "--process must be 0 to 0",
     "--processes 2": "several --processes need --coordinator HOST:PORT",
     "--coordinator 127.0.0.1:1": "and one needs none",
