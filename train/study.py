@@ -8,12 +8,14 @@ from typing import Annotated, Literal
 import tyro
 
 from train import records, require
-from train.studies import constrained, exponential, rayleigh
+from train.studies import constrained, exponential, polynomials, random_labels, rayleigh
 
 # Each draws its figures into a folder and returns what to print.
 STUDIES: dict[str, Callable[..., str]] = {
     "constrained": constrained.report,
     "exponential": exponential.report,
+    "margins": random_labels.report,
+    "polynomials": polynomials.report,
     "rayleigh": rayleigh.report,
 }
 # Those that take a folder with real data, and whether to train at the paper's size.
@@ -26,11 +28,13 @@ class Config:
 
     constrained: methods that keep or shed the norm, on separable data (Theory III).
     exponential: growing learning rates in the place of weight decay (Li and Arora).
+    margins: normalised margins on true and random labels (Theory III).
+    polynomials: fits of more monomials than points, by descent (Theory III).
     rayleigh: weight decay on scale-invariant weights (noisy Rayleigh quotient).
     """
 
     name: Annotated[
-        Literal["constrained", "exponential", "rayleigh"],
+        Literal["constrained", "exponential", "margins", "polynomials", "rayleigh"],
         tyro.conf.Positional,
         tyro.conf.arg(metavar="NAME"),
     ]
