@@ -313,5 +313,9 @@ def test_what_buffers_that_stay_as_they_are_do(name, x64):
         first = np.sqrt(1 - 0.9**2 * (1 - k**-0.5))
         np.testing.assert_allclose(found[False][0], first, rtol=0.03)
         assert 0.95 < found[False][10] < 0.99
-    else:  # second moments of larger weights make Adam's steps too long
-        assert found[False][0] > 1.5 and found[False][10] > 2.2
+    else:  # second moments forget the larger weights later than first ones
+        n = np.array([1, 11])
+        grown = lambda b: b**n + (1 - b**n) * k  # noqa: E731
+        expected = np.sqrt(grown(0.9**2) / grown(b2))
+        # Moments of 100 gradients follow each of them a little.
+        np.testing.assert_allclose(found[False][[0, 10]], expected, rtol=0.06)
