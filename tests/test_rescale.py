@@ -260,3 +260,62 @@ def test_adam_s_power_is_a_half(x64):
     ratio = new / np.sqrt(2 * RATE * DECAY)
     np.testing.assert_allclose(found[0.5], ratio, rtol=0.02)  # 50 noisy angles
     assert found[0.25] < 0.7 * ratio
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_what_buffers_that_stay_as_they_are_do(name, x64):
+    # 256 walks on the toy; at the decay their moments are scaled by hand or not.
+    power, b2 = {"momentum": (0.25, None), "adam": (0.5, 0.99)}[name]
+    before, after, dim, k = 300, 12, 64, 10.0
+    rate = optax.piecewise_constant_schedule(RATE, {before: 1 / k})
+    norm0 = (RATE / DECAY) ** 0.25 if b2 is None else (RATE * dim / (2 * DECAY)) ** 0.5
+    inner = (
+        optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(rate, 0.9))
+        if b2 is None
+        else optax.adamw(rate, 0.9, b2, weight_decay=DECAY, eps=1e-30)
+    )
+    tx = optax.chain(
+        inner,
+        lawn.rescale_on_decay(rate, groups="layer", power=power),
+        diagnostics.observe(),
+    )
+
+    @jax.jit
+    def walk(carry, noise):
+        def step(carry, z):
+            w, state = carry
+            z = z - jnp.vdot(z, w) / jnp.vdot(w, w) * w
+            g = z / jnp.linalg.norm(z) / jnp.linalg.norm(w)
+            updates, state = tx.update(g, state, w)
+            return (optax.apply_updates(w, updates), state), state[-1].angular_update
+
+        return jax.vmap(lambda c, zs: jax.lax.scan(step, c, zs))(carry, noise)
+
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=(256, *shape, dim)))  # noqa: E731
+    w = draw()
+    w = norm0 * w / jnp.linalg.norm(w, axis=1, keepdims=True)
+    carry, old = walk((w, jax.vmap(tx.init)(w)), draw(before))
+    rms = lambda x: np.sqrt(np.mean(np.square(x), axis=(0, 2)))  # noqa: E731
+    old, found = np.sqrt(np.mean(rms(old)[-50:] ** 2)), {}
+    moments = {"trace": power} if b2 is None else {"mu": power, "nu": 2 * power}
+    noise = draw(after)
+    for scaled in (False, True):
+        w, state = carry
+        for moment, exponent in moments.items() if scaled else ():
+            value = optax.tree.get(state, moment)
+            state = optax.tree.set(state, **{moment: k**exponent * value})
+        # In units of the new equilibrium.
+        found[scaled] = rms(walk((w, state), noise)[1]) / old * k**0.5
+    # 256 walks in 64 dimensions; the norm goes on changing by RATE * DECAY.
+    np.testing.assert_allclose(found[True], 1, rtol=0.03)
+    if name == "momentum":
+        first = np.sqrt(1 - 0.9**2 * (1 - k**-0.5))
+        np.testing.assert_allclose(found[False][0], first, rtol=0.03)
+        assert 0.95 < found[False][10] < 0.99
+    else:  # second moments forget the larger weights later than first ones
+        n = np.array([1, 11])
+        grown = lambda b: b**n + (1 - b**n) * k  # noqa: E731
+        expected = np.sqrt(grown(0.9**2) / grown(b2))
+        # Moments of 100 gradients follow each of them a little.
+        np.testing.assert_allclose(found[False][[0, 10]], expected, rtol=0.06)

@@ -8,13 +8,22 @@ from typing import Annotated, Literal
 import tyro
 
 from train import records, require
-from train.studies import constrained, exponential, flattening, rayleigh
+from train.studies import (
+    constrained,
+    exponential,
+    flattening,
+    polynomials,
+    random_labels,
+    rayleigh,
+)
 
 # Each draws its figures into a folder and returns what to print.
 STUDIES: dict[str, Callable[..., str]] = {
     "constrained": constrained.report,
     "exponential": exponential.report,
     "flattening": flattening.report,
+    "margins": random_labels.report,
+    "polynomials": polynomials.report,
     "rayleigh": rayleigh.report,
 }
 # Those that take a folder with real data, and whether to train at the paper's size.
@@ -28,11 +37,16 @@ class Config:
     constrained: methods that keep or shed the norm, on separable data (Theory III).
     exponential: growing learning rates in the place of weight decay (Li and Arora).
     flattening: noise and curvature under Adam and Adam-LAWN (ML-100k: --data-dir).
+    margins: normalised margins on true and random labels (Theory III).
+    polynomials: fits of more monomials than points, by descent (Theory III).
     rayleigh: weight decay on scale-invariant weights (noisy Rayleigh quotient).
     """
 
     name: Annotated[
-        Literal["constrained", "exponential", "flattening", "rayleigh"],
+        Literal[
+            *("constrained", "exponential", "flattening", "margins", "polynomials"),
+            "rayleigh",
+        ],
         tyro.conf.Positional,
         tyro.conf.arg(metavar="NAME"),
     ]
