@@ -17,7 +17,7 @@ STUDIES: dict[str, Callable[..., str]] = {
     "rayleigh": rayleigh.report,
 }
 # Those that take a folder with real data, and whether to train at the paper's size.
-WITH_DATA: frozenset[str] = frozenset()
+WITH_DATA = frozenset({"exponential", "rayleigh"})
 
 
 @dataclasses.dataclass(frozen=True)
