@@ -17,7 +17,7 @@ from train.studies import cifar, equilibrium, exponential
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 COUNT = 40  # Training images.
 TINY = equilibrium.Choices(
-    decay=0.04, drops=(0.5,), batch_size=8, steps=100, eval_every=10, width=2,
+    decay=0.08, drops=(0.5,), batch_size=8, steps=160, eval_every=10, width=2,
     stages=(1,),
 )  # fmt: skip
 
@@ -96,10 +96,10 @@ def reference(folder, steps, rate, decay, shared, stretch, rescaled_at):
         angles = [angle(w[k], new[k]) for k in kernels]
         seen.append((value, angles, [np.linalg.norm(w[k]) for k in kernels]))
         w = new
-    loss_, logits = loss(nested(w, first["params"]), data.test_images,
+    _, logits = loss(nested(w, first["params"]), data.test_images,
                          data.test_labels)  # fmt: skip
     right = np.mean(np.argmax(logits, -1) == data.test_labels)
-    return [np.array(column) for column in zip(*seen, strict=True)], (right, loss_)
+    return [np.array(column) for column in zip(*seen, strict=True)], right
 
 
 def flat(tree):
@@ -125,16 +125,15 @@ def test_training_is_sgd_of_two_parts(folder, small):
     task = cifar.make_task(model, data, 8, equilibrium.optimizer, False)
     train = cifar.trainer(task, data, 8, 4)
     found = train(equilibrium.make_trial(choices, setting), 1.5)
-    (loss, angles, norms), (right, test_loss) = reference(
+    (loss, angles, norms), right = reference(
         folder, 8, 0.3, 0.1, 0.5, 1.5, rescaled_at=6
     )
     # float32 gradients of a batch of 8, eight updates long; angles are differences.
     np.testing.assert_allclose(found.loss, loss, rtol=1e-4)
     np.testing.assert_allclose(found.norm, norms, rtol=1e-4)
-    np.testing.assert_allclose(found.angle, angles, rtol=2e-3)
+    np.testing.assert_allclose(found.angle, angles, rtol=5e-3)
     assert norms[6, 0] < 0.8 * norms[5, 0]
     np.testing.assert_allclose(found.accuracy[-1], right, rtol=1e-6)
-    np.testing.assert_allclose(found.test_loss[-1], test_loss, rtol=1e-4)
 
 
 @pytest.fixture
@@ -146,16 +145,16 @@ def test_the_claims_of_figure_3(rows):
     (base, *exchanged), (_, rescaled), (_, longer, same) = rows
     end = TINY.steps // TINY.eval_every // 2  # entries before the drop
     for line in (base, *exchanged, rescaled, longer):
-        want = [np.sqrt(2 * 0.5 * 0.04)] * end + [np.sqrt(2 * 0.1 * 0.04)] * end
+        want = [np.sqrt(2 * 0.5 * 0.08)] * end + [np.sqrt(2 * 0.1 * 0.08)] * end
         np.testing.assert_allclose(line.predicted, want, rtol=1e-5)
-    # Twenty updates of three kernels; the prediction is of first order in 0.02.
-    settled = np.sqrt(np.mean(base.angle[end - 2 : end] ** 2, axis=0))
+    # Forty updates of three kernels; the prediction is of first order in 0.04.
+    settled = np.sqrt(np.mean(base.angle[end - 4 : end] ** 2))
     np.testing.assert_allclose(settled, base.predicted[0], rtol=0.15)
     # Another rate and decay, another way there.
     assert abs(exchanged[0].loss[0] / base.loss[0] - 1) > 1e-3
     # Corollary 3, in float32; longer weights turn less.
-    np.testing.assert_allclose(same.loss[:3], base.loss[:3], rtol=1e-3)
-    np.testing.assert_allclose(same.norm[:3], 10 * base.norm[:3], rtol=1e-3)
+    np.testing.assert_allclose(same.loss[:2], base.loss[:2], rtol=1e-3)
+    np.testing.assert_allclose(same.norm[:2], 10 * base.norm[:2], rtol=1e-3)
     assert np.all(longer.angle[0] < 0.1 * base.angle[0])
     # Rescaled weights turn at once as in the new equilibrium, others less.
     np.testing.assert_array_equal(rescaled.loss[:end], base.loss[:end])
@@ -165,11 +164,11 @@ def test_the_claims_of_figure_3(rows):
 
 
 SMALL = exponential.Config(
-    weight_decay=0.02, steps=12, batch_size=8, channels=2, eval_every=4
+    weight_decay=0.02, steps=16, batch_size=8, channels=2, eval_every=4
 )
 
 
-def test_the_theorem_on_a_preresnet(folder, small):
+def test_the_theorem_on_a_preresnet(folder, small, monkeypatch, tmp_path, capsys):
     train = exponential.cifar_trainer(SMALL, folder, False)
     runs = exponential.equivalents(SMALL)
     names = "step decay, weight decay", "exponential equivalent"
@@ -180,28 +179,30 @@ def test_the_theorem_on_a_preresnet(folder, small):
     np.testing.assert_allclose(growing.accuracy, decayed.accuracy, atol=1e-6)
     growth = np.exp(runs[names[1]][0].log_growth)
     ratio = growing.norm / decayed.norm
-    np.testing.assert_allclose(ratio, growth[[3, 7, 11]], rtol=1e-4)
-    assert growth[11] > 1.05
-    np.testing.assert_allclose(decayed.rate, [0.1, 0.01, 0.001], rtol=1e-6)
+    np.testing.assert_allclose(ratio, growth[3::4], rtol=1e-4)
+    assert growth[15] > 1.05
+    np.testing.assert_allclose(decayed.rate, [0.1, 0.1, 0.01, 0.001], rtol=1e-6)
+    # The same program serves the command.
+    monkeypatch.setattr(exponential, "CIFAR", SMALL)
+    monkeypatch.setattr(exponential, "cifar_trainer", lambda *arguments: train)
+    command(capsys, "exponential", folder, tmp_path, ["exponential", "together"])
+
+
+def command(capsys, name, folder, out, figures):
+    out = out / "run"
+    assert main(["study", name, f"--data-dir={folder}", f"--out={out}"]) == 0
+    text = capsys.readouterr().out
+    assert "the first 2,048 training" in text and str(folder) not in text
+    assert sorted(path.stem for path in out.glob("*.png")) == figures
+    options = json.loads((out / "config.json").read_text())["config"]
+    assert options["real_data"] and not options["full"]
+    return text
 
 
 def test_the_command_takes_real_data(folder, small, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(exponential, "CIFAR", SMALL)
     tiny = dataclasses.replace(TINY, steps=20)
     monkeypatch.setattr(equilibrium, "Choices", lambda: tiny)
-    for name, figures in (
-        ("exponential", ["exponential.png", "together.png"]),
-        ("rayleigh", ["equilibrium.png"]),
-    ):
-        out = tmp_path / name
-        arguments = ["study", name, f"--data-dir={folder}", f"--out={out}"]
-        assert main(arguments) == 0
-        text = capsys.readouterr().out
-        assert "the first 2,048 training" in text and str(folder) not in text
-        written = sorted(path.name for path in out.glob("*.png"))
-        assert written == figures
-        options = json.loads((out / "config.json").read_text())
-        assert options["config"]["real_data"] and not options["config"]["full"]
+    text = command(capsys, "rayleigh", folder, tmp_path, ["equilibrium"])
     assert "| a " in text and text.count("\n| c ") == 3
 
 
