@@ -46,11 +46,11 @@ class Config:
 
 def run(config: Config) -> None:
     """Computes a study, prints its findings and writes them with the figures."""
-    real = config.name in WITH_DATA
-    require(real or config.data_dir is None, f"study {config.name} takes no --data-dir")
-    require(config.data_dir or not config.full, "--full needs --data-dir")
+    real, real_data = config.name in WITH_DATA, config.data_dir is not None
+    require(real or not real_data, f"study {config.name} takes no --data-dir")
+    require(real_data or not config.full, "--full needs --data-dir")
     options = records.run_config("study", config, ("out", "data_dir"))
-    options["real_data"] = config.data_dir is not None
+    options["real_data"] = real_data
     folder = config.out or records.default_folder(options)
     with records.run_folder(folder, options) as files:
         arguments = (config.data_dir, config.full) if real else ()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import models
-from train import augmentation, image_files, sampling, study
+from train import augmentation, image_files, sampling
 from train.__main__ import main
 from train.studies import cifar, equilibrium, exponential
 
@@ -28,14 +28,17 @@ def folder(tmp_path_factory):
     return images.write_binary(tmp_path_factory.mktemp("cifar"), tables)
 
 
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(cifar, "SIDE", 8)
-    monkeypatch.setattr(cifar, "TESTS", 3)
+@pytest.fixture(scope="module")
+def small():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cifar, "SIDE", 8)
+        patch.setattr(cifar, "TESTS", 3)
+        yield
 
 
 def test_the_subset_is_the_first_images_halved(folder, monkeypatch):
     monkeypatch.setattr(cifar, "IMAGES", 11)
+    monkeypatch.setattr(cifar, "SIDE", 16)
     monkeypatch.setattr(cifar, "TESTS", 3)
     found, source = cifar.load(folder, False), image_files.load("cifar10", folder)
     assert found.images.shape == (11, 16, 16, 3) and found.images.dtype == np.uint8
@@ -119,7 +122,8 @@ def angle(a, b):
 
 def test_training_is_sgd_of_two_parts(folder, small):
     data = cifar.load(folder, False)
-    choices = dataclasses.replace(TINY, steps=8, eval_every=4, drops=(0.75,))
+    # As many rates as in the other tests, so that it compiles once for all.
+    choices = dataclasses.replace(TINY, drops=(6 / TINY.steps,))
     setting = equilibrium.Setting(0.3, 0.1, rescale=True, stretch=1.5)
     model = models.ResNet18(stages=(1,), width=2)
     task = cifar.make_task(model, data, 8, equilibrium.optimizer, False)
@@ -136,7 +140,7 @@ def test_training_is_sgd_of_two_parts(folder, small):
     np.testing.assert_allclose(found.accuracy[-1], right, rtol=1e-6)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rows(folder, small):
     return equilibrium.compute(TINY, folder, False)
 
@@ -188,25 +192,35 @@ def test_the_theorem_on_a_preresnet(folder, small, monkeypatch, tmp_path, capsys
     command(capsys, "exponential", folder, tmp_path, ["exponential", "together"])
 
 
-def command(capsys, name, folder, out, figures):
+def command(capsys, name, folder, out, figures, *flags):
     out = out / "run"
-    assert main(["study", name, f"--data-dir={folder}", f"--out={out}"]) == 0
+    arguments = ["study", name, f"--data-dir={folder}", f"--out={out}", *flags]
+    assert main(arguments) == 0
     text = capsys.readouterr().out
-    assert "the first 2,048 training" in text and str(folder) not in text
+    assert str(folder) not in text
     assert sorted(path.stem for path in out.glob("*.png")) == figures
     options = json.loads((out / "config.json").read_text())["config"]
-    assert options["real_data"] and not options["full"]
+    assert options["real_data"] and options["full"] == bool(flags)
     return text
 
 
-def test_the_command_takes_real_data(folder, small, monkeypatch, tmp_path, capsys):
-    tiny = dataclasses.replace(TINY, steps=20)
-    monkeypatch.setattr(equilibrium, "Choices", lambda: tiny)
-    text = command(capsys, "rayleigh", folder, tmp_path, ["equilibrium"])
-    assert "| a " in text and text.count("\n| c ") == 3
+@pytest.mark.parametrize("flags", [(), ("--full",)])
+def test_the_command_takes_real_data(
+    flags, rows, folder, monkeypatch, tmp_path, capsys
+):
+    asked = []
+    monkeypatch.setattr(equilibrium, "compute", lambda *a: asked.append(a) or rows)
+    choices = dataclasses.replace(TINY, width=3)
+    monkeypatch.setattr(equilibrium, "FULL" if flags else "Choices", choices)
+    if not flags:
+        monkeypatch.setattr(equilibrium, "Choices", lambda: choices)
+    text = command(capsys, "rayleigh", folder, tmp_path, ["equilibrium"], *flags)
+    assert asked == [(choices, folder, bool(flags))]
+    what = "cropped and mirrored" if flags else "the first 2,048 training"
+    assert what in text and "| a " in text and text.count("\n| c ") == 3
 
 
-def test_full_size_is_the_paper_s(folder, monkeypatch, tmp_path):
+def test_full_size_is_the_paper_s(folder):
     full = equilibrium.FULL
     assert equilibrium.settings(full)[0].keys() >= {"rate 0.5, decay 0.001"}
     rates = equilibrium.make_trial(full, equilibrium.Setting(0.5, 1e-3))["rates"]
@@ -215,6 +229,7 @@ def test_full_size_is_the_paper_s(folder, monkeypatch, tmp_path):
     np.testing.assert_allclose(rates[drops], [0.1, 0.02, 0.004], rtol=1e-6)
     sizes = full.width, full.stages, full.batch_size, full.steps
     assert sizes == (64, (2, 2, 2, 2), 256, 200 * 195)
-    monkeypatch.setattr(equilibrium, "FULL", dataclasses.replace(TINY, steps=20))
-    text = study.STUDIES["rayleigh"](tmp_path, folder, True)
-    assert "CIFAR-10, cropped and mirrored" in text
+    # Images change at random.
+    data = cifar.load(folder, True)
+    task = cifar.make_task(models.ResNet18(), data, 8, equilibrium.optimizer, True)
+    assert task.degrees == 0.0 and task.side == 32

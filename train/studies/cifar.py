@@ -4,7 +4,7 @@ Data flow: files → arrays (`load`) → one compiled update in a Python loop (`
 loss, angle and norm of every update, accuracy now and then (`History`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+import lawn_optax as lawn
 from train import augmentation, classifier, image, image_files
 from train.classifier import Data, State, Task
 from train.image_files import Images, Part
@@ -83,6 +84,25 @@ def is_kernel(weights: jax.Array) -> bool:
     return weights.ndim == 4
 
 
+def split(
+    kernels: optax.GradientTransformation, others: optax.GradientTransformation, base
+) -> optax.GradientTransformation:
+    """One transformation for the convolutions, which it observes, one for the rest.
+
+    Args:
+        kernels: For the convolutions.
+        others: For norm layers and last layer.
+        base: Groups of the convolutions.
+    """
+    parts: dict[Hashable, optax.GradientTransformation]
+    parts = {True: kernels, False: others}
+    groups = lawn.groups.only_matrices(base)
+    return optax.chain(
+        optax.partition(parts, partial(jax.tree.map, is_kernel)),
+        lawn.diagnostics.observe(lawn.groups.not_paths("head", base=groups)),
+    )
+
+
 class History(NamedTuple):
     """One run, update by update, and evaluation by evaluation."""
 
@@ -97,8 +117,7 @@ def trainer(
 ) -> Callable[..., History]:
     """Trains with what a trial holds, from the same weights times a number.
 
-    `task.optimizer` must hold `lawn_optax.diagnostics.observe`, which says what the
-    groups are. Compiles once for all trials.
+    `task.optimizer` must be one of `split`. Compiles once for all trials.
     """
 
     @partial(jax.jit, static_argnums=0)
@@ -154,8 +173,8 @@ def trainer(
                 seen += jax.device_get(recent)
                 recent = []
                 tests.append(test(state))
-        columns = map(np.array, zip(*seen, strict=True))
-        return History(*columns, np.array(tests))
+        loss, angle, norm = map(np.array, zip(*seen, strict=True))
+        return History(loss, angle, norm, np.array(tests))
 
     return train
 

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -25,8 +24,6 @@ from train import records
 from train.optimizers import Trial
 from train.plots import COLOURS
 from train.studies import cifar
-
-KERNELS = lawn.groups.not_paths("head", base=lawn.groups.only_matrices())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,19 +108,14 @@ def optimizer(trial: Trial) -> optax.GradientTransformation:
     def rate(count):
         return trial["rates"][count]
 
-    parts = {
-        True: optax.chain(
-            optax.add_decayed_weights(trial["decay"]),
-            optax.sgd(rate),
-            # To the power 0 nothing is rescaled.
-            lawn.rescale_on_decay(rate, groups="layer", power=trial["power"]),
-        ),
-        False: optax.sgd(lambda count: trial["shared_rates"][count]),
-    }
-    return optax.chain(
-        optax.partition(parts, partial(jax.tree.map, cifar.is_kernel)),
-        lawn.diagnostics.observe(KERNELS),
+    kernels = optax.chain(
+        optax.add_decayed_weights(trial["decay"]),
+        optax.sgd(rate),
+        # To the power 0 nothing is rescaled.
+        lawn.rescale_on_decay(rate, groups="layer", power=trial["power"]),
     )
+    others = optax.sgd(lambda count: trial["shared_rates"][count])
+    return cifar.split(kernels, others, "layer")
 
 
 def make_trial(choices: Choices, setting: Setting) -> Trial:

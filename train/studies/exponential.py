@@ -165,14 +165,9 @@ def trainer(config: Config, data: dict[str, Split]) -> Train:
 def cifar_trainer(config: Config, data_dir: Path, full: bool) -> Train:
     """The same for a PreResNet of which the convolutions alone are trained."""
     data = cifar.load(data_dir, full)
-    all_kernels = lawn.groups.not_paths("head", base=lawn.groups.only_matrices("all"))
 
     def optimizer(trial: Trial) -> optax.GradientTransformation:
-        parts = {True: _sgd(config, trial), False: optax.set_to_zero()}
-        return optax.chain(
-            optax.partition(parts, partial(jax.tree.map, cifar.is_kernel)),
-            lawn.diagnostics.observe(all_kernels),
-        )
+        return cifar.split(_sgd(config, trial), optax.set_to_zero(), "all")
 
     network = models.PreResNet(depth=6 * config.blocks + 2, width=config.channels)
     task = cifar.make_task(network, data, config.batch_size, optimizer, full)
