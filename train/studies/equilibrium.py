@@ -167,6 +167,8 @@ def table(rows: list[list[Line]]) -> str:
         for line in row:
             late = slice(-max(len(line.loss) // 10, 1), None)
             angles = np.sqrt(np.mean(line.angle[late] ** 2, axis=0))
+            divided = np.flatnonzero(np.diff(line.predicted))[0]
+            before, after = np.median(line.angle[divided : divided + 2], axis=1)
             cells.append(
                 [
                     letter,
@@ -174,13 +176,16 @@ def table(rows: list[list[Line]]) -> str:
                     f"{line.loss[late].mean():.4f}",
                     f"{100 * line.accuracy[late].mean():.1f}",
                     f"{np.median(line.norm[-1]):.3g}",
+                    f"{before:.4f}",
+                    f"{after:.4f}",
                     f"{np.median(angles):.4f}",
                     f"{angles.min():.4f} to {angles.max():.4f}",
                     f"{line.predicted[-1]:.4f}",
                 ]
             )
     header = ["row", "line", "training loss", "test accuracy %", "norm"]
-    return records.table([*header, "angle, rad", "of all kernels", "predicted"], cells)
+    header += ["angle before the division", "after", "at the end", "of all kernels"]
+    return records.table([*header, "predicted"], cells)
 
 
 def draw(path: Path, rows: list[list[Line]], choices: Choices, title: str) -> None:
