@@ -20,6 +20,9 @@ TINY = equilibrium.Choices(
     decay=0.08, drops=(0.5,), batch_size=8, steps=160, eval_every=10, width=2,
     stages=(1,),
 )  # fmt: skip
+SMALL = exponential.Config(
+    weight_decay=0.02, steps=16, batch_size=8, channels=2, eval_every=4
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +58,8 @@ def test_the_subset_is_the_first_images_halved(folder, monkeypatch):
     np.testing.assert_array_equal(whole.test_images, source.test.images)
 
 
-def reference(folder, steps, rate, decay, shared, stretch, rescaled_at):
+def reference(data, steps, rate, decay, shared, stretch, rescaled_at):
     """The same run in NumPy, but for the gradients; a drop by 5 at `rescaled_at`."""
-    data = cifar.load(folder, False)
     model = models.ResNet18(stages=(1,), width=2)
     key = jax.random.key(0)
     first = model.init(jax.random.fold_in(key, 0), jnp.zeros((1, 8, 8, 3)), train=False)
@@ -99,10 +101,13 @@ def reference(folder, steps, rate, decay, shared, stretch, rescaled_at):
         angles = [angle(w[k], new[k]) for k in kernels]
         seen.append((value, angles, [np.linalg.norm(w[k]) for k in kernels]))
         w = new
-    _, logits = loss(nested(w, first["params"]), data.test_images,
-                         data.test_labels)  # fmt: skip
-    right = np.mean(np.argmax(logits, -1) == data.test_labels)
-    return [np.array(column) for column in zip(*seen, strict=True)], right
+    right = 0
+    for part in (slice(0, 25), slice(25, 40)):
+        pixels, labels = data.test_images[part], data.test_labels[part]
+        _, logits = loss(nested(w, first["params"]), pixels, labels)
+        right += np.sum(np.argmax(logits, -1) == labels)
+    columns = [np.array(column) for column in zip(*seen, strict=True)]
+    return columns, right / COUNT
 
 
 def flat(tree):
@@ -120,8 +125,11 @@ def angle(a, b):
     return np.arccos(min(cosine, 1.0))
 
 
-def test_training_is_sgd_of_two_parts(folder, small):
+def test_training_is_sgd_of_two_parts(folder, small, monkeypatch):
     data = cifar.load(folder, False)
+    # More images to test on, in two parts.
+    data = data._replace(test_images=data.images, test_labels=data.labels)
+    monkeypatch.setattr(cifar, "_AT_ONCE", 25)
     # As many rates as in the other tests, so that it compiles once for all.
     choices = dataclasses.replace(TINY, drops=(6 / TINY.steps,))
     setting = equilibrium.Setting(0.3, 0.1, rescale=True, stretch=1.5)
@@ -129,9 +137,7 @@ def test_training_is_sgd_of_two_parts(folder, small):
     task = cifar.make_task(model, data, 8, equilibrium.optimizer, False)
     train = cifar.trainer(task, data, 8, 4)
     found = train(equilibrium.make_trial(choices, setting), 1.5)
-    (loss, angles, norms), right = reference(
-        folder, 8, 0.3, 0.1, 0.5, 1.5, rescaled_at=6
-    )
+    (loss, angles, norms), right = reference(data, 8, 0.3, 0.1, 0.5, 1.5, rescaled_at=6)
     # float32 gradients of a batch of 8, eight updates long; angles are differences.
     np.testing.assert_allclose(found.loss, loss, rtol=1e-4)
     np.testing.assert_allclose(found.norm, norms, rtol=1e-4)
@@ -143,6 +149,30 @@ def test_training_is_sgd_of_two_parts(folder, small):
 @pytest.fixture(scope="module")
 def rows(folder, small):
     return equilibrium.compute(TINY, folder, False)
+
+
+def test_entries_are_of_the_updates_since_the_one_before(folder, small, monkeypatch):
+    rng = np.random.default_rng(0)
+    history = cifar.History(
+        *(rng.random(shape) for shape in ((16,), (16, 3), (16, 3), (4,)))
+    )
+    monkeypatch.setattr(cifar, "trainer", lambda *_: lambda *_: history)
+    choices = dataclasses.replace(TINY, steps=16, eval_every=4)
+    line = equilibrium.compute(choices, folder, False)[0][0]
+    curves = exponential.cifar_trainer(SMALL, folder, False)(lambda t: 0.1 + t, 0.5)
+    np.testing.assert_array_equal(line.accuracy, history.accuracy)
+    np.testing.assert_array_equal(curves.accuracy, history.accuracy)
+    np.testing.assert_allclose(curves.rate, [3.1, 7.1, 11.1, 15.1], rtol=1e-6)
+    np.testing.assert_array_equal(curves.decay, 0.5)
+    for k in range(4):
+        part, last = range(4 * k, 4 * k + 4), 4 * k + 3
+        loss = sum(history.loss[t] for t in part) / 4
+        squares = sum(history.angle[t] ** 2 for t in part) / 4
+        np.testing.assert_allclose([line.loss[k], curves.loss[k]], loss)
+        np.testing.assert_allclose(line.angle[k], np.sqrt(squares))
+        np.testing.assert_allclose(curves.angle[k], np.sqrt(squares[0]))
+        np.testing.assert_array_equal(line.norm[k], history.norm[last])
+        assert curves.norm[k] == history.norm[last, 0]
 
 
 def test_the_claims_of_figure_3(rows):
@@ -165,11 +195,6 @@ def test_the_claims_of_figure_3(rows):
     after = rescaled.angle[end] / base.angle[end]
     assert np.all((1.3 < after) & (after < 2.5))
     np.testing.assert_allclose(np.median(rescaled.angle[end]), want[-1], rtol=0.3)
-
-
-SMALL = exponential.Config(
-    weight_decay=0.02, steps=16, batch_size=8, channels=2, eval_every=4
-)
 
 
 def test_the_theorem_on_a_preresnet(folder, small, monkeypatch, tmp_path, capsys):
