@@ -27,7 +27,7 @@ STUDIES: dict[str, Callable[..., str]] = {
     "rayleigh": rayleigh.report,
 }
 # Those that take a folder with real data, and whether to train at the paper's size.
-WITH_DATA: frozenset[str] = frozenset({"flattening"})
+WITH_DATA = frozenset({"exponential", "flattening", "rayleigh"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,11 @@ class Config:
 
     name: Annotated[
         Literal[
-            *("constrained", "exponential", "flattening", "margins", "polynomials"),
+            "constrained",
+            "exponential",
+            "flattening",
+            "margins",
+            "polynomials",
             "rayleigh",
         ],
         tyro.conf.Positional,
@@ -62,11 +66,11 @@ class Config:
 
 def run(config: Config) -> None:
     """Computes a study, prints its findings and writes them with the figures."""
-    real = config.name in WITH_DATA
-    require(real or config.data_dir is None, f"study {config.name} takes no --data-dir")
-    require(not config.full or config.data_dir is not None, "--full needs --data-dir")
+    real, real_data = config.name in WITH_DATA, config.data_dir is not None
+    require(real or not real_data, f"study {config.name} takes no --data-dir")
+    require(real_data or not config.full, "--full needs --data-dir")
     options = records.run_config("study", config, ("out", "data_dir"))
-    options["real_data"] = config.data_dir is not None
+    options["real_data"] = real_data
     folder = config.out or records.default_folder(options)
     with records.run_folder(folder, options) as files:
         arguments = (config.data_dir, config.full) if real else ()

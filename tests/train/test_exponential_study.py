@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from train.digits import load_data
 from train.studies import exponential as study
 from train.studies import toy
 
@@ -85,20 +86,49 @@ SMALL = study.Config(steps=12, batch_size=32, channels=3, blocks=1, eval_every=4
 
 def test_both_schedules_train_alike_and_are_drawn(tmp_path):
     config = dataclasses.replace(SMALL, weight_decay=0.02)
-    curves = study.compare(config)
+    train = study.trainer(config, load_data(0))
+    curves = study.compare(train, config, study.equivalents(config))
     assert {len(v) for run in curves.values() for v in run} == {3}
     decayed = curves["step decay, weight decay"]
     growing = curves["exponential equivalent"]
     # float32, a dozen updates.
     np.testing.assert_allclose(growing.loss, decayed.loss, rtol=1e-4)
-    exact = study.runs(config)["exponential equivalent"][0]
+    np.testing.assert_allclose(growing.angle, decayed.angle, rtol=1e-3)
+    exact = study.equivalents(config)["exponential equivalent"][0]
     growth = np.exp(exact.log_growth[[4, 8, 12]])
     np.testing.assert_allclose(growing.norm / decayed.norm, growth, rtol=1e-4)
     np.testing.assert_allclose(growing.rate, np.exp(exact.log_rates[3::4]), rtol=1e-6)
     assert growing.norm[-1] > 1.005 * decayed.norm[-1]
     np.testing.assert_allclose(decayed.rate, [0.1, 0.01, 0.001], rtol=1e-6)
+    np.testing.assert_array_equal(growing.decay, 0)
     study.draw_curves(tmp_path / "curves.png", config, curves)
     both = toy.curves(normalized=True, weight_decay=0.1, steps=9, seeds=2)
     toy.draw(tmp_path / "toy.png", {"both": both})
     for name in ("curves.png", "toy.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_rate_and_decay_of_figure_5():
+    once, twice = study.together(
+        study.Config(steps=8, rate=0.2, weight_decay=0.3)
+    ).values()
+    steps = np.arange(8)
+    np.testing.assert_allclose([once[0](t) for t in steps], [0.2] * 4 + [0.02] * 4)
+    assert once[1] == 0.3
+    both = [(float(twice[0](t)), float(twice[1](t))) for t in steps]
+    wanted = [(0.2, 0.3)] * 4 + [(0.02, 3.0)] * 2 + [(0.002, 30.0)] * 2
+    np.testing.assert_allclose(both, wanted, rtol=1e-6)
+
+
+def test_the_paper_s_rates_at_full_size_stay_in_range():
+    runs = study.equivalents(study.FULL)
+    epochs = np.arange(160) * 390
+    for rate, _ in runs.values():
+        assert np.all(np.isfinite(rate(epochs)))
+    # Figure 1: the rate grows by 1.481 in an epoch.
+    rates = runs["tapered exponential"][0](epochs)
+    np.testing.assert_allclose(rates[1:80] / rates[:79], 1.481, atol=5e-4)
+    # Divided by 10 at the epochs that the paper names.
+    rates = runs["step decay, weight decay"][0](np.arange(160 * 390))
+    drops = np.flatnonzero(np.diff(rates)) + 1
+    np.testing.assert_array_equal(drops, [80 * 390, 120 * 390])

@@ -47,7 +47,7 @@ def test_the_study_of_exponential_rates_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.setattr(toy, "CASES", cases)
     lines = exponential.report(tmp_path).splitlines()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("exponential.png", "toy.png")
+        *("exponential.png", "together.png", "toy.png")
     ]
     rows = {x.split("|")[1].strip(): x.split("|")[2:-1] for x in lines if "|" in x}
     assert {"both", "normalization alone", "weight decay alone"} < set(rows)

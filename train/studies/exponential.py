@@ -1,12 +1,11 @@
 """Exponential rates in the place of weight decay, and why both matter under a norm.
 
-After Li and Arora 2019, arXiv:1910.07454. Reads top to bottom: a small residual network
-on handwritten digits, the runs on it, the figure, the findings. The toy of section 3 is
-in `train.studies.toy`.
+After Li and Arora 2019, arXiv:1910.07454. Reads top to bottom: the runs, on handwritten
+digits (`train.studies.network`) or CIFAR-10 (`train.studies.cifar`), the figures, the
+findings. The toy of section 3 is in `train.studies.toy`.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,63 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.typing import ArrayLike
 from matplotlib.figure import Figure
 
+import lawn_optax as lawn
+import models
 from lawn_optax import schedules
 from train import records
-from train.digits import CLASSES, Split, load_data
+from train.digits import Split, load_data
+from train.optimizers import Trial
 from train.plots import COLOURS
-from train.studies import toy
-
-# ----------------------------------------------------------------------- network
-
-Weights = dict[str, jax.Array]
-
-
-def init_network(seed: int, channels: int, blocks: int) -> tuple[Weights, np.ndarray]:
-    """Kernels of a pre-activation residual network for 8x8 images, and its last layer.
-
-    Scales and biases of the normalization are 1 and 0 and the last layer keeps its
-    random weights (section 4, settings), so the loss does not depend on the scale of
-    the kernels.
-    """
-    rng = np.random.default_rng(seed)
-
-    def kernel(inputs: int) -> jax.Array:
-        values = rng.normal(size=(3, 3, inputs, channels)) * math.sqrt(2 / (9 * inputs))
-        return jnp.asarray(values, jnp.float32)
-
-    kernels = {"stem": kernel(1)}
-    for block in range(blocks):
-        kernels |= {f"block_{block}_{i}": kernel(channels) for i in range(2)}
-    head = rng.normal(size=(channels, CLASSES)) / math.sqrt(channels)
-    return kernels, head.astype(np.float32)
-
-
-def apply_network(weights: Any, head: np.ndarray, images: jax.Array) -> jax.Array:
-    """Logits; batch norm takes the statistics of the images that it is given."""
-
-    def conv(x: jax.Array, name: str) -> jax.Array:
-        layout = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(
-            x, weights[name], (1, 1), "SAME", dimension_numbers=layout
-        )
-
-    def active(x: jax.Array) -> jax.Array:
-        centred = x - x.mean((0, 1, 2), keepdims=True)
-        # No epsilon: beside growing variances it would fade, beside constant ones not.
-        return jax.nn.relu(
-            centred * jax.lax.rsqrt(jnp.mean(centred**2, (0, 1, 2), keepdims=True))
-        )
-
-    x = conv(images.reshape(-1, 8, 8, 1), "stem")
-    for block in range((len(weights) - 1) // 2):
-        inside = conv(active(x), f"block_{block}_0")
-        x = x + conv(active(inside), f"block_{block}_1")
-    # Max over the image: the mean of a normalized channel says little.
-    return active(x).max((1, 2)) @ head
-
+from train.studies import cifar, toy
+from train.studies.network import apply_network, init_network
 
 # -------------------------------------------------------------------------- runs
 
@@ -83,38 +36,56 @@ class Config:
 
     rate: float = 0.1
     momentum: float = 0.9
-    weight_decay: float = 5e-3  # 10 times the paper's, for a run 100 times as short
+    weight_decay: float = 1e-2  # 20 times the paper's, for a run 100 times as short
     steps: int = 400
     batch_size: int = 64
     channels: int = 6
-    blocks: int = 1
+    blocks: int = 1  # of CIFAR-10's network, per stage
     eval_every: int = 10
     seed: int = 0
 
-    def step_decay(self, count: ArrayLike) -> jax.Array:
-        """Divided by 10 after a half and after three quarters of the run."""
-        ends = jnp.asarray([self.steps // 2, 3 * self.steps // 4])
-        return self.rate * 0.1 ** jnp.sum(jnp.asarray(count) >= ends)
+    def stepped(self, value: float, factors: tuple[float, float]) -> optax.Schedule:
+        """A value times two factors, from a half and three quarters of the run on."""
+        ends = {self.steps // 2: factors[0], 3 * self.steps // 4: factors[1]}
+        return optax.piecewise_constant_schedule(value, ends)
+
+
+CIFAR = Config(steps=640, channels=8, eval_every=16)
+# PreResNet-32. Of the epochs the paper names the steps, the 80th and the 120th.
+FULL = Config(
+    weight_decay=5e-4,
+    steps=160 * 390,
+    batch_size=128,
+    channels=16,
+    blocks=5,
+    eval_every=390,
+)
 
 
 class Curves(NamedTuple):
     """One run; entry k is after (k + 1) * eval_every updates."""
 
     rate: np.ndarray  # of the last update
+    decay: np.ndarray  # of the last update
     loss: np.ndarray  # mean since the entry before
-    accuracy: np.ndarray  # on the validation images
+    angle: np.ndarray  # by which an update turns all weights, root mean square since
+    accuracy: np.ndarray  # on images held out
     norm: np.ndarray  # of all trained weights
 
 
-def runs(config: Config) -> dict[str, tuple[optax.Schedule, float]]:
-    """Rates and weight decay of each run: with decay, and what takes its place."""
+Run = tuple[optax.Schedule, optax.ScalarOrSchedule]  # rates and weight decay
+
+
+def equivalents(config: Config) -> dict[str, Run]:
+    """With weight decay, and what takes its place (Figures 1 to 4)."""
     decay = config.weight_decay
     arguments = config.momentum, decay, config.steps
-    tapered = partial(schedules.tapered_exponential, config.step_decay, *arguments)
+    steps = config.stepped(config.rate, (0.1, 0.1))
+    tapered = partial(schedules.tapered_exponential, steps, *arguments)
     return {
-        "step decay, weight decay": (config.step_decay, decay),
+        "step decay, weight decay": (steps, decay),
         "exponential equivalent": (
-            schedules.exponential_equivalent(config.step_decay, *arguments),
+            schedules.exponential_equivalent(steps, *arguments),
             0.0,
         ),
         "tapered exponential": (tapered(), 0.0),
@@ -130,12 +101,25 @@ def runs(config: Config) -> dict[str, tuple[optax.Schedule, float]]:
     }
 
 
-def trainer(
-    config: Config, data: dict[str, Split]
-) -> Callable[[optax.Schedule, float], Curves]:
+def together(config: Config) -> dict[str, Run]:
+    """The rate divided alone, or the weight decay multiplied with it (Figure 5)."""
+    decay = config.weight_decay
+    return {
+        "rate / 10 once": (config.stepped(config.rate, (0.1, 1.0)), decay),
+        "rate / 10 and decay x 10, twice": (
+            config.stepped(config.rate, (0.1, 0.1)),
+            config.stepped(decay, (10.0, 10.0)),
+        ),
+    }
+
+
+Train = Callable[[optax.Schedule, optax.ScalarOrSchedule], Curves]
+
+
+def trainer(config: Config, data: dict[str, Split]) -> Train:
     """Trains with given rates and weight decay, always from the same weights.
 
-    The rates are an argument of the compiled program, so it compiles once for all.
+    Both are arguments of the compiled program, so it compiles once for all.
     """
     kernels, head = init_network(config.seed, config.channels, config.blocks)
     (images, labels), (pictures, digits) = data["train"], data["validation"]
@@ -151,100 +135,200 @@ def trainer(
         ).mean()
 
     @jax.jit
-    def run(rates, weight_decay):
-        tx = optax.chain(
-            optax.add_decayed_weights(weight_decay),
-            optax.sgd(lambda count: rates[count], config.momentum),
-        )
+    def run(trial):
+        tx = _sgd(config, trial)
 
         def step(carry, rows):
             weights, state = carry
             loss, grads = jax.value_and_grad(loss_of)(weights, rows)
             updates, state = tx.update(grads, state, weights)
-            return (optax.apply_updates(weights, updates), state), loss
+            angle = lawn.diagnostics.angular_update(updates, weights, "all")[0]
+            return (optax.apply_updates(weights, updates), state), (loss, angle**2)
 
         def between_evaluations(carry, rows):
-            carry, losses = jax.lax.scan(step, carry, rows)
+            carry, (losses, squares) = jax.lax.scan(step, carry, rows)
             found = apply_network(carry[0], head, pictures).argmax(-1)
             accuracy, norm = (found == digits).mean(), optax.tree.norm(carry[0])
-            return carry, (losses.mean(), accuracy, norm)
+            angle = jnp.sqrt(squares.mean())
+            return carry, (losses.mean(), angle, accuracy, norm)
 
         start = kernels, tx.init(kernels)
         return jax.lax.scan(between_evaluations, start, rows)[1]
 
-    def train(schedule: optax.Schedule, weight_decay: float) -> Curves:
-        rates = jax.vmap(schedule)(jnp.arange(config.steps))
-        measured = map(np.asarray, run(rates, weight_decay))
-        last = np.arange(1, entries + 1) * config.eval_every - 1
-        return Curves(np.asarray(rates)[last], *measured)
+    def train(rate: optax.Schedule, decay: optax.ScalarOrSchedule) -> Curves:
+        trial = _tables(config, rate, decay)
+        return Curves(*_entries(config, trial), *map(np.asarray, run(trial)))
 
     return train
 
 
-def compare(config: Config) -> dict[str, Curves]:
+def cifar_trainer(config: Config, data_dir: Path, full: bool) -> Train:
+    """The same for a PreResNet of which the convolutions alone are trained."""
+    data = cifar.load(data_dir, full)
+
+    def optimizer(trial: Trial) -> optax.GradientTransformation:
+        return cifar.split(_sgd(config, trial), optax.set_to_zero(), "all")
+
+    network = models.PreResNet(depth=6 * config.blocks + 2, width=config.channels)
+    task = cifar.make_task(network, data, config.batch_size, optimizer, full)
+    run = cifar.trainer(task, data, config.steps, config.eval_every)
+
+    def train(rate: optax.Schedule, decay: optax.ScalarOrSchedule) -> Curves:
+        trial = _tables(config, rate, decay)
+        history = run(trial)
+        means = partial(cifar.intervals, eval_every=config.eval_every)
+        return Curves(
+            *_entries(config, trial),
+            loss=means(history.loss),
+            angle=np.sqrt(means(history.angle[:, 0] ** 2)),
+            accuracy=history.accuracy,
+            norm=history.norm[config.eval_every - 1 :: config.eval_every, 0],
+        )
+
+    return train
+
+
+def _sgd(config: Config, trial: Trial) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.add_decayed_weights(lambda count: trial["decays"][count]),
+        optax.sgd(lambda count: trial["rates"][count], config.momentum),
+    )
+
+
+def _tables(
+    config: Config, rate: optax.Schedule, decay: optax.ScalarOrSchedule
+) -> Trial:
+    """Rate and decay of each update."""
+    counts = jnp.arange(config.steps)
+    decays = jax.vmap(decay)(counts) if callable(decay) else decay
+    return {
+        "rates": jax.vmap(rate)(counts),
+        "decays": jnp.broadcast_to(jnp.asarray(decays, jnp.float32), counts.shape),
+        "seed": np.uint32(config.seed),
+    }
+
+
+def _entries(config: Config, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
+    """Rate and decay of the last update of each entry."""
+    last = slice(config.eval_every - 1, None, config.eval_every)
+    return np.asarray(trial["rates"])[last], np.asarray(trial["decays"])[last]
+
+
+def compare(train: Train, config: Config, runs: Mapping[str, Run]) -> dict[str, Curves]:
     """The curves of every run, by name."""
-    train = trainer(config, load_data(0))
-    return {name: train(*arguments) for name, arguments in runs(config).items()}
+    return {name: train(*arguments) for name, arguments in runs.items()}
 
 
 # ----------------------------------------------------------------------- figures
 
 
 def draw_curves(path: Path, config: Config, curves: Mapping[str, Curves]) -> None:
-    """Loss, accuracy, weight norm and learning rate of all runs, in one PNG file."""
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
-    loss, accuracy, norm, rate = figure.subplots(2, 2, sharex=True).flat
+    """What the runs have in common (above) and what they do not, in one PNG file."""
+    figure = Figure(figsize=(14, 7.5), layout="constrained")
+    loss, accuracy, angle, norm, rate, effective = figure.subplots(
+        2, 3, sharex=True
+    ).flat
+    twins = not all(run.decay.any() for run in curves.values())
     for colour, (name, run) in zip(COLOURS, curves.items(), strict=False):
         # Twins lie on each other: thick below, thin above.
-        below = name.endswith("weight decay")
+        decayed = bool(run.decay.any())
+        below = twins and decayed
         style: dict[str, Any] = {"lw": 4, "alpha": 0.35} if below else {"lw": 1.2}
         style["color"] = colour
         steps = (1 + np.arange(len(run.loss))) * config.eval_every
         loss.plot(steps, run.loss, label=name, **style)
         for axes, values in (
             (accuracy, run.accuracy),
+            (angle, run.angle),
             (norm, run.norm),
             (rate, run.rate),
+            (effective, run.rate / run.norm**2),
         ):
             axes.plot(steps, values, **style)
-    loss.set(title="Training loss", yscale="log", ylabel="cross entropy")
-    accuracy.set(title="Validation accuracy")
-    norm.set(title="Norm of all weights", yscale="log", xlabel="update")
+        if decayed:
+            angle.plot(steps, _predicted(config, run), color=colour, ls=":", lw=1.5)
+    loss.set(title="Training loss", ylabel="cross entropy")
+    accuracy.set(title="Accuracy on images held out")
+    angle.set(title="Angle per update, radians (dotted: equilibrium)", yscale="log")
+    norm.set(title="Norm of all trained weights", yscale="log", xlabel="update")
     rate.set(title="Learning rate", yscale="log", xlabel="update")
+    effective.set(title="Rate / squared norm", yscale="log", xlabel="update")
     toy.finish(figure, path, loss)
 
 
-def report(folder: Path) -> str:
+def _predicted(config: Config, run: Curves) -> np.ndarray:
+    """The angle per update in equilibrium (Theorem B.2)."""
+    rate, decay, momentum = run.rate, run.decay, config.momentum
+    angle = lawn.diagnostics.sgd_equilibrium_angle
+    return np.asarray(angle(rate, decay, momentum))
+
+
+def table(config: Config, curves: Mapping[str, Curves]) -> str:
+    """The runs after each phase and at the end."""
+    header = ["run", "loss at the end", "accuracy %", "weight norm", "learning rate"]
+    header += ["angle after 1/2", "3/4", "the end", "predicted"]
+    rows = []
+    for name, run in curves.items():
+        entries = len(run.loss)
+        angles = run.angle[[entries // 2 - 1, 3 * entries // 4 - 1, -1]]
+        predicted = _predicted(config, run)[-1] if run.decay.any() else None
+        rows.append(
+            [
+                name,
+                f"{run.loss[-1]:.4f}",
+                f"{100 * run.accuracy[-1]:.1f}",
+                f"{run.norm[-1]:.3g}",
+                f"{run.rate[-1]:.3g}",
+                *(f"{angle:.2g}" for angle in angles),
+                "" if predicted is None else f"{predicted:.2g}",
+            ]
+        )
+    return records.table(header, rows)
+
+
+def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> str:
     """Draws the figures into a folder and says what is in them."""
+    if data_dir is None:
+        config, toys = Config(), _report_toy(folder)
+        train, trained = (
+            trainer(config, load_data(0)),
+            "A small PreResNet on 8x8 digits",
+        )
+    else:
+        config, toys = FULL if full else CIFAR, ""
+        train = cifar_trainer(config, data_dir, full)
+        depth, channels = 6 * config.blocks + 2, config.channels
+        network = f"PreResNet-{depth}, {channels} channels"
+        trained = f"{network}, on {cifar.describe(full)}"
+    curves = compare(train, config, equivalents(config))
+    draw_curves(folder / "exponential.png", config, curves)
+    pair = compare(train, config, together(config))
+    draw_curves(folder / "together.png", config, pair)
+    return (
+        f"{toys}{trained}: rate {config.rate:g}, momentum {config.momentum:g}, weight"
+        f" decay {config.weight_decay:g}, batch {config.batch_size},"
+        f" {config.steps:,} updates. Steps decayed twice or a cosine: with weight"
+        " decay, and by exponential rates without it. The paper says that the exact"
+        " equivalents train through the same functions, and that without instant decay"
+        " a slow growth takes long to have an effect.\n\n"
+        f"{table(config, curves)}\n\n"
+        "The rate divided alone, or the weight decay multiplied with it: the paper says"
+        " that the angle settles at a value that their product decides.\n\n"
+        f"{table(config, pair)}"
+    )
+
+
+def _report_toy(folder: Path) -> str:
     toys = {name: case() for name, case in toy.CASES.items()}
     toy.draw(folder / "toy.png", toys)
-    config = Config()
-    curves = compare(config)
-    draw_curves(folder / "exponential.png", config, curves)
     errors = [
         [name, *(f"{np.median(run.error[:, step]):.3f}" for step in (100, 1_000, -1))]
         for name, run in toys.items()
-    ]
-    last = [
-        [
-            name,
-            f"{run.loss[-1]:.4f}",
-            f"{100 * run.accuracy[-1]:.1f}",
-            f"{run.norm[-1]:.3g}",
-            f"{run.rate[-1]:.3g}",
-        ]
-        for name, run in curves.items()
     ]
     return (
         "The toy of section 3 (rate 0.1, decay 0.01, 10 inputs, 8 seeds): weight decay"
         " or normalization alone converges, says the paper, both together do not. (At"
         " a fixed rate, weight decay alone keeps an error from the noise.)\n\n"
         + records.table(["median error after", "100", "1,000", "10,000 steps"], errors)
-        + "\n\nA small PreResNet on 8x8 digits, steps decayed twice or a cosine: with"
-        " weight decay, and by exponential rates without it. The paper says that the"
-        " exact equivalents train through the same functions.\n\n"
-        + records.table(
-            ["run", "loss at the end", "accuracy %", "weight norm", "learning rate"],
-            last,
-        )
+        + "\n\n"
     )

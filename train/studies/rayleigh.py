@@ -21,6 +21,7 @@ import lawn_optax as lawn
 from lawn_optax import nrq
 from train import records
 from train.plots import COLOURS
+from train.studies import equilibrium
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,8 +275,13 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices) -> None:
     figure.savefig(path, dpi=100)
 
 
-def report(folder: Path) -> str:
-    """Draws the figure into a folder and says what is in it."""
+def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> str:
+    """Draws the figure into a folder and says what is in it.
+
+    With a folder of CIFAR-10, that of `train.studies.equilibrium` instead.
+    """
+    if data_dir is not None:
+        return equilibrium.report(folder, data_dir, full)
     choices = Choices()
     rows = compute(choices)
     draw(folder / "rayleigh.png", rows, choices)

@@ -1,0 +1,184 @@
+"""CIFAR-10 for the studies: a subset or all of it, and training that is measured.
+
+Data flow: files → arrays (`load`) → one compiled update in a Python loop (`trainer`) →
+loss, angle and norm of every update, accuracy now and then (`History`).
+"""
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+import lawn_optax as lawn
+from train import augmentation, classifier, image, image_files
+from train.classifier import Data, State, Task
+from train.image_files import Images, Part
+from train.optimizers import Trial
+
+NAME = "cifar10"
+IMAGES, TESTS, SIDE = 2_048, 512, 16  # of the subset; pixels of a side
+_AT_ONCE = 1_000  # Test images.
+
+
+def load(data_dir: Path, full: bool) -> Data:
+    """All images, or the first ones of both parts, halved in height and width."""
+    images = image_files.load(NAME, data_dir)
+    return image.on_device(images if full else _reduced(images))
+
+
+def describe(full: bool) -> str:
+    """What `load` gives, in words."""
+    if full:
+        return "CIFAR-10, cropped and mirrored at random"
+    return (
+        f"the first {IMAGES:,} training and {TESTS} test images of CIFAR-10 at"
+        f" {SIDE}x{SIDE} pixels, as they are"
+    )
+
+
+def _reduced(images: Images) -> Images:
+    def first(part: Part, count: int) -> Part:
+        large = part.images[:count]
+        step = large.shape[1] // SIDE
+        blocks = large.reshape(len(large), SIDE, step, SIDE, step, 3)
+        small = np.rint(blocks.mean(axis=(2, 4))).astype(np.uint8)
+        return Part(small, part.labels[:count])
+
+    return Images(
+        images.name,
+        images.num_classes,
+        first(images.train, IMAGES),
+        first(images.test, TESTS),
+    )
+
+
+def make_task(
+    model: nn.Module,
+    data: Data,
+    batch_size: int,
+    optimizer: Callable[[Trial], optax.GradientTransformation],
+    full: bool,
+) -> Task:
+    """Cross entropy on one device; images change at random at full size alone."""
+    return Task(
+        model=model,
+        side=data.images.shape[1],
+        num_images=len(data.labels),
+        batch_size=min(batch_size, len(data.labels)),
+        parts=1,
+        optimizer=optimizer,
+        loss=optax.softmax_cross_entropy_with_integer_labels,
+        degrees=0.0 if full else None,
+        unrolled=True,
+    )
+
+
+def is_kernel(weights: jax.Array) -> bool:
+    """Whether weights are those of a convolution; batch norm follows each of them."""
+    return weights.ndim == 4
+
+
+def split(
+    kernels: optax.GradientTransformation, others: optax.GradientTransformation, base
+) -> optax.GradientTransformation:
+    """One transformation for the convolutions, which it observes, one for the rest.
+
+    Args:
+        kernels: For the convolutions.
+        others: For norm layers and last layer.
+        base: Groups of the convolutions.
+    """
+    parts: dict[Hashable, optax.GradientTransformation]
+    parts = {True: kernels, False: others}
+    groups = lawn.groups.only_matrices(base)
+    return optax.chain(
+        optax.partition(parts, partial(jax.tree.map, is_kernel)),
+        lawn.diagnostics.observe(lawn.groups.not_paths("head", base=groups)),
+    )
+
+
+class History(NamedTuple):
+    """One run, update by update, and evaluation by evaluation."""
+
+    loss: np.ndarray  # [steps]; of the batch, before the update
+    angle: np.ndarray  # [steps, groups]; radians, by which the update turns weights
+    norm: np.ndarray  # [steps, groups]; before the update
+    accuracy: np.ndarray  # [evaluations]; on the test images
+
+
+def trainer(
+    task: Task, data: Data, steps: int, eval_every: int
+) -> Callable[..., History]:
+    """Trains with what a trial holds, from the same weights times a number.
+
+    `task.optimizer` must be one of `split`. Compiles once for all trials.
+    """
+
+    @partial(jax.jit, static_argnums=0)
+    def start(stretch: float, trial: Trial) -> State:
+        state = classifier.start(task, trial)
+        longer = jax.tree.map(
+            lambda w: stretch * w if is_kernel(w) else w, state.params
+        )
+        return state._replace(params=longer)
+
+    @partial(jax.jit, donate_argnums=0)
+    def update(state, trial, data, epoch, number):
+        state, loss = classifier.step(task, state, trial, data, epoch, number)
+        angle, norm = (
+            optax.tree.get(state.opt_state, name)
+            for name in ("angular_update", "norms")
+        )
+        return state, (loss, angle, norm)
+
+    @jax.jit
+    def evaluate(state, images, labels, mean):
+        inputs = augmentation.normalise(images.astype(jnp.float32), mean)
+        variables = {"params": state.params, "batch_stats": state.statistics}
+        # With the statistics of these images: running ones lag behind weights that
+        # grow or shrink.
+        logits, _ = task.model.apply(
+            variables, inputs, train=True, mutable=["batch_stats"]
+        )
+        return (logits.argmax(-1) == labels).sum()
+
+    def test(state: State) -> float:
+        count = len(data.test_labels)
+        right = [
+            evaluate(
+                state,
+                data.test_images[i : i + _AT_ONCE],
+                data.test_labels[i : i + _AT_ONCE],
+                data.mean,
+            )
+            for i in range(0, count, _AT_ONCE)
+        ]
+        return sum(map(int, right)) / count
+
+    def train(trial: Trial, stretch: float = 1.0) -> History:
+        state = start(stretch, trial)
+        seen, recent, tests = [], [], []
+        for count in range(steps):
+            epoch, number = divmod(count, task.steps_per_epoch)
+            numbers = np.int32(epoch), np.int32(number)
+            state, measured = update(state, trial, data, *numbers)
+            recent.append(measured)
+            if (count + 1) % eval_every == 0:
+                seen += jax.device_get(recent)
+                recent = []
+                tests.append(test(state))
+        loss, angle, norm = map(np.array, zip(*seen, strict=True))
+        return History(loss, angle, norm, np.array(tests))
+
+    return train
+
+
+def intervals(values: np.ndarray, eval_every: int) -> np.ndarray:
+    """Means of the updates between evaluations, ``[evaluations, ...]``."""
+    return values.reshape(-1, eval_every, *values.shape[1:]).mean(axis=1)
