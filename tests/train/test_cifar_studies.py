@@ -101,13 +101,14 @@ def reference(data, steps, rate, decay, shared, stretch, rescaled_at):
         angles = [angle(w[k], new[k]) for k in kernels]
         seen.append((value, angles, [np.linalg.norm(w[k]) for k in kernels]))
         w = new
-    right = 0
+    right, total = 0, 0.0
     for part in (slice(0, 25), slice(25, 40)):
         pixels, labels = data.test_images[part], data.test_labels[part]
-        _, logits = loss(nested(w, first["params"]), pixels, labels)
+        mean, logits = loss(nested(w, first["params"]), pixels, labels)
         right += np.sum(np.argmax(logits, -1) == labels)
+        total += mean * len(labels)
     columns = [np.array(column) for column in zip(*seen, strict=True)]
-    return columns, right / COUNT
+    return columns, right / COUNT, total / COUNT
 
 
 def flat(tree):
@@ -137,13 +138,16 @@ def test_training_is_sgd_of_two_parts(folder, small, monkeypatch):
     task = cifar.make_task(model, data, 8, equilibrium.optimizer, False)
     train = cifar.trainer(task, data, 8, 4)
     found = train(equilibrium.make_trial(choices, setting), 1.5)
-    (loss, angles, norms), right = reference(data, 8, 0.3, 0.1, 0.5, 1.5, rescaled_at=6)
+    (loss, angles, norms), right, test_loss = reference(
+        data, 8, 0.3, 0.1, 0.5, 1.5, rescaled_at=6
+    )
     # float32 gradients of a batch of 8, eight updates long; angles are differences.
     np.testing.assert_allclose(found.loss, loss, rtol=1e-4)
     np.testing.assert_allclose(found.norm, norms, rtol=1e-4)
     np.testing.assert_allclose(found.angle, angles, rtol=5e-3)
     assert norms[6, 0] < 0.8 * norms[5, 0]
     np.testing.assert_allclose(found.accuracy[-1], right, rtol=1e-6)
+    np.testing.assert_allclose(found.test_loss[-1], test_loss, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -154,13 +158,14 @@ def rows(folder, small):
 def test_entries_are_of_the_updates_since_the_one_before(folder, small, monkeypatch):
     rng = np.random.default_rng(0)
     history = cifar.History(
-        *(rng.random(shape) for shape in ((16,), (16, 3), (16, 3), (4,)))
+        *(rng.random(shape) for shape in ((16,), (16, 3), (16, 3), (4,), (4,)))
     )
     monkeypatch.setattr(cifar, "trainer", lambda *_: lambda *_: history)
     choices = dataclasses.replace(TINY, steps=16, eval_every=4)
     line = equilibrium.compute(choices, folder, False)[0][0]
     curves = exponential.cifar_trainer(SMALL, folder, False)(lambda t: 0.1 + t, 0.5)
     np.testing.assert_array_equal(line.accuracy, history.accuracy)
+    np.testing.assert_array_equal(line.test_loss, history.test_loss)
     np.testing.assert_array_equal(curves.accuracy, history.accuracy)
     np.testing.assert_allclose(curves.rate, [3.1, 7.1, 11.1, 15.1], rtol=1e-6)
     np.testing.assert_array_equal(curves.decay, 0.5)

@@ -110,6 +110,7 @@ class History(NamedTuple):
     angle: np.ndarray  # [steps, groups]; radians, by which the update turns weights
     norm: np.ndarray  # [steps, groups]; before the update
     accuracy: np.ndarray  # [evaluations]; on the test images
+    test_loss: np.ndarray  # [evaluations]
 
 
 def trainer(
@@ -146,11 +147,12 @@ def trainer(
         logits, _ = task.model.apply(
             variables, inputs, train=True, mutable=["batch_stats"]
         )
-        return (logits.argmax(-1) == labels).sum()
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return (logits.argmax(-1) == labels).sum(), losses.sum()
 
-    def test(state: State) -> float:
+    def test(state: State) -> np.ndarray:
         count = len(data.test_labels)
-        right = [
+        sums = [
             evaluate(
                 state,
                 data.test_images[i : i + _AT_ONCE],
@@ -159,7 +161,7 @@ def trainer(
             )
             for i in range(0, count, _AT_ONCE)
         ]
-        return sum(map(int, right)) / count
+        return np.sum(sums, axis=0) / count
 
     def train(trial: Trial, stretch: float = 1.0) -> History:
         state = start(stretch, trial)
@@ -174,7 +176,7 @@ def trainer(
                 recent = []
                 tests.append(test(state))
         loss, angle, norm = map(np.array, zip(*seen, strict=True))
-        return History(loss, angle, norm, np.array(tests))
+        return History(loss, angle, norm, *np.array(tests).T)
 
     return train
 

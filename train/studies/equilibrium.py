@@ -79,6 +79,7 @@ class Line(NamedTuple):
     label: str
     loss: np.ndarray  # on the batches since the entry before
     accuracy: np.ndarray  # on the test images
+    test_loss: np.ndarray
     angle: np.ndarray  # [entries, kernels]; root mean square since the entry before
     norm: np.ndarray  # [entries, kernels]
     predicted: np.ndarray  # angle in equilibrium, at the rate of the last update
@@ -152,6 +153,7 @@ def compute(choices: Choices, data_dir: Path, full: bool) -> list[list[Line]]:
             label=label,
             loss=means(seen.loss),
             accuracy=seen.accuracy,
+            test_loss=seen.test_loss,
             angle=np.sqrt(means(seen.angle**2)),
             norm=seen.norm[last],
             predicted=np.asarray(angle(rates, setting.decay)),
@@ -167,8 +169,6 @@ def table(rows: list[list[Line]]) -> str:
         for line in row:
             late = slice(-max(len(line.loss) // 10, 1), None)
             angles = np.sqrt(np.mean(line.angle[late] ** 2, axis=0))
-            divided = np.flatnonzero(np.diff(line.predicted))[0]
-            before, after = np.median(line.angle[divided : divided + 2], axis=1)
             cells.append(
                 [
                     letter,
@@ -176,34 +176,32 @@ def table(rows: list[list[Line]]) -> str:
                     f"{line.loss[late].mean():.4f}",
                     f"{100 * line.accuracy[late].mean():.1f}",
                     f"{np.median(line.norm[-1]):.3g}",
-                    f"{before:.4f}",
-                    f"{after:.4f}",
                     f"{np.median(angles):.4f}",
                     f"{angles.min():.4f} to {angles.max():.4f}",
                     f"{line.predicted[-1]:.4f}",
                 ]
             )
     header = ["row", "line", "training loss", "test accuracy %", "norm"]
-    header += ["angle before the division", "after", "at the end", "of all kernels"]
-    return records.table([*header, "predicted"], cells)
+    return records.table([*header, "angle, rad", "of all kernels", "predicted"], cells)
 
 
 def draw(path: Path, rows: list[list[Line]], choices: Choices, title: str) -> None:
-    """Draws the twelve panels into a PNG file."""
-    figure = Figure(figsize=(16, 10.5), layout="constrained")
-    panels = figure.subplots(3, 4, sharex=True)
+    """Draws the fifteen panels into a PNG file."""
+    figure = Figure(figsize=(19, 10.5), layout="constrained")
+    panels = figure.subplots(3, 5, sharex=True)
     titles = (
         "One product of rate and decay",
         f"Rescaled where the rate is divided by {choices.factor:g}",
         "Other starts, rates and decays",
     )
     for axes_row, lines, what in zip(panels, rows, titles, strict=True):
-        loss, accuracy, angle, norm = axes_row
+        loss, test_loss, accuracy, angle, norm = axes_row
         for k, (line, colour) in enumerate(zip(lines, COLOURS, strict=False)):
             # Later lines may lie on earlier ones: those show through.
             style: dict[str, Any] = {"color": colour, "lw": 3 - 0.9 * k}
             steps = (1 + np.arange(len(line.loss))) * choices.eval_every
             loss.plot(steps, line.loss, label=line.label, **style)
+            test_loss.plot(steps, line.test_loss, **style)
             accuracy.plot(steps, line.accuracy, **style)
             for axes, values in ((angle, line.angle), (norm, line.norm)):
                 low, middle, high = np.quantile(values, [0, 0.5, 1], axis=1)
@@ -211,7 +209,8 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices, title: str) -> No
                 axes.fill_between(steps, low, high, color=colour, alpha=0.12, lw=0)
             angle.plot(steps, line.predicted, color="black", ls=":", lw=1)
         loss.legend(frameon=False, fontsize="small")
-        loss.set(ylabel="training loss")
+        loss.set(yscale="log", ylabel="training loss")
+        test_loss.set(yscale="log", ylabel="test loss")
         accuracy.set(ylabel="test accuracy")
         angle.set(yscale="log", ylabel="angle per update (radians)")
         norm.set(yscale="log", ylabel="norm of each convolution")
