@@ -48,7 +48,7 @@ _FULL = dataclasses.replace(_SHORT, seeds=3, epochs=300, points=20)
 class Problem(NamedTuple):
     """A network, its loss and training examples; the first axis is the example."""
 
-    apply: Callable[[Any, Any], jax.Array]  # (params, inputs) -> logits
+    apply: Callable[..., Any]  # (params, inputs) -> logits
     loss: Callable[[jax.Array, jax.Array], jax.Array]  # of each example
     margin: Callable[[jax.Array, jax.Array], jax.Array]
     inputs: Any
