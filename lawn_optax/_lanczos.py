@@ -72,12 +72,11 @@ def dot(x: PyTree, y: PyTree) -> jax.Array:
 
 def norm(x: PyTree) -> jax.Array:
     """The L2 norm; squares of small numbers are not lost: flat losses have them."""
-    largest = jnp.stack([jnp.max(jnp.abs(a), initial=0) for a in jax.tree.leaves(x)])
-    scale = jnp.where(largest.max() > 0, largest.max(), 1)
+    sizes = [jnp.max(jnp.abs(a), initial=0) for a in jax.tree.leaves(x)]
+    largest = jnp.stack(sizes).max()
+    scale = jnp.where(largest > 0, largest, 1)
     unit = jax.tree.map(lambda a: a / scale, x)
-    return jnp.where(jnp.isnan(largest).any(), jnp.nan, scale) * jnp.sqrt(
-        dot(unit, unit)
-    )
+    return scale * jnp.sqrt(dot(unit, unit))
 
 
 def _scaled(x: PyTree, length: jax.Array) -> PyTree:
