@@ -52,7 +52,7 @@ def test_the_study_of_exponential_rates_at_a_small_size(tmp_path, monkeypatch):
     rows = {x.split("|")[1].strip(): x.split("|")[2:-1] for x in lines if "|" in x}
     assert {"both", "normalization alone", "weight decay alone"} < set(rows)
     decay, twin = (
-        [float(cell) for cell in rows[name]]
+        [float(cell) for cell in rows[name][:4]]
         for name in ("step decay, weight decay", "exponential equivalent")
     )
     # The same function: loss and accuracy agree, norm and rate do not.
