@@ -240,7 +240,7 @@ def execute(
             if summary["outcome"] == "finished":
                 conclusion = programs.conclude(options, rows)
             for name, speed in summary.get("speeds", {}).items():
-                conclusion += f"\n{name}: {speed:,.0f} images per second"
+                conclusion += f"\n{name}: {speed:,.1f} images per second"
             print(f"\n{conclusion}\n\nWritten to {folder}", flush=True)
     return folder
 

@@ -19,7 +19,7 @@ from train import classifier, runs
 from train.__main__ import main
 from train.parallel import Devices
 
-OPTIONS = "image --optimizer adam-lawn --learning-rate 0.01 --batch-size 16 --epochs 4"
+OPTIONS = "image --learning-rate 0.01 --batch-size 16 --epochs 4"
 OPTIONS += " --free-epochs 1 --warmup-epochs 1 --eval-every 2 --quiet"
 
 
@@ -32,7 +32,8 @@ def test_two_processes_give_the_metrics_of_one(
     data = tmp_path / "data"
     if dataset == "imagenet":  # Each process decodes its own rows of a batch.
         images.write_folder(data, train=20)
-        how += " --workers 0"
+        # Adam would turn the rounding of sums over 50,176 pixels into steps.
+        how += " --workers 0 --optimizer sgd-lawn"
     else:
         images.write_binary(data, images.some_tables("cifar10", count=12))
     command = f"{OPTIONS} --dataset {dataset} {how} --data-dir {data}"

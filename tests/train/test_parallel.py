@@ -88,6 +88,19 @@ def test_devices_change_the_loss_by_rounding_only_in_float32(double):
     close(loss, double[1], rtol=1e-4)
 
 
+@pytest.mark.parametrize("shard_state", [False, True])
+def test_results_are_whole_or_split_along_the_largest_dimension(shard_state):
+    devices = Devices("jit", 8, shard_state)
+    large, odd, small = np.ones([8, 1024]), np.ones([999, 9]), np.arange(8.0)
+    rows = devices.put_batch((large, small))
+    program = devices.compile(lambda rows, odd: (rows[0] + 1, rows[1], odd))
+    found = program(rows, devices.put(odd))
+    specs = [tuple(x.sharding.spec) for x in found]
+    assert specs == [(None, parallel.AXIS) if shard_state else (), (), ()]
+    for x, y in zip(devices.get(found), (large + 1, small, odd), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
 # ------------------------------------------------------------- two processes
 
 OPTIONS = "recsys --optimizer adamw --learning-rate 0.01 --batch-size 500 --epochs 4"
