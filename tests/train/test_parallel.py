@@ -93,11 +93,11 @@ def test_results_are_whole_or_split_along_the_largest_dimension(shard_state):
     devices = Devices("jit", 8, shard_state)
     large, odd, small = np.ones([8, 1024]), np.ones([999, 9]), np.arange(8.0)
     rows = devices.put_batch((large, small))
-    program = devices.compile(lambda rows, odd: (rows[0] + 1, rows[1], odd))
-    found = program(rows, devices.put(odd))
+    program = devices.compile(lambda rows, odd: (rows[0] + 1, rows[1], odd + 1))
+    found = program(rows, devices.put_state(odd))
     specs = [tuple(x.sharding.spec) for x in found]
     assert specs == [(None, parallel.AXIS) if shard_state else (), (), ()]
-    for x, y in zip(devices.get(found), (large + 1, small, odd), strict=True):
+    for x, y in zip(devices.get(found), (large + 1, small, odd + 1), strict=True):
         np.testing.assert_array_equal(x, y)
 
 
