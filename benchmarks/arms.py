@@ -5,6 +5,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -103,6 +104,35 @@ def ratio(row: dict[str, Any], one: str, other: str) -> list[float]:
     rates = row["samples_per_second"]
     ratios = [a / b for a, b in zip(rates[one], rates[other], strict=True)]
     return [round(f(ratios), 3) for f in (statistics.median, min, max)]
+
+
+def table(
+    introduction: str,
+    columns: str,
+    rows: list[dict[str, Any]],
+    cells: Callable[[dict[str, Any]], list[str]],
+) -> str:
+    """A Markdown table of all rows, a section per device, versions and commit.
+
+    Args:
+        introduction: What stands before it.
+        columns: Headers, with bars between them.
+        rows: Of the JSON file.
+        cells: Gives the cells of a row.
+    """
+    lines, seen = [introduction], ""
+    for row in rows:
+        versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
+        head = (
+            f"{row['device']}, {row['threads']} of {row['cores']} CPU cores;"
+            f" {versions}; commit {row['commit']}, {row['date']}"
+        )
+        if head != seen:
+            seen = head
+            lines += ["", f"## {head}", "", f"| {columns} |"]
+            lines += ["|---" * len(columns.split("|")) + "|"]
+        lines += ["| " + " | ".join(cells(row)) + " |"]
+    return "\n".join(lines) + "\n"
 
 
 def write(

@@ -72,36 +72,28 @@ def shares(row: dict[str, Any]) -> list[float]:
     return [statistics.median(found), min(found), max(found)]
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown table of all rows, a section per device, versions and commit."""
-    lines, seen = [INTRODUCTION], ""
-    for row in rows:
-        versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
-        head = (
-            f"{row['device']}, {row['threads']} of {row['cores']} CPU cores;"
-            f" {versions}; commit {row['commit']}, {row['date']}"
-        )
-        if head != seen:
-            seen = head
-            lines += ["", f"## {head}", "", f"| {COLUMNS} |"]
-            lines += ["|---" * len(COLUMNS.split("|")) + "|"]
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row of the table."""
 
-        def speed(name: str, rates: dict = row["samples_per_second"]) -> str:
-            found = rates.get(name)
-            if not found:
-                return "–"
-            spread = f"({min(found):,}, {max(found):,})"
-            return f"{statistics.median(found):,.0f} {spread}"
+    def speed(name: str) -> str:
+        rates = row["samples_per_second"].get(name)
+        if not rates:
+            return "–"
+        return f"{statistics.median(rates):,.0f} ({min(rates):,}, {max(rates):,})"
 
-        cells = [f"{row['model']}, {row['dtype']}", f"{row['batch_size']:,}"]
-        cells += [speed("jax"), speed("adam-lawn")]
-        cells += ["{:.1f} ({:.1f}, {:.1f})".format(*shares(row)), speed("pytorch")]
-        ratio = row.get("ratio")
-        cells += ["{:.2f} ({:.2f}, {:.2f})".format(*ratio) if ratio else "–"]
-        cells += [f"{50_000 / row['median']['jax']:.3g}"]
-        cells += [" / ".join(f"{x:.3f}" for x in row["first_epoch_loss"].values())]
-        lines += ["| " + " | ".join([*cells, str(row["rounds"])]) + " |"]
-    return "\n".join(lines) + "\n"
+    ratio = row.get("ratio")
+    return [
+        f"{row['model']}, {row['dtype']}",
+        f"{row['batch_size']:,}",
+        speed("jax"),
+        speed("adam-lawn"),
+        "{:.1f} ({:.1f}, {:.1f})".format(*shares(row)),
+        speed("pytorch"),
+        "{:.2f} ({:.2f}, {:.2f})".format(*ratio) if ratio else "–",
+        f"{50_000 / row['median']['jax']:.3g}",
+        " / ".join(f"{x:.3f}" for x in row["first_epoch_loss"].values()),
+        str(row["rounds"]),
+    ]
 
 
 def main() -> None:
@@ -151,7 +143,8 @@ def main() -> None:
     if "pytorch" in commands:
         row["ratio"] = arms.ratio(row, "jax", "pytorch")
     rows = arms.write(options.out, rows, row, KEY)
-    options.out.with_suffix(".md").write_text(table(rows))
+    text = arms.table(INTRODUCTION, COLUMNS, rows, cells)
+    options.out.with_suffix(".md").write_text(text)
     print(f"wrote {options.out.name} and {options.out.with_suffix('.md').name}")
 
 

@@ -101,31 +101,27 @@ COLUMNS = (
 )
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown table of all rows, a section per device, versions and commit."""
-    lines, seen = [INTRODUCTION], ""
-    for row in rows:
-        versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
-        head = (
-            f"{row['device']}, {row['threads']} of {row['cores']} CPU cores;"
-            f" {versions}; commit {row['commit']}, {row['date']}"
-        )
-        if head != seen:
-            seen = head
-            lines += ["", f"## {head}", "", f"| {COLUMNS} |"]
-            lines += ["|---" * len(COLUMNS.split("|")) + "|"]
-        cells = [row["data"], f"{row['batch_size']:,}"]
-        cells += [f"{row['jax_micro_batch']:,} / {row['torch_micro_batch']:,}"]
-        for name in ("jax", "pytorch"):
-            rates = [1e-6 * rate for rate in row["samples_per_second"].get(name, [])]
-            found = (statistics.median(rates), min(rates), max(rates)) if rates else ()
-            cells += ["{:.3g} ({:.3g}, {:.3g})".format(*found) if found else "–"]
-        ratio = row.get("ratio")
-        cells += ["{:.2f} ({:.2f}, {:.2f})".format(*ratio) if ratio else "–"]
-        cells += [" / ".join(f"{x:.4f}" for x in row["first_epoch_loss"].values())]
-        cells += [str(row["rounds"]), f"{row['compile_seconds']:.1f}"]
-        lines += ["| " + " | ".join(cells) + " |"]
-    return "\n".join(lines) + "\n"
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row of the table."""
+
+    def speed(name: str) -> str:
+        rates = [1e-6 * rate for rate in row["samples_per_second"].get(name, [])]
+        if not rates:
+            return "–"
+        return f"{statistics.median(rates):.3g} ({min(rates):.3g}, {max(rates):.3g})"
+
+    ratio = row.get("ratio")
+    return [
+        row["data"],
+        f"{row['batch_size']:,}",
+        f"{row['jax_micro_batch']:,} / {row['torch_micro_batch']:,}",
+        speed("jax"),
+        speed("pytorch"),
+        "{:.2f} ({:.2f}, {:.2f})".format(*ratio) if ratio else "–",
+        " / ".join(f"{x:.4f}" for x in row["first_epoch_loss"].values()),
+        str(row["rounds"]),
+        f"{row['compile_seconds']:.1f}",
+    ]
 
 
 def main() -> None:
@@ -195,7 +191,9 @@ def main() -> None:
                 flush=True,
             )
             rows = arms.write(options.out, rows, row, KEY)
-            options.out.with_suffix(".md").write_text(table(rows))
+            options.out.with_suffix(".md").write_text(
+                arms.table(INTRODUCTION, COLUMNS, rows, cells)
+            )
     print(f"wrote {options.out.name} and {options.out.with_suffix('.md').name}")
 
 

@@ -1,9 +1,15 @@
-"""Runs of the command line that kill themselves at a given moment."""
+"""Runs of the command line that end at a given moment, and what they leave."""
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import orbax.checkpoint as ocp
+import pytest
+
+from train import runs
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,3 +41,26 @@ def run_until(name, number, command, environment):
         timeout=300,
     )
     assert process.returncode == -9 and process.stderr == "", process.stderr
+
+
+@contextlib.contextmanager
+def interrupted_at(epoch):
+    """Within this, a run is interrupted as it saves its state after an epoch."""
+    save = runs.Run.save
+
+    def interrupting(run, number, state, force):
+        if number == epoch:
+            raise KeyboardInterrupt
+        return save(run, number, state, force=force)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs.Run, "save", interrupting)
+        yield
+
+
+def checkpoint(folder, epoch):
+    """The state that a run has saved after an epoch."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(
+            folder.resolve() / "checkpoints" / str(epoch) / "state"
+        )

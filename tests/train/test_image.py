@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import killed
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import pytest
 from runs import close
 
@@ -82,12 +81,8 @@ def test_killed_run_ends_in_the_same_bits(whole, files, compilation_cache, tmp_p
     for name in ("metrics.jsonl", "errors.json", "events.out.tfevents.0.run"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
-    def state(folder):
-        path = folder.resolve() / "checkpoints" / "4" / "state"
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(path)
-
-    jax.tree.map(np.testing.assert_array_equal, state(out), state(whole))
+    states = (killed.checkpoint(folder, 4) for folder in (out, whole))
+    jax.tree.map(np.testing.assert_array_equal, *states)
 
 
 def test_validation_holds_out_training_images(files, monkeypatch):

@@ -6,16 +6,16 @@ from functools import partial
 import image_runs as tiny
 import images
 import jax
+import killed
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import pytest
 from processes import one_and_two
 from runs import close
 
 import lawn_optax as lawn
 import models
-from train import classifier, runs
+from train import classifier
 from train.__main__ import main
 from train.parallel import Devices
 
@@ -107,7 +107,7 @@ def test_a_state_in_parts_trains_as_a_whole_one():
 
 
 def test_an_interrupted_run_with_its_state_in_parts_ends_in_the_same_bits(
-    tmp_path, monkeypatch, compilation_cache
+    tmp_path, compilation_cache
 ):
     tables = images.some_tables("cifar10", count=12)
     files = images.write_binary(tmp_path / "data", tables)
@@ -116,21 +116,11 @@ def test_an_interrupted_run_with_its_state_in_parts_ends_in_the_same_bits(
     whole, parts = (tmp_path / name for name in ("whole", "parts"))
     assert main([*command, f"--out={whole}"]) == 0
 
-    def interrupted(run, epoch, state, force):
-        if epoch == 3:
-            raise KeyboardInterrupt
-        return save(run, epoch, state, force=force)
-
-    with monkeypatch.context() as patch:
-        save = runs.Run.save
-        patch.setattr(runs.Run, "save", interrupted)
+    with killed.interrupted_at(3):
         assert main([*command, f"--out={parts}"]) == 130
     assert main([*command, f"--out={parts}"]) == 0
     for name in ("metrics.jsonl", "errors.json"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
 
-    def state(folder):
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(folder / "checkpoints" / "4" / "state")
-
-    jax.tree.map(np.testing.assert_array_equal, state(parts), state(whole))
+    states = (killed.checkpoint(folder, 4) for folder in (parts, whole))
+    jax.tree.map(np.testing.assert_array_equal, *states)

@@ -6,9 +6,9 @@ from functools import partial
 import image_runs as tiny
 import images
 import jax
+import killed
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import pytest
 from ratings import refused
 from runs import close
@@ -20,7 +20,6 @@ from train import (
     image_loader,
     image_options,
     photographs,
-    runs,
 )
 from train.__main__ import main
 from train.parallel import MODES, Devices
@@ -156,7 +155,7 @@ BASE += " --checkpoint-minutes 0 --devices 1"
 
 
 def test_an_interrupted_run_ends_in_the_same_bits(
-    folder, tmp_path, monkeypatch, compilation_cache, capsys
+    folder, tmp_path, compilation_cache, capsys
 ):
     command = [*BASE.split(), f"--data-dir={folder}"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -169,25 +168,15 @@ def test_an_interrupted_run_ends_in_the_same_bits(
     for name in ("steps alone", "workers alone"):
         assert f"\n{name}: {speeds[name]:,.1f} images per second" in output
 
-    def interrupted(run, epoch, state, force):
-        if epoch == 2:
-            raise KeyboardInterrupt
-        return save(run, epoch, state, force=force)
-
-    with monkeypatch.context() as patch:
-        save = runs.Run.save
-        patch.setattr(runs.Run, "save", interrupted)
+    with killed.interrupted_at(2):
         assert main([*command, f"--out={parts}"]) == 130
     assert main([*command, f"--out={parts}"]) == 0
     assert "resuming from epoch 1" in capsys.readouterr().out
     for name in ("metrics.jsonl", "errors.json"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
 
-    def state(folder):
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(folder / "checkpoints" / "3" / "state")
-
-    jax.tree.map(np.testing.assert_array_equal, state(parts), state(whole))
+    states = (killed.checkpoint(folder, 3) for folder in (parts, whole))
+    jax.tree.map(np.testing.assert_array_equal, *states)
 
 
 def test_wrong_options_are_one_line(folder, tmp_path, capsys):
