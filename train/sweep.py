@@ -198,7 +198,8 @@ def _one_by_one(
 ) -> tuple[Callable, Callable, Callable]:
     """As `_programs`: the program of a single run, called for each trial."""
     devices = Devices(limit=1)
-    start_one, evaluate_one = jax.jit(programs.start), jax.jit(programs.evaluate)
+    start_one = devices.compile(programs.start)
+    evaluate_one = devices.compile(programs.evaluate)
     advance_one = training.make_advance(programs, devices)
 
     def member(state, i):

@@ -101,6 +101,15 @@ def test_results_are_whole_or_split_along_the_largest_dimension(shard_state):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="options for CPUs")
+def test_options_of_the_compiler_are_used_if_it_knows_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "CPU_OPTIONS", {"xla_dump_to": str(tmp_path)})
+    assert Devices(limit=1).compile(lambda x: x + 1)(1) == 2
+    assert list(tmp_path.glob("*placed*"))
+    monkeypatch.setattr(parallel, "CPU_OPTIONS", {"xla_of_another_version": "1"})
+    assert Devices(limit=1).compile(lambda x: x + 1)(1) == 2
+
+
 # ------------------------------------------------------------- two processes
 
 OPTIONS = "recsys --optimizer adamw --learning-rate 0.01 --batch-size 500 --epochs 4"
