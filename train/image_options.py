@@ -50,18 +50,43 @@ TUNED_16K = {
 LARGE = 2_048  # Batch size from which on those for 16k are taken.
 
 GRIDS = {
-    "default": options.Grid(
+    "default": options.grids(
         {"adam": (1e-3, 3e-3, 1e-2), "lamb": (3e-3, 1e-2, 3e-2), "sgd": (0.1, 0.5, 2)},
         (1e-3, 1e-2, 1e-1),
         (1.0, 3.0, 9.0),
     ),
     # The coarse one of arXiv, Table 5, with the decays and free epochs of D.2; the
     # second stage, five rates near the best, is named with --rates.
-    "papers": options.Grid(
+    "papers": options.grids(
         dict.fromkeys(("adam", "lamb", "sgd"), (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)),
         (1e-5, 1e-4, 1e-3),
         (1.0, 5.0, 20.0, 40.0),
     ),
+}
+
+
+_SMALL, _LARGE = (1.0, 5.0, 10.0), (5.0, 10.0, 20.0)
+_LAMB = (1e-3, 2e-3, 3.5e-3, 5e-3)
+_ADAM_16K = (1e-3, 3e-3, 5e-3, 8e-3, 1e-2)
+_LAMB_16K = (0.01, 0.02, 0.02828, 0.03, 0.04)
+# The same for ImageNet (arXiv, Appendix D.4.4). Where it keeps the rate that was best
+# for the base optimizer, that is LAMB's 0.02828, and for SGD, of which no best rate is
+# printed, the middle one. The trials are as many as the papers': more for LAWN.
+PAPERS_256 = {
+    "sgd": options.Grid((0.1, 0.256, 0.5), (1e-4,), (), (0.5,)),
+    "adam": options.Grid((1e-4, 1.25e-3, 2.5e-3, 5e-3), (0.0,), (), (0.16,)),
+    "lamb": options.Grid(_LAMB, (0.01,), (), (0.16,)),
+    "sgd-lawn": options.Grid((0.256,), (), _SMALL, _SMALL),
+    "adam-lawn": options.Grid((3e-4, 6e-4, 8e-4, 4e-3), (), _SMALL, _SMALL),
+    "lamb-lawn": options.Grid(_LAMB, (), (0.16,), _SMALL),
+}
+PAPERS_16K = {
+    "sgd": options.Grid((1.0, 5.0, 10.0), (1e-4,), (), (0.16, 1.0, 5.0, 10.0)),
+    "adam": options.Grid(_ADAM_16K, (0.0, 1e-3, 1e-2), (), _LARGE),
+    "lamb": options.Grid(_LAMB_16K, (0.01,), (), _LARGE),
+    "sgd-lawn": options.Grid((1.0, 5.0, 10.0), (), _SMALL, _SMALL),
+    "adam-lawn": options.Grid(_ADAM_16K, (), _SMALL, _SMALL),
+    "lamb-lawn": options.Grid((0.02828,), (), _LARGE, _LARGE),
 }
 
 
@@ -134,10 +159,15 @@ class SweepConfig(Options, options.Several):
 
     Trials have one seed and all epochs, or a schedule with all phases shortened alike;
     the best of them, by its accuracy on 5,000 held-out training images, is trained in
-    full with several seeds on all training images. The papers' grid, the first stage of
-    Table 5, has 18 to 24 trials for each optimizer. The same command with the same
+    full with several seeds on all training images. The papers' grid for CIFAR, the
+    first stage of Table 5, has 18 to 24 trials for each optimizer; that for ImageNet,
+    Appendix D.4.4, 3 to 45, more for the -lawn forms. The same command with the same
     options resumes a sweep that was interrupted.
     """
+
+    warmups: tuple[float, ...] = ()
+    """Epochs of the warm-up in the full schedule (default: --warmup-epochs; without it
+    those of the grid, if it has any)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +177,17 @@ class Settings(Config, options.Settled):
     clip_norm: float | None = None
     momentum: float = 0.9
     decay_norms: bool = True
+
+
+def grid(config: SweepConfig, name: str) -> options.Grid:
+    """What a sweep tries with an optimizer."""
+    tried = GRIDS[config.grid]
+    if config.grid == "papers" and config.dataset == "imagenet":
+        tried = PAPERS_256 if config.batch_size < LARGE else PAPERS_16K
+    found = options.grid(config, name, tried)
+    if config.warmups or config.warmup_epochs is not None:
+        found = found._replace(warmups=config.warmups)
+    return found
 
 
 def resolve(config: Config) -> Settings:

@@ -119,23 +119,60 @@ class Several:
     """Seeds of the final runs; without any, there are none."""
     protocol: Literal["validation", "papers"] = "validation"
     """Choose by what is held out of the training data, or by the test data itself."""
-    at_once: int | None = None
-    """Trials trained side by side by vmap (default: 1 where more gains nothing, as on
-    CPUs, else as many as fit the memory)."""
 
 
 class Grid(NamedTuple):
-    """Hyperparameters that a sweep tries where none are given.
+    """Hyperparameters that a sweep tries with an optimizer: all combinations.
 
     Attributes:
-        rates: Learning rates by optimizer, without its form: ``adam``, ``lamb-plus``.
-        decays: Weight decays.
-        free: Free epochs of the full schedule.
+        rates: Learning rates.
+        decays: Weight decays, for the optimizers without -lawn that take one.
+        free: Free epochs of the full schedule, for the -lawn forms.
+        warmups: Epochs of the full schedule's warm-up; none leaves it to the run.
     """
 
-    rates: Mapping[str, tuple[float, ...]]
+    rates: tuple[float, ...]
     decays: tuple[float, ...]
     free: tuple[float, ...]
+    warmups: tuple[float, ...] = ()
+
+
+def grids(
+    rates: Mapping[str, tuple[float, ...]],
+    decays: tuple[float, ...],
+    free: tuple[float, ...],
+) -> dict[str, Grid]:
+    """The same decays and free epochs for all optimizers, and rates by optimizer."""
+    return {name: Grid(values, decays, free) for name, values in rates.items()}
+
+
+def grid(config: Several, name: str, tried: Mapping[str, Grid]) -> Grid:
+    """What a sweep tries with an optimizer.
+
+    Args:
+        config: Its options; what is given there comes before `tried`.
+        name: Of the optimizer.
+        tried: By optimizer.
+    """
+    own = tried[form(name, tried)]
+    return own._replace(
+        rates=config.rates or own.rates,
+        decays=config.decays or own.decays,
+        free=config.free or own.free,
+    )
+
+
+def form(name: str, table: Mapping[str, Any]) -> str:
+    """The name under which a table has an optimizer, or the one it is a form of.
+
+    Raises:
+        InputError: If there is no such optimizer.
+    """
+    known = ", ".join(optimizers.NAMES)
+    require(name in optimizers.NAMES, f"no optimizer {name!r}; choose from: {known}")
+    key = name.removesuffix("-bounded").replace("-plus", "")
+    key = key if key in table else key.replace("adamw", "adam")
+    return key if key in table else key.removesuffix("-lawn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,12 +198,8 @@ def tuned(name: str, table: Mapping[str, tuple[float, ...]]) -> dict[str, float]
     Raises:
         InputError: If there is no such optimizer.
     """
-    known = ", ".join(optimizers.NAMES)
-    require(name in optimizers.NAMES, f"no optimizer {name!r}; choose from: {known}")
-    key = name.removesuffix("-bounded").replace("-plus", "")
-    key = key if key in table else key.replace("adamw", "adam")
     names = ("learning_rate", "weight_decay", "free_epochs", "warmup_epochs")
-    return dict(zip(names, table[key], strict=False))
+    return dict(zip(names, table[form(name, table)], strict=False))
 
 
 def settle(config: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,12 +32,12 @@ _RATES = (1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2)
 _SGD_RATES = (1e-2, 5e-2, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 2.5, 3.75, 5.0)
 GRIDS = {
     # Those of adam and the decays are what ml-100k was tuned with.
-    "default": options.Grid(
+    "default": options.grids(
         {"adam": (1e-3, 2e-3, 4e-3), "lamb": (5e-3, 1e-2, 2e-2), "sgd": (0.1, 0.5, 2)},
         (0.0, 1.0, 3.0),
         (20.0, 50.0, 100.0),
     ),
-    "papers": options.Grid(
+    "papers": options.grids(
         {"adam": _RATES, "lamb": _RATES, "sgd": _SGD_RATES},
         (1e-4, 1e-3, 1e-2, 1e-1, 0.0),
         (0.1, 1.0, 5.0, 20.0, 50.0, 100.0),
@@ -98,10 +98,19 @@ class SweepConfig(Options, options.Several):
     sweep that was interrupted.
     """
 
+    at_once: int | None = None
+    """Trials trained side by side by vmap (default: 1 where more gains nothing, as on
+    CPUs, else as many as fit the memory)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Config, options.Settled):
     """The options of a run with nothing left open; from `resolve`, which gives all."""
+
+
+def grid(config: SweepConfig, name: str) -> options.Grid:
+    """What a sweep tries with an optimizer."""
+    return options.grid(config, name, GRIDS[config.grid])
 
 
 def resolve(config: Config) -> Settings:

@@ -139,7 +139,8 @@ IMAGE = Reported(
     ' "Chosen on" are the images by which a sweep chose the setting; runs outside of a'
     " sweep do not state it. "
     + _COMPARED.format(score="accuracy", item="images", cases="images", means="seeds")
-    + " The papers' network is VGG-19; others stand here without a number of theirs."
+    + " The papers' networks are VGG-19 on CIFAR and ResNet-50 on ImageNet;"
+    " others stand here without a number of theirs."
     " Their ECE (sub. Table 6, batch size not stated): "
     + "; ".join(
         f"{dataset} Adam {100 * base:.1f}, Adam-LAWN {100 * constrained:.1f}"
@@ -168,7 +169,7 @@ IMAGE = Reported(
         "trained on all training images, tested on the test images",
     ),
     published=papers.published_accuracy,
-    sizes=dict.fromkeys(papers.ACCURACIES, papers.IMAGE_BATCH_SIZES),
+    sizes=papers.IMAGE_BATCH_SIZES,
     figures=({"cifar10": "3(a)", "cifar100": "3(b)"}, "7(a)"),
 )
 ALL = {reported.experiment: reported for reported in (RECSYS, IMAGE)}

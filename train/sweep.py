@@ -33,24 +33,31 @@ from train.training import Programs
 
 Config = recsys_options.SweepConfig | image_options.SweepConfig
 Member = dict[str, Any]  # Hyperparameters and seed of one trial.
-HYPERPARAMETERS = ("learning_rate", "weight_decay", "free_epochs")
+# As a table names them.
+HYPERPARAMETERS = {
+    "learning_rate": "rate",
+    "weight_decay": "decay",
+    "free_epochs": "free",
+    "warmup_epochs": "warm-up",
+}
 UNRELATED = ("out", "quiet", "data_dir", "checkpoint_minutes", "micro_batch", "at_once")
 
 
 def grid(config: Config, name: str) -> list[Member]:
     """The hyperparameters of each trial of an optimizer."""
-    known = ", ".join(optimizers.NAMES)
-    require(name in optimizers.NAMES, f"no optimizer {name!r}; choose from: {known}")
-    tried = swept.ALL[type(config)].grids[config.grid]
-    rates = config.rates or tried.rates[name.split("-")[0].removesuffix("w")]
+    tried = swept.ALL[type(config)].grid(config, name)
+    values: dict[str, tuple[float, ...]] = {"learning_rate": tried.rates}
     if optimizers.is_lawn(name):
-        key, values = "free_epochs", config.free or tried.free
+        values["free_epochs"] = tried.free
     elif name in optimizers.WITHOUT_DECAY:
-        key, values = "weight_decay", (0.0,)
+        values["weight_decay"] = (0.0,)
     else:
-        key, values = "weight_decay", config.decays or tried.decays
-    members = itertools.product(rates, values, config.trial_seeds)
-    return [{"learning_rate": r, key: v, "seed": seed} for r, v, seed in members]
+        values["weight_decay"] = tried.decays
+    if tried.warmups:
+        values["warmup_epochs"] = tried.warmups
+    values["seed"] = config.trial_seeds
+    combinations = itertools.product(*values.values())
+    return [dict(zip(values, chosen, strict=True)) for chosen in combinations]
 
 
 def make_config(config: Config, name: str, **changes: Any) -> Any:
@@ -81,11 +88,6 @@ def run(config: Config) -> None:
     metric = kind.metrics[0]
     require(0 < len(names) == len(set(names)), "--optimizers needs different names")
     require(len(config.trial_seeds) > 0, "--trial-seeds needs at least one")
-    require(
-        config.dataset != "imagenet",
-        "sweeps are for data that fit on the device; for imagenet give each setting to"
-        " image --validation",
-    )
     members = {name: grid(config, name) for name in names}
     # All options are checked before anything is read.
     trials = [trial_config(config, n, m) for n in names for m in members[n]]
@@ -94,8 +96,9 @@ def run(config: Config) -> None:
     loaded = kind.experiment.load(trials[0])
     with open_run(folder, content) as files:
         rows = []
+        train: Callable = train_together if kind.together else train_apart
         for name in names:
-            rows += train_grid(config, name, members[name], folder, loaded)
+            rows += train(config, name, members[name], folder, loaded)
         text = table(config, rows)
         print(f"\n{text}\n", flush=True)
         records.write_jsonl(folder / "trials.jsonl", rows)
@@ -108,10 +111,35 @@ def run(config: Config) -> None:
         files.finish({"best": chosen})
 
 
-def train_grid(
+def train_apart(
     config: Config, name: str, members: list[Member], folder: Path, loaded: Any
 ) -> list[dict[str, Any]]:
-    """Trains all trials of an optimizer; one row for each."""
+    """Trains all trials of an optimizer, each as a run; one row for each."""
+    kind, rows = swept.ALL[type(config)], []
+    for number, member in enumerate(members, 1):
+        which = f"trial {number} of {len(members)}"
+        print(f"{name}, {which}: {describe(member)}", flush=True)
+        out = folder / "trials" / f"{name}-{number}"
+        trial = dataclasses.replace(trial_config(config, name, member), out=out)
+        training.execute(kind.experiment, trial, Devices(), loaded, brief=True)
+        summary = json.loads((out / "summary.json").read_text())
+        rows.append(
+            {"optimizer": name, "batch_size": config.batch_size}
+            | member
+            | {key: summary["last"][key] for key in kind.metrics}
+            | {"outcome": summary["outcome"]}
+        )
+    return rows
+
+
+def train_together(
+    config: recsys_options.SweepConfig,
+    name: str,
+    members: list[Member],
+    folder: Path,
+    loaded: Any,
+) -> list[dict[str, Any]]:
+    """Trains all trials of an optimizer in one program; one row for each."""
     kind = swept.ALL[type(config)]
     trials = [trial_config(config, name, member) for member in members]
     programs = kind.experiment.prepare(trials[0], loaded, Devices(limit=1))
@@ -169,8 +197,6 @@ def _programs(
         ``() -> state``, ``(state, first_epoch, last_epoch) -> (state, loss)`` and
         ``(state) -> metrics``; each leaf, loss and metric ``[trials, ...]``.
     """
-    if at_once == 1:
-        return _one_by_one(programs, trials, data)
     stacked = _stack(trials)
 
     def over_trials(function: Callable) -> Callable:
@@ -191,36 +217,6 @@ def _programs(
 
     start = jax.jit(over_trials(programs.start))
     return partial(start, stacked), advance, evaluate
-
-
-def _one_by_one(
-    programs: Programs, trials: list[dict[str, Any]], data: Any
-) -> tuple[Callable, Callable, Callable]:
-    """As `_programs`: the program of a single run, called for each trial."""
-    devices = Devices(limit=1)
-    start_one = devices.compile(programs.start)
-    evaluate_one = devices.compile(programs.evaluate)
-    advance_one = training.make_advance(programs, devices)
-
-    def member(state, i):
-        return jax.tree.map(lambda leaf: leaf[i], state)
-
-    def advance(state, first, last):
-        found = [
-            advance_one(member(state, i), trial, data, first, last)
-            for i, trial in enumerate(trials)
-        ]
-        return _stack([state for state, _ in found]), [loss for _, loss in found]
-
-    def evaluate(state):
-        return _stack(
-            [
-                evaluate_one(member(state, i), trial, data)[0]
-                for i, trial in enumerate(trials)
-            ]
-        )
-
-    return lambda: _stack([start_one(trial) for trial in trials]), advance, evaluate
 
 
 def _stack(trees: list[Any]) -> Any:
@@ -293,8 +289,8 @@ def table(config: Config, rows: list[dict[str, Any]]) -> str:
 
 def describe(row: Member) -> str:
     """The hyperparameters of a trial in words."""
-    words = {"learning_rate": "rate", "weight_decay": "decay", "free_epochs": "free"}
-    return ", ".join(f"{words[key]} {row[key]:g}" for key in words if key in row)
+    words = HYPERPARAMETERS.items()
+    return ", ".join(f"{word} {row[key]:g}" for key, word in words if key in row)
 
 
 def _outcome(diverged_step: int) -> str:

@@ -1,6 +1,6 @@
 """What a sweep needs to know about each experiment."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from train import image, image_options, options, recsys, recsys_options
@@ -16,7 +16,9 @@ class Swept(NamedTuple):
         Config: Options of a single run.
         shared: The options that it shares with a sweep.
         resolve: Fills in and checks the former.
-        grids: Hyperparameters by the name of a grid.
+        grid: ``(sweep, optimizer)`` -> the hyperparameters to try.
+        together: Whether the trials of an optimizer are one program, on one device;
+            else each is a run of its own.
         metrics: What is kept of a trial; the first one chooses, higher is better.
         column: The first one, in percent, as a table names it.
         subject: What is trained, in words.
@@ -27,7 +29,8 @@ class Swept(NamedTuple):
     Config: Callable[..., Any]
     shared: type
     resolve: Callable[[Any], Settled]
-    grids: Mapping[str, options.Grid]
+    grid: Callable[[Any, str], options.Grid]
+    together: bool
     metrics: tuple[str, ...]
     column: str
     subject: Callable[[Any], str]
@@ -54,7 +57,8 @@ ALL: dict[type, Swept] = {
         recsys_options.Config,
         recsys_options.Options,
         recsys_options.resolve,
-        recsys_options.GRIDS,
+        recsys_options.grid,
+        True,
         ("hr", "ndcg", "auc"),
         "HR@10 %",
         lambda config: f"tower {config.tower}, initial weights {config.init}",
@@ -65,7 +69,8 @@ ALL: dict[type, Swept] = {
         image_options.Config,
         image_options.Options,
         image_options.resolve,
-        image_options.GRIDS,
+        image_options.grid,
+        False,
         ("accuracy", "ece", "test_loss"),
         "Accuracy %",
         lambda config: f"{config.model}, {config.dtype}",

@@ -202,7 +202,12 @@ def run(experiment: Experiment, config: Settled) -> None:
 
 
 def execute(
-    experiment: Experiment, config: Settled, devices: Devices, loaded: Any
+    experiment: Experiment,
+    config: Settled,
+    devices: Devices,
+    loaded: Any,
+    *,
+    brief: bool = False,
 ) -> Path:
     """One run, or the rest of one, on data that is there.
 
@@ -211,6 +216,7 @@ def execute(
         config: Options of the run.
         devices: Where it runs.
         loaded: What the experiment's `load` returned.
+        brief: Whether to print neither what is trained nor the result.
 
     Returns:
         The run's folder.
@@ -221,7 +227,7 @@ def execute(
     leader = jax.process_index() == 0
     minutes = config.checkpoint_minutes
     with open_run(folder, options, checkpoint_minutes=minutes) as files:
-        if leader:
+        if leader and not brief:
             print(programs.introduction, flush=True)
         if not files.finished:
             if programs.loop:
@@ -241,7 +247,8 @@ def execute(
                 conclusion = programs.conclude(options, rows)
             for name, speed in summary.get("speeds", {}).items():
                 conclusion += f"\n{name}: {speed:,.1f} images per second"
-            print(f"\n{conclusion}\n\nWritten to {folder}", flush=True)
+            if not brief:
+                print(f"\n{conclusion}\n\nWritten to {folder}", flush=True)
     return folder
 
 

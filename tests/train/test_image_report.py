@@ -65,8 +65,35 @@ def test_published_accuracies_go_to_the_runs_they_are_of():
     run = {"dataset": "cifar100", "model": "vgg19", "loss": "cross-entropy"}
     run |= {"optimizer": "lamb-lawn", "batch_size": 10_000}
     assert papers.published_accuracy(run).text() == "69.16 ± 0.16 (arXiv Table 6)"
-    for other in ({"model": "cnn"}, {"batch_size": 512}, {"loss": "focal"}):
+    others = {"model": "cnn"}, {"batch_size": 512}, {"loss": "focal"}, {"images": 512}
+    for other in others:
         assert papers.published_accuracy(run | other) is None
+
+
+# arXiv Table 1, read from the paper once more.
+TABLE_1 = """sgd 76.00 74.48
+sgd-lawn 76.12 75.56
+adam 71.16 70.60
+adamw 71.16 70.60
+adam-lawn 76.18 76.07
+lamb-plus 74.30 73.43
+lamb-lawn 76.48 75.93"""
+
+
+def test_runs_on_imagenet_stand_beside_table_1():
+    run = {"dataset": "imagenet", "model": "resnet50", "loss": "cross-entropy"}
+    for line in TABLE_1.splitlines():
+        name, *values = line.split()
+        for batch, value in zip((256, 16_384), values, strict=True):
+            options = run | {"optimizer": name, "batch_size": batch}
+            found = papers.published_accuracy(options)
+            assert f"{found.value:.2f}" == value and 0 < found.standard_error < 0.1
+            assert found.source == "arXiv Table 1, all of ImageNet"
+            assert papers.published_accuracy(options | {"model": "vgg19"}) is None
+    assert (
+        papers.published_accuracy(run | {"optimizer": "lamb", "batch_size": 256})
+        is None
+    )
 
 
 def test_figures_over_batch_sizes_and_free_epochs(tmp_path):

@@ -4,6 +4,7 @@ import json
 from functools import partial
 
 import images
+import killed
 import pytest
 from runs import close
 
@@ -74,6 +75,26 @@ def test_a_trial_is_the_run_with_the_same_options(folder, files, monkeypatch):
     last = read(out / "summary.json")["last"]
     for metric in ("accuracy", "ece", "test_loss"):
         assert trials(folder)[1][metric] == last[metric]
+
+
+def test_an_interrupted_sweep_goes_on_where_it_was(
+    folder, files, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(image, "HELD_OUT", 12)
+    monkeypatch.setattr(sweep, "Devices", partial(Devices, limit=1))
+    monkeypatch.setattr(sweep, "finals", lambda *_: None)
+    out = tmp_path / "run"
+    command = [*SWEEP.split(), f"--data-dir={files}", f"--out={out}"]
+    with killed.interrupted_at(2):
+        assert main(command) == 130
+    assert [path.name for path in out.glob("trials/*")] == ["adam-lawn-1"]
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "resuming from epoch 1" in capsys.readouterr().out
+    found = (out / "trials.jsonl").read_bytes()
+    assert found == (folder / "trials.jsonl").read_bytes()
+    with killed.interrupted_at(1):  # No trial begins again.
+        assert main(command) == 0
 
 
 def test_table_says_on_what_was_chosen(folder):
