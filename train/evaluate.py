@@ -1,35 +1,28 @@
-"""``evaluate``: a finished recommender, loaded again, ranked on other candidates."""
+"""``evaluate``: a finished run, loaded again, and its metrics."""
 
 import dataclasses
 import json
-from functools import partial
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
 import tyro
 
-from train import (
-    InputError,
-    recommender,
-    records,
-    recsys,
-    recsys_options,
-    require,
-    training,
-)
-from train.interactions import Interactions
+from train import InputError, classifier, records, require, swept, training
 from train.options import UNRELATED
 from train.parallel import Devices
-from train.recommender import State, Task
-from train.recsys_options import Settings
 from train.runs import CHECKPOINTS, open_run
+from train.swept import Swept
+from train.training import Experiment, Programs
+
+KINDS = {kind.experiment.name: kind for kind in swept.ALL.values()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A finished run of `recsys`, loaded and evaluated once more.
+    """A finished run of `recsys` or `image`, loaded and evaluated once more.
 
     Prints its metrics: those of the run's last evaluation, unless other candidates are
     asked for. Leaves the run as it is.
@@ -38,10 +31,10 @@ class Config:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run, with its checkpoints."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """As for `recsys`."""
+    """As for the run."""
     candidate_draws: int | None = None
-    """Draws of 99 other items for each user, 0 for the ones of the files (default: the
-    run's)."""
+    """For recsys: draws of 99 other items for each user, 0 for the ones of the files
+    (default: the run's)."""
     candidate_seed: int | None = None
     """Of the draws (default: the run's)."""
 
@@ -51,19 +44,24 @@ class Trained(NamedTuple):
 
     Attributes:
         config: Its options.
-        task: What was trained; ``task.model`` is the network.
-        state: At the end of the run, in NumPy; ``state.params`` are the weights.
-        epoch: Passes over the positives.
-        data: The interactions that it was trained on.
-        candidates: int32[draws, users, 100]; the test item first.
+        experiment: Its kind.
+        programs: What it computed; ``programs.model`` is the network.
+        variables: For ``model.apply``, in NumPy: ``params``, and the ``batch_stats`` of
+            a classifier.
+        state: All of the state at the end of the run, in NumPy.
+        epoch: Passes over the data.
+        data: What the run's data set was loaded as. Of a recommender a pair: the
+            interactions that it was trained on, and the candidates, int32[draws, users,
+            100], of which the test item is first.
     """
 
-    config: Settings
-    task: Task
-    state: State
+    config: Any
+    experiment: Experiment
+    programs: Programs
+    variables: dict[str, Any]
+    state: Any
     epoch: int
-    data: Interactions
-    candidates: np.ndarray
+    data: Any
 
 
 def run(config: Config) -> None:
@@ -71,21 +69,49 @@ def run(config: Config) -> None:
     trained = load(
         config.run, config.data_dir, config.candidate_draws, config.candidate_seed
     )
-    options, task = trained.config, trained.task
-    trial = training.make_trial(options, task.steps_per_epoch)
-    data = recsys.on_device(trained.data, trained.candidates)
-    evaluate = jax.jit(partial(recommender.evaluate, task))
-    values, hits = jax.tree.map(np.asarray, evaluate(trained.state, trial, data))
+    devices, steps = Devices(limit=1), trained.programs.steps_per_epoch
+    state = devices.put_state(trained.state)
+    trial = devices.put(training.make_trial(trained.config, steps))
+    with closing(training.make_work(*trained[1:3], devices, trained.data)) as work:
+        values, cases = jax.tree.map(np.asarray, work.evaluate(state, trial))
+    show = _ranking if trained.experiment.name == "recsys" else _classification
+    print(show(trained, values, cases))
+
+
+def _ranking(trained: Trained, values: dict[str, Any], hits: np.ndarray) -> str:
+    options, (_, candidates) = trained.config, trained.data
     item = "validation (second-latest)" if options.validation else "test (latest)"
-    error = hits.std(ddof=1) / len(hits) ** 0.5
-    print(
+    return (
         f"{options.optimizer} on {options.dataset} after {trained.epoch} epochs: each"
-        f" user's {item} item among 99 others, {len(trained.candidates)} draws\n"
+        f" user's {item} item among 99 others, {len(candidates)} draws\n"
         f"HR@10 {100 * values['hr']:.2f} % (standard error over {len(hits)} users"
-        f" {100 * error:.2f}), NDCG@10 {values['ndcg']:.4f}, AUC {values['auc']:.4f}\n"
-        f"on training items HR@10 {100 * values['train_hr']:.2f} %, margins p10"
-        f" {values['margin_p10']:.2f}, p50 {values['margin_p50']:.2f}, p90"
-        f" {values['margin_p90']:.2f}"
+        f" {_error(hits):.2f}), NDCG@10 {values['ndcg']:.4f}, AUC {values['auc']:.4f}\n"
+        f"on training items HR@10 {100 * values['train_hr']:.2f} %, {_margins(values)}"
+    )
+
+
+def _classification(trained: Trained, values: dict[str, Any], right: np.ndarray) -> str:
+    options = trained.config
+    kind = "held-out training" if options.validation else "test"
+    return (
+        f"{options.model}, {options.optimizer} on {options.dataset} after"
+        f" {trained.epoch} epochs: {len(right):,} {kind} images\n"
+        f"accuracy {100 * values['accuracy']:.2f} % (standard error over images"
+        f" {_error(right):.2f}), ECE {100 * values['ece']:.2f} %"
+        f" ({classifier.ECE_BINS} bins), loss {values['test_loss']:.4f}\n"
+        f"on training images as they are {100 * values['train_accuracy']:.2f} %,"
+        f" {_margins(values)}"
+    )
+
+
+def _error(cases: np.ndarray) -> float:
+    """The standard error of a mean, in percent."""
+    return 100 * cases.std(ddof=1) / len(cases) ** 0.5
+
+
+def _margins(values: dict[str, Any]) -> str:
+    return "margins " + ", ".join(
+        f"{name} {values[f'margin_{name}']:.2f}" for name in ("p10", "p50", "p90")
     )
 
 
@@ -97,8 +123,10 @@ def load(
 ) -> Trained:
     """Loads a finished run, for use in a notebook.
 
-    With ``run = load(folder)``, ``run.task.model.apply({"params": run.state.params},
-    users, items)`` gives logits for users and items numbered as in ``run.data``.
+    With ``run = load(folder)``, ``run.programs.model.apply(run.variables, users,
+    items)`` gives the logits of a recommender, for users and items numbered as in its
+    data. For a classifier it is ``images, train=False``, with images as from
+    `train.augmentation.normalise`.
 
     Args:
         folder: Of the run, with its checkpoints.
@@ -107,44 +135,45 @@ def load(
         candidate_seed: Of the draws.
 
     Raises:
-        InputError: If the folder holds no finished run of ``recsys``, the data set is
-            not there or another one, or the checkpoint is damaged.
+        InputError: If the folder holds no finished run of ``recsys`` or ``image``, the
+            data set is not there or another one, or the checkpoint is damaged.
     """
     folder = Path(folder)
-    config = _read_config(folder)
-    ranked = dataclasses.replace(
-        config,
-        data_dir=Path(data_dir) if data_dir else None,
-        candidate_draws=_either(candidate_draws, config.candidate_draws),
-        candidate_seed=_either(candidate_seed, config.candidate_seed),
+    kind, config = _read_config(folder)
+    given = {"candidate_draws": candidate_draws, "candidate_seed": candidate_seed}
+    given = {key: value for key, value in given.items() if value is not None}
+    require(
+        not given or kind.experiment.name == "recsys",
+        "--candidate-draws and --candidate-seed are for runs of recsys",
     )
-    recsys_options.check(ranked)
-    data, candidates = recsys.load_data(ranked)
-    task = recsys.make_task(config, data, Devices(limit=1))
-    trial = training.make_trial(config, task.steps_per_epoch)
-    initial = jax.jit(partial(recommender.start, task))(trial)
+    content = records.run_config(kind.experiment.name, config, UNRELATED)
+    data_dir = Path(data_dir) if data_dir else None
+    config = kind.resolve(dataclasses.replace(config, data_dir=data_dir, **given))
+    data = kind.experiment.load(config)
+    programs = kind.experiment.prepare(config, data, Devices(limit=1))
+    trial = training.make_trial(config, programs.steps_per_epoch)
+    initial = jax.jit(programs.start)(trial)
     require(
         (folder / CHECKPOINTS).is_dir(),
         f"{folder} has no checkpoints (published results come without); run its"
         " command, with another --out",
     )
-    with open_run(folder, records.run_config("recsys", config, UNRELATED)) as files:
+    with open_run(folder, content) as files:
         require(files.finished, f"{folder} is not finished; run its command again")
         state, epoch = files.restore(jax.tree.map(np.asarray, initial))
-    return Trained(config, task, state, epoch, data, candidates)
+    variables = {"params": state.params}
+    if hasattr(state, "statistics"):
+        variables["batch_stats"] = state.statistics
+    return Trained(config, kind.experiment, programs, variables, state, epoch, data)
 
 
-def _either(first: int | None, second: int) -> int:
-    return second if first is None else first
-
-
-def _read_config(folder: Path) -> Settings:
-    """The options of a run, read back."""
+def _read_config(folder: Path) -> tuple[Swept, Any]:
+    """The kind of a run and its options, read back."""
     try:
-        options = json.loads((folder / "config.json").read_text())["config"]
-        require(options.pop("experiment") == "recsys", "")
-        return recsys_options.resolve(recsys_options.Config(**options))
+        given = json.loads((folder / "config.json").read_text())["config"]
+        kind = KINDS[given.pop("experiment")]
+        return kind, kind.resolve(kind.Config(**given))
     except (OSError, ValueError, KeyError, TypeError, InputError):
         raise InputError(
-            f"{folder} holds no run of recsys; name the folder that it printed"
+            f"{folder} holds no run of recsys or image; name the folder that it printed"
         ) from None

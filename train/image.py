@@ -202,6 +202,7 @@ def prepare(
         return {"errors": {"images": len(right), "wrong": wrong}}
 
     return training.Programs(
+        task.model,
         partial(classifier.start, task),
         partial(classifier.advance, task),
         partial(classifier.step, task) if task.unrolled else None,

@@ -103,17 +103,17 @@ class Streamed:
         self._training: Generator[image_loader.Batch, None, None] | None = None
         self._testing: Generator[image_loader.Batch, None, None] | None = None
         self._number = lambda count: devices.put(np.int32(count))
+        self._classify = devices.compile(partial(classifier.classify, task))
+        self._measure = devices.compile(partial(classifier.measure, task))
 
     def prepare(self, state: Any, trial: Any, done: int) -> Any:
         """Compiles, before any batch is there."""
-        compile_ = self._devices.compile
         size = self._task.batch_size // jax.process_count()
         blank = self._put(self._blank(size))
-        step = compile_(partial(classifier.step, self._task), donate=True)
+        train = partial(classifier.step, self._task)
+        step = self._devices.compile(train, donate=True)
         arguments = state, trial, blank, self._number(0), self._number(0)
         self._step = step.lower(*arguments).compile()
-        self._classify = compile_(partial(classifier.classify, self._task))
-        self._measure = compile_(partial(classifier.measure, self._task))
         size = self._evaluation.batch_size // jax.process_count()
         jax.block_until_ready(self._classify(state, self._put(self._blank(size))))
         return state

@@ -138,6 +138,7 @@ def prepare(config: Settings, loaded: Loaded, devices: Devices) -> training.Prog
         return {"hits": {"draws": len(candidates), "hr": rounded}}
 
     return training.Programs(
+        task.model,
         partial(recommender.start, task),
         partial(recommender.advance, task),
         None,

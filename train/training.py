@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 
 import lawn_optax as lawn
 from lawn_optax import schedules
@@ -111,6 +112,7 @@ class Programs(NamedTuple):
     """What a run computes, in pure functions of arrays, and how that is reported.
 
     Attributes:
+        model: The network.
         start: ``(trial) -> state``. A state has ``opt_state`` and ``diverged_step``.
         advance: ``(state, trial, data, first_epoch, last_epoch) -> (state, loss)``.
         step: The same for one update, ``(state, trial, data, epoch, number) -> (state,
@@ -130,6 +132,7 @@ class Programs(NamedTuple):
             default a `Resident`, for which these become arrays.
     """
 
+    model: nn.Module
     start: Callable[..., Any]
     advance: Callable[..., Any]
     step: Callable[..., Any] | None
@@ -195,6 +198,15 @@ class Resident:
         """Ends what works at the same time: nothing."""
 
 
+def make_work(
+    experiment: Experiment, programs: Programs, devices: Devices, loaded: Any
+) -> Any:
+    """What trains and evaluates; see `execute`."""
+    if programs.loop:
+        return programs.loop(devices, loaded)
+    return Resident(programs, devices, experiment.arrays(loaded))
+
+
 def run(experiment: Experiment, config: Settled) -> None:
     """Trains, prints the result and writes the run folder."""
     devices = begin(config)
@@ -230,11 +242,7 @@ def execute(
         if leader and not brief:
             print(programs.introduction, flush=True)
         if not files.finished:
-            if programs.loop:
-                work = programs.loop(devices, loaded)
-            else:
-                work = Resident(programs, devices, experiment.arrays(loaded))
-            with closing(work):
+            with closing(make_work(experiment, programs, devices, loaded)) as work:
                 show = leader and not config.quiet
                 _train(config, programs, devices, work, files, show)
         if leader:

@@ -1,7 +1,10 @@
 """Finished runs, loaded and evaluated again."""
 
+import json
+import math
 import shutil
 
+import images
 import numpy as np
 import pytest
 import recsys_runs as tiny
@@ -55,17 +58,57 @@ def test_other_candidates_rank_the_same_weights(folder, data, capsys):
     assert main(["evaluate", str(folder), f"--data-dir={data}", *options]) == 0
     found = capsys.readouterr().out
     run = evaluate.load(folder, data, 3, 5)
-    assert run.candidates.shape == (3, 30, 100) and run.epoch == 3
+    candidates = run.data[1]
+    assert candidates.shape == (3, 30, 100) and run.epoch == 3
     users = np.broadcast_to(np.arange(30)[:, None], (30, 100))
-    scores = np.stack([tiny.logits(run.state.params, users, x) for x in run.candidates])
+    scores = np.stack([tiny.logits(run.state.params, users, x) for x in candidates])
     place = (scores[:, :, 1:] > scores[:, :, :1]).sum(-1)
     hits = (place < 10).mean(0)
     error = hits.std(ddof=1) / 30**0.5
     assert f"HR@10 {100 * hits.mean():.2f} % (standard error over" in found
     assert f"30 users {100 * error:.2f})" in found
     assert "among 99 others, 3 draws" in found
-    model = run.task.model.apply({"params": run.state.params}, users, run.candidates[0])
-    close(model, scores[0], 1e-5, atol=1e-6)
+    found = run.programs.model.apply(run.variables, users, candidates[0])
+    close(found, scores[0], 1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "imagenet"])
+def test_a_classifier_has_the_metrics_of_its_last_evaluation(
+    dataset, tmp_path, compilation_cache, capsys
+):
+    if dataset == "cifar10":
+        tables = images.some_tables("cifar10", count=12)
+        data = images.write_binary(tmp_path / "data", tables)
+    else:
+        data = images.write_folder(tmp_path / "data", train=6, val=3)
+    out = tmp_path / "run"
+    command = f"image --dataset {dataset} --batch-size 8 --epochs 1 --warmup-epochs 0"
+    command += " --optimizer adam-lawn --free-epochs 0 --devices 1 --workers 0 --quiet"
+    assert main([*command.split(), f"--data-dir={data}", f"--out={out}"]) == 0
+    before, row = contents(out), json.loads((out / "metrics.jsonl").read_text())
+    errors = json.loads((out / "errors.json").read_text())
+    capsys.readouterr()
+    assert main(["evaluate", str(out), f"--data-dir={data}"]) == 0
+    found = capsys.readouterr().out
+    count, share = errors["images"], row["accuracy"]
+    error = math.sqrt(share * (1 - share) / (count - 1))
+    assert f"adam-lawn on {dataset} after 1 epochs: {count} test images\n" in found
+    assert (
+        f"accuracy {100 * share:.2f} % (standard error over images {100 * error:.2f}),"
+        f" ECE {100 * row['ece']:.2f} % (15 bins), loss {row['test_loss']:.4f}\n"
+    ) in found
+    assert f"as they are {100 * row['train_accuracy']:.2f} %, margins p10" in found
+    assert contents(out) == before
+    if dataset == "cifar10":
+        run = evaluate.load(out, data)
+        test, mean = run.data.test, run.data.train.images.mean((0, 1, 2)) / 255
+        inputs = (test.images / 255 - mean).astype("f4")
+        logits = run.programs.model.apply(run.variables, inputs, train=False)
+        wrong = np.flatnonzero(logits.argmax(-1) != test.labels)
+        assert wrong.tolist() == errors["wrong"]
+    for option in ("--candidate-draws=2", "--candidate-seed=1"):
+        assert main(["evaluate", str(out), f"--data-dir={data}", option]) == 2
+        assert "are for runs of recsys" in capsys.readouterr().err
 
 
 def test_what_cannot_be_loaded(folder, data, tmp_path, capsys):
@@ -75,7 +118,7 @@ def test_what_cannot_be_loaded(folder, data, tmp_path, capsys):
         assert text.count("\n") == 1
         return text
 
-    assert "holds no run of recsys" in error(tmp_path)
+    assert "holds no run of recsys or image" in error(tmp_path)
     assert "--candidate-draws must be finite and at least 0" in error(
         folder, "--candidate-draws=-1"
     )
