@@ -272,9 +272,10 @@ def _train(
     steps = programs.steps_per_epoch
     trial = make_trial(config, steps)
     rate = learning_rate(config, steps, trial)
-    initial = jax.jit(programs.start)(trial)
-    host, done = files.restore(jax.tree.map(np.asarray, initial))
-    state, trial = devices.put_state(host), devices.put(trial)
+    trial = devices.put(trial)
+    initial = devices.get(devices.compile(programs.start)(trial))
+    host, done = files.restore(initial)
+    state = devices.put_state(host)
 
     began = time.perf_counter()
     state = work.prepare(state, trial, done)

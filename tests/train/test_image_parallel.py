@@ -19,8 +19,8 @@ from train import classifier
 from train.__main__ import main
 from train.parallel import Devices
 
-OPTIONS = "image --learning-rate 0.01 --batch-size 16 --epochs 4"
-OPTIONS += " --free-epochs 1 --warmup-epochs 1 --eval-every 2 --quiet"
+OPTIONS = "image --learning-rate 0.01 --batch-size 16 --eval-every 1 --quiet"
+OPTIONS += " --free-epochs 1 --warmup-epochs 1"
 
 
 @pytest.mark.parametrize(
@@ -32,13 +32,14 @@ def test_two_processes_give_the_metrics_of_one(
     data = tmp_path / "data"
     if dataset == "imagenet":  # Each process decodes its own rows of a batch.
         images.write_folder(data, train=20)
-        # Adam would turn the rounding of sums over 50,176 pixels into steps.
-        how += " --workers 0 --optimizer sgd-lawn"
+        how += " --workers 0"
     else:
         images.write_binary(data, images.some_tables("cifar10", count=12))
+    # More steps would let differences by rounding grow, and Adam's do so sooner.
+    how += " --epochs 2 --optimizer sgd-lawn"
     command = f"{OPTIONS} --dataset {dataset} {how} --data-dir {data}"
     first, second = one_and_two(command.split(), tmp_path, compilation_cache)
-    assert [row["constrained"] for row in second] == [1, 1]
+    assert [row["constrained"] for row in second] == [0, 1]
     for one, two in zip(first, second, strict=True):
         assert one.keys() == two.keys()
         # One image may change sides: of four or six, and of sixty.
@@ -111,7 +112,7 @@ def test_an_interrupted_run_with_its_state_in_parts_ends_in_the_same_bits(
 ):
     tables = images.some_tables("cifar10", count=12)
     files = images.write_binary(tmp_path / "data", tables)
-    command = [*OPTIONS.split(), f"--data-dir={files}", "--eval-every=1"]
+    command = [*OPTIONS.split(), f"--data-dir={files}", "--epochs=4"]
     command += ["--shard-state", "--checkpoint-minutes=0"]
     whole, parts = (tmp_path / name for name in ("whole", "parts"))
     assert main([*command, f"--out={whole}"]) == 0
