@@ -129,7 +129,8 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """Reads all runs below some folders.
 
     Args:
-        folders: Each a run or a folder of runs, at any depth.
+        folders: Each a run or a folder of runs, at any depth. The trials of a sweep,
+            which its own table has, count only where they are named.
 
     Returns:
         The runs that ended, and one line for each that did not.
@@ -146,6 +147,9 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
             folder = path.parent
             below = folder.relative_to(root.resolve())
             if any(part.startswith(".") for part in below.parts):
+                continue
+            trial = below.parts[-2:-1] == ("trials",)
+            if trial and (folder.parents[1] / "config.json").exists():
                 continue
             config = _read_json(path)
             options = config.get("config") if isinstance(config, dict) else None

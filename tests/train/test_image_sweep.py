@@ -97,6 +97,17 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
         assert main(command) == 0
 
 
+def test_report_has_trials_only_where_they_are_named(folder, tmp_path):
+    def report(path):
+        assert main(["report", str(path), f"--out={tmp_path / 'report'}"]) == 0
+        return (tmp_path / "report" / "table.md").read_text()
+
+    text = report(folder)
+    assert "## Held-out" not in text and "## Test images" in text
+    text = report(folder / "trials")
+    assert "## Held-out" in text and "diverged at step" in text
+
+
 def test_table_says_on_what_was_chosen(folder):
     text = (folder / "table.md").read_text()
     heading = " ".join(text.split("|")[0].split())
