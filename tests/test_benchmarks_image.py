@@ -42,9 +42,15 @@ def test_the_jax_arms_alone_write_a_row_and_a_table(tmp_path):
 
 
 def test_shares_are_of_the_longer_step():
-    rates = {"jax": [100, 100, 100], "adam-lawn": [80, 90, 100]}
-    found = image_throughput.shares({"samples_per_second": rates})
-    np.testing.assert_allclose(found, [10, 0, 20])
+    def shares(*ours):
+        rates = {"jax": [100] * len(ours), "adam-lawn": ours}
+        return image_throughput.shares({"samples_per_second": rates})
+
+    np.testing.assert_allclose(shares(80, 90, 100), [10, 0, 20])
+    median, low, high = shares(*np.random.default_rng(0).normal(90, 5, size=400))
+    # 1.25 standard errors of a mean of normal values, two of them either way.
+    np.testing.assert_allclose([median - low, high - median], 0.61, rtol=0.5)
+    assert low < 10 < high
 
 
 def test_more_images_per_batch_than_there_are(tmp_path):
