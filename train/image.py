@@ -60,6 +60,8 @@ def load_data(config: Settings) -> Images | PhotoSet:
         photos = image_folder.load(config.data_dir)
         if config.validation:
             photos = photographs.hold_out(photos, HELD_OUT, config.split_seed)
+        if config.images:
+            photos = photographs.sample(photos, config.images, config.split_seed)
         return photos
     images = image_files.load(config.dataset, config.data_dir)
     train, test, limit = images.train, images.test, config.images

@@ -201,10 +201,6 @@ def resolve(config: Config) -> Settings:
     options.at_least(settings, 0, "split_seed", "workers", "momentum")
     options.at_least(settings, 1, "images")
     require(
-        settings.images is None or settings.dataset != "imagenet",
-        "--images is for cifar10 and cifar100; name a folder with fewer photographs",
-    )
-    require(
         settings.constrain == "all" or optimizers.is_lawn(settings.optimizer),
         "--constrain needs a -lawn optimizer",
     )

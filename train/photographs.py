@@ -69,6 +69,16 @@ def hold_out(photos: PhotoSet, count: int, seed: int) -> PhotoSet:
     return PhotoSet(photos.classes, train, val)
 
 
+def sample(photos: PhotoSet, count: int, seed: int) -> PhotoSet:
+    """Takes at most `count` photographs to train on, and as many to test on."""
+    rng = np.random.default_rng(seed)
+    train, val = (
+        Chosen((part, np.sort(rng.permutation(len(part))[:count])))
+        for part in (photos.train, photos.val)
+    )
+    return PhotoSet(photos.classes, train, val)
+
+
 def statistics(photos: PhotoSet) -> str:
     """The sizes of a data set, in a line."""
     return (

@@ -150,6 +150,24 @@ def test_photographs_held_out_are_not_trained_on(photos):
     )
 
 
+def test_a_first_look_takes_some_of_all_classes(folder, photos):
+    def load(count, seed):
+        config = image_options.Config(
+            dataset="imagenet", data_dir=folder, images=count, split_seed=seed
+        )
+        found = image.load_data(image_options.resolve(config))
+        parts = found.train, found.val
+        return [[part[i].name for i in range(len(part))] for part in parts]
+
+    train, val = load(8, 0)
+    assert (len(set(train)), len(set(val))) == (8, 8)
+    assert set(train) <= {photos.train[i].name for i in range(18)}
+    assert set(val) <= {photos.val[i].name for i in range(9)}
+    assert load(8, 0) == [train, val] != load(8, 1)
+    assert [len(part) for part in load(99, 0)] == [18, 9]
+    assert len({name.split("/")[-2] for name in val}) > 1
+
+
 # ------------------------------------------------------------------- command line
 
 BASE = "image --dataset imagenet --batch-size 8 --epochs 3 --optimizer lamb-lawn"
