@@ -93,8 +93,13 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
     assert "resuming from epoch 1" in capsys.readouterr().out
     found = (out / "trials.jsonl").read_bytes()
     assert found == (folder / "trials.jsonl").read_bytes()
+    # What counts is the last evaluation, not the best one.
+    summary = read(out / "trials" / "adam-lawn-1" / "summary.json")
+    summary["best"]["accuracy"] = 1.0
+    (out / "trials" / "adam-lawn-1" / "summary.json").write_text(json.dumps(summary))
     with killed.interrupted_at(1):  # No trial begins again.
         assert main(command) == 0
+    assert (out / "trials.jsonl").read_bytes() == found
 
 
 def test_report_has_trials_only_where_they_are_named(folder, tmp_path):
