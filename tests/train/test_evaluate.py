@@ -6,6 +6,7 @@ import shutil
 
 import images
 import numpy as np
+import optax
 import pytest
 import recsys_runs as tiny
 from runs import close
@@ -106,6 +107,8 @@ def test_a_classifier_has_the_metrics_of_its_last_evaluation(
         logits = run.programs.model.apply(run.variables, inputs, train=False)
         wrong = np.flatnonzero(logits.argmax(-1) != test.labels)
         assert wrong.tolist() == errors["wrong"]
+        kind = optax.softmax_cross_entropy_with_integer_labels
+        close(kind(logits, test.labels).mean(), row["test_loss"], 1e-5)
     for option in ("--candidate-draws=2", "--candidate-seed=1"):
         assert main(["evaluate", str(out), f"--data-dir={data}", option]) == 2
         assert "are for runs of recsys" in capsys.readouterr().err
