@@ -106,11 +106,17 @@ def ratio(row: dict[str, Any], one: str, other: str) -> list[float]:
     return [round(f(ratios), 3) for f in (statistics.median, min, max)]
 
 
+def cores(row: dict[str, Any]) -> str:
+    """What a row of `take_turns` was measured on."""
+    return f"{row['device']}, {row['threads']} of {row['cores']} CPU cores"
+
+
 def table(
     introduction: str,
     columns: str,
     rows: list[dict[str, Any]],
     cells: Callable[[dict[str, Any]], list[str]],
+    machine: Callable[[dict[str, Any]], str],
 ) -> str:
     """A Markdown table of all rows, a section per device, versions and commit.
 
@@ -119,14 +125,12 @@ def table(
         columns: Headers, with bars between them.
         rows: Of the JSON file.
         cells: Gives the cells of a row.
+        machine: Gives what a row was measured on, in words.
     """
     lines, seen = [introduction], ""
     for row in rows:
         versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
-        head = (
-            f"{row['device']}, {row['threads']} of {row['cores']} CPU cores;"
-            f" {versions}; commit {row['commit']}, {row['date']}"
-        )
+        head = f"{machine(row)}; {versions}; commit {row['commit']}, {row['date']}"
         if head != seen:
             seen = head
             lines += ["", f"## {head}", "", f"| {columns} |"]

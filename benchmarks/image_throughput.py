@@ -146,7 +146,7 @@ def main() -> None:
     if "pytorch" in commands:
         row["ratio"] = arms.ratio(row, "jax", "pytorch")
     rows = arms.write(options.out, rows, row, KEY)
-    text = arms.table(INTRODUCTION, COLUMNS, rows, cells)
+    text = arms.table(INTRODUCTION, COLUMNS, rows, cells, arms.cores)
     options.out.with_suffix(".md").write_text(text)
     print(f"wrote {options.out.name} and {options.out.with_suffix('.md').name}")
 

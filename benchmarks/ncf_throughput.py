@@ -192,7 +192,7 @@ def main() -> None:
             )
             rows = arms.write(options.out, rows, row, KEY)
             options.out.with_suffix(".md").write_text(
-                arms.table(INTRODUCTION, COLUMNS, rows, cells)
+                arms.table(INTRODUCTION, COLUMNS, rows, cells, arms.cores)
             )
     print(f"wrote {options.out.name} and {options.out.with_suffix('.md').name}")
 

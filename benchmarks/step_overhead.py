@@ -43,6 +43,7 @@ from jax import lax
 
 import lawn_optax as lawn
 from benchmarks import environment, trees
+from benchmarks.arms import table
 
 # So small that thousands of steps along one gradient do not bring the weights to rest.
 RATE = 1e-6
@@ -257,32 +258,31 @@ COLUMNS = (
 )
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown table of all rows, a section per device, versions and commit."""
-    lines = [INTRODUCTION]
-    seen = ""
-    for row in rows:
-        versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
-        head = (
-            f"{row['device']}, {row['cores']} CPU cores, copy {row['copy_gb_per_s']} "
-            f"GB/s; {versions}; commit {row['commit']}, {row['date']}"
-        )
-        if head != seen:
-            seen = head
-            lines += ["", f"## {head}", "", f"| {COLUMNS} |"]
-            lines += ["|---" * len(COLUMNS.split("|")) + "|"]
-        cells = [row["tree"], f"{row['arms']['lawn']} / {row['arms']['base']}"]
-        cells += ["{lawn:.3g} ({base:.3g}, {lamb:.3g})".format(**row["median_ms"])]
-        for key in ("ratio_to_base", "ratio_to_lamb"):
-            cells += ["{:.3f} ({:.3f}, {:.3f})".format(*row[key])]
-        cpu = f"{row['cpu_ratio_to_base'][0]:.2f}, {row['cpu_ratio_to_lamb'][0]:.2f}"
-        cells += [cpu if row["platform"] == "cpu" else "–", str(row["rounds"])]
-        for key in ("compile_s", "passes", "compiled_passes"):
-            cells += ["{lawn} ({base}, {lamb})".format(**row[key])]
-        share = "{lawn:.0%} ({base:.0%}, {lamb:.0%})"
-        cells += [share.format(**row["bandwidth_share"])]
-        lines += ["| " + " | ".join(cells) + " |"]
-    return "\n".join(lines) + "\n"
+def machine(row: dict[str, Any]) -> str:
+    """What a row was measured on."""
+    bandwidth = f"copy {row['copy_gb_per_s']} GB/s"
+    return f"{row['device']}, {row['cores']} CPU cores, {bandwidth}"
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row of the table."""
+    three = "{lawn} ({base}, {lamb})"
+    ratios = "{:.3f} ({:.3f}, {:.3f})"
+    share = "{lawn:.0%} ({base:.0%}, {lamb:.0%})"
+    cpu = f"{row['cpu_ratio_to_base'][0]:.2f}, {row['cpu_ratio_to_lamb'][0]:.2f}"
+    return [
+        row["tree"],
+        f"{row['arms']['lawn']} / {row['arms']['base']}",
+        "{lawn:.3g} ({base:.3g}, {lamb:.3g})".format(**row["median_ms"]),
+        ratios.format(*row["ratio_to_base"]),
+        ratios.format(*row["ratio_to_lamb"]),
+        cpu if row["platform"] == "cpu" else "–",
+        str(row["rounds"]),
+        three.format(**row["compile_s"]),
+        three.format(**row["passes"]),
+        three.format(**row["compiled_passes"]),
+        share.format(**row["bandwidth_share"]),
+    ]
 
 
 def main() -> None:
@@ -322,7 +322,8 @@ def main() -> None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         lines = ",\n".join(json.dumps(row) for row in rows)
         options.out.write_text(f"[\n{lines}\n]\n")
-        options.out.with_suffix(".md").write_text(table(rows))
+        text = table(INTRODUCTION, COLUMNS, rows, cells, machine)
+        options.out.with_suffix(".md").write_text(text)
     print(f"wrote {options.out.name} and {options.out.with_suffix('.md').name}")
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import tyro
 
 from train import InputError, classifier, records, require, swept, training
+from train.experiment import Experiment, Programs
 from train.options import UNRELATED
 from train.parallel import Devices
 from train.runs import CHECKPOINTS, open_run
 from train.swept import Swept
-from train.training import Experiment, Programs
 
 KINDS = {kind.experiment.name: kind for kind in swept.ALL.values()}
 
@@ -72,7 +72,8 @@ def run(config: Config) -> None:
     devices, steps = Devices(limit=1), trained.programs.steps_per_epoch
     state = devices.put_state(trained.state)
     trial = devices.put(training.make_trial(trained.config, steps))
-    with closing(training.make_work(*trained[1:3], devices, trained.data)) as work:
+    parts = trained.experiment, trained.programs, devices, trained.data
+    with closing(training.make_work(*parts)) as work:
         values, cases = jax.tree.map(np.asarray, work.evaluate(state, trial))
     show = _ranking if trained.experiment.name == "recsys" else _classification
     print(show(trained, values, cases))

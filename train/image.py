@@ -31,6 +31,7 @@ from train import (
     training,
 )
 from train.classifier import Data, Task
+from train.experiment import Experiment, Programs
 from train.image_files import Images, Part
 from train.image_folder import PhotoSet
 from train.image_options import Config, Settings, resolve
@@ -192,9 +193,7 @@ def introduction(config: Settings, images: Images | PhotoSet, task: Task) -> str
     )
 
 
-def prepare(
-    config: Settings, images: Images | PhotoSet, devices: Devices
-) -> training.Programs:
+def prepare(config: Settings, images: Images | PhotoSet, devices: Devices) -> Programs:
     """What `train.training` needs to know about a run."""
     task = make_task(config, images, devices)
     streamed = partial(photographs.Streamed, task, config)
@@ -203,7 +202,7 @@ def prepare(
         wrong = np.flatnonzero(~right).tolist()
         return {"errors": {"images": len(right), "wrong": wrong}}
 
-    return training.Programs(
+    return Programs(
         task.model,
         partial(classifier.start, task),
         partial(classifier.advance, task),
@@ -227,7 +226,7 @@ def prepare(
     )
 
 
-EXPERIMENT = training.Experiment("image", load_data, prepare, on_device)
+EXPERIMENT = Experiment("image", load_data, prepare, on_device)
 
 
 def conclusion(options: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:

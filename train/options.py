@@ -154,7 +154,7 @@ def grid(config: Several, name: str, tried: Mapping[str, Grid]) -> Grid:
         name: Of the optimizer.
         tried: By optimizer.
     """
-    own = tried[form(name, tried)]
+    own = tried[listed_name(name, tried)]
     return own._replace(
         rates=config.rates or own.rates,
         decays=config.decays or own.decays,
@@ -162,7 +162,7 @@ def grid(config: Several, name: str, tried: Mapping[str, Grid]) -> Grid:
     )
 
 
-def form(name: str, table: Mapping[str, Any]) -> str:
+def listed_name(name: str, table: Mapping[str, Any]) -> str:
     """The name under which a table has an optimizer, or the one it is a form of.
 
     Raises:
@@ -199,7 +199,7 @@ def tuned(name: str, table: Mapping[str, tuple[float, ...]]) -> dict[str, float]
         InputError: If there is no such optimizer.
     """
     names = ("learning_rate", "weight_decay", "free_epochs", "warmup_epochs")
-    return dict(zip(names, table[form(name, table)], strict=False))
+    return dict(zip(names, table[listed_name(name, table)], strict=False))
 
 
 def settle(config: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:

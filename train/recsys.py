@@ -25,6 +25,7 @@ from train import (
     sampling,
     training,
 )
+from train.experiment import Experiment, Programs
 from train.interactions import Interactions
 from train.parallel import Devices
 from train.recommender import Data, Task
@@ -128,7 +129,7 @@ def introduction(config: Settings, data: Interactions, task: Task) -> str:
     )
 
 
-def prepare(config: Settings, loaded: Loaded, devices: Devices) -> training.Programs:
+def prepare(config: Settings, loaded: Loaded, devices: Devices) -> Programs:
     """What `train.training` needs to know about a run."""
     interacted, candidates = loaded
     task = make_task(config, interacted, devices)
@@ -137,7 +138,7 @@ def prepare(config: Settings, loaded: Loaded, devices: Devices) -> training.Prog
         rounded = [round(hit, 4) for hit in hits.tolist()]
         return {"hits": {"draws": len(candidates), "hr": rounded}}
 
-    return training.Programs(
+    return Programs(
         task.model,
         partial(recommender.start, task),
         partial(recommender.advance, task),
@@ -161,9 +162,7 @@ def prepare(config: Settings, loaded: Loaded, devices: Devices) -> training.Prog
     )
 
 
-EXPERIMENT = training.Experiment(
-    "recsys", load_data, prepare, lambda loaded: on_device(*loaded)
-)
+EXPERIMENT = Experiment("recsys", load_data, prepare, lambda loaded: on_device(*loaded))
 
 
 def conclusion(options: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:

@@ -148,9 +148,9 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
             below = folder.relative_to(root.resolve())
             if any(part.startswith(".") for part in below.parts):
                 continue
-            trial = below.parts[-2:-1] == ("trials",)
-            if trial and (folder.parents[1] / "config.json").exists():
-                continue
+            in_trials = below.parts[-2:-1] == ("trials",)
+            if in_trials and (folder.parents[1] / "config.json").exists():
+                continue  # The folder around it is the sweep's.
             config = _read_json(path)
             options = config.get("config") if isinstance(config, dict) else None
             experiment = options.get("experiment") if isinstance(options, dict) else ""

@@ -26,10 +26,10 @@ from train import (
     swept,
     training,
 )
+from train.experiment import Programs
 from train.parallel import Devices
 from train.progress import ProgressReport
 from train.runs import open_run
-from train.training import Programs
 
 Config = recsys_options.SweepConfig | image_options.SweepConfig
 Member = dict[str, Any]  # Hyperparameters and seed of one trial.

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from train import image, image_options, options, recsys, recsys_options
+from train.experiment import Experiment
 from train.options import Settled
-from train.training import Experiment
 
 
 class Swept(NamedTuple):
