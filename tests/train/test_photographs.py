@@ -300,6 +300,7 @@ def test_sweep_of_photographs_chooses_the_warm_up_too(
     output = capsys.readouterr().out
     assert "lamb-lawn, trial 2 of 2: rate 0.01, free 2, warm-up 2\n" in output
     assert "on 2 held-out training images" in output
+    assert "Written to" not in output  # A line for a trial, and the table.
     for number, warmup in ((1, 0.5), (2, 1.0)):  # Of half the schedule.
         path = out / "trials" / f"lamb-lawn-{number}" / "config.json"
         config = json.loads(path.read_text())["config"]
