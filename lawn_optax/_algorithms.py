@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax._geometry import AxisName
-from lawn_optax._grouping import Groups
-from lawn_optax._phase import Step, switch_at
 from lawn_optax._reset import Reset
 from lawn_optax._sphere import Scale
+from lawn_optax._switch import Step, switch_at
 from lawn_optax._wrap import constrain
+from lawn_optax.groups._resolve import Groups
 
 Scalar = float | jax.Array
 LearningRate = Scalar | optax.Schedule

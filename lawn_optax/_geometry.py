@@ -24,7 +24,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lawn_optax._grouping import Block, Grouping, PyTree, absent
+from lawn_optax.groups._resolve import (
+    Block,
+    Grouping,
+    PyTree,
+    absent,
+)
 
 AxisName = None | str | tuple[str, ...] | Callable[[PyTree], PyTree]
 Leaves = Sequence[Any]

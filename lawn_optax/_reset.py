@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lawn_optax._phase import (
+from lawn_optax._switch import (
     PhaseState,
     Step,
     advance,

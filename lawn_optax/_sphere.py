@@ -14,14 +14,19 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._geometry import AxisName
-from lawn_optax._grouping import Grouping, Groups, absent, resolve
-from lawn_optax._phase import (
+from lawn_optax._switch import (
     ALWAYS,
     PhaseState,
     advance,
     begin,
     check_params,
     init_phase,
+)
+from lawn_optax.groups._resolve import (
+    Grouping,
+    Groups,
+    absent,
+    resolve,
 )
 
 # (<u,u>, <u,w>, <w,w>, whether constrained) -> what multiplies a group's update u

@@ -18,8 +18,9 @@ import jax
 import optax
 
 from lawn_optax._geometry import AxisName
-from lawn_optax._grouping import Groups, resolve
-from lawn_optax._phase import (
+from lawn_optax._reset import Reset, check_reset, reset_state
+from lawn_optax._sphere import Scale, Sphere, init_sphere
+from lawn_optax._switch import (
     PhaseState,
     Step,
     advance,
@@ -28,8 +29,7 @@ from lawn_optax._phase import (
     check_params,
     init_phase,
 )
-from lawn_optax._reset import Reset, check_reset, reset_state
-from lawn_optax._sphere import Scale, Sphere, init_sphere
+from lawn_optax.groups._resolve import Groups, resolve
 
 
 class WrapState(NamedTuple):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from lawn_optax._grouping import resolve
+from lawn_optax.groups._resolve import resolve
 
 
 def shape(*sizes, dtype=jnp.float32):

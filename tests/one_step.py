@@ -5,7 +5,7 @@ import numpy as np
 
 import lawn_optax as lawn
 from lawn_optax import _geometry as geometry
-from lawn_optax._grouping import resolve
+from lawn_optax.groups._resolve import resolve
 
 W = [2.0, 2.0, 2.0, 2.0]  # norm 4
 

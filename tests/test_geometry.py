@@ -9,7 +9,7 @@ from one_step import W, exact, project, retract, single, sums
 
 import lawn_optax as lawn
 from lawn_optax import _geometry as geometry
-from lawn_optax._grouping import resolve
+from lawn_optax.groups._resolve import resolve
 
 # --- exact, because every number is a short sum of powers of two ----------------------
 

@@ -14,7 +14,7 @@ from layouts import MLP, dense, reasons, shape, sharing
 
 import lawn_optax as lawn
 from lawn_optax import groups
-from lawn_optax._grouping import resolve
+from lawn_optax.groups._resolve import resolve
 
 
 @functools.partial(

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, note, seed, settings
 from hypothesis import strategies as st
 
 import lawn_optax as lawn
-from lawn_optax._grouping import resolve
+from lawn_optax.groups._resolve import resolve
 
 SEED = os.environ.get("LAWN_TEST_SEED", "")
 SEED = random.SystemRandom().randrange(2**32) if SEED == "new" else int(SEED or 0)

@@ -15,8 +15,9 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._geometry import AxisName
-from lawn_optax._grouping import Grouping, Groups, absent, resolve
-from lawn_optax._phase import (
+from lawn_optax._reset import Reset, check_reset, reset_state
+from lawn_optax._sphere import init_sphere
+from lawn_optax._switch import (
     PhaseState,
     Step,
     advance,
@@ -25,9 +26,13 @@ from lawn_optax._phase import (
     check_params,
     init_phase,
 )
-from lawn_optax._reset import Reset, check_reset, reset_state
-from lawn_optax._sphere import init_sphere
 from lawn_optax.groups import only_matrices
+from lawn_optax.groups._resolve import (
+    Grouping,
+    Groups,
+    absent,
+    resolve,
+)
 
 
 class Polar(NamedTuple):

@@ -8,9 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from lawn_optax._grouping import PyTree
-from lawn_optax._lanczos import dot, norm
-from lawn_optax._per_example import count, fold, widen
+from lawn_optax.diagnostics._lanczos import dot, norm
+from lawn_optax.diagnostics._per_example import (
+    count,
+    fold,
+    widen,
+)
+from lawn_optax.groups._resolve import PyTree
 from lawn_optax.losses import _to_float32
 
 

@@ -1,16 +1,5 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""What a step does to each group, and how flat the loss has become.
-
-All functions are pure and work under ``jit``, ``scan`` and ``vmap``. What is measured
-of parameters is one vector with an entry per norm, in the order of `describe`;
-`by_name` splits it. Beside it stands what spherical motion dynamics predict for
-scale-invariant weights: the angle per update in equilibrium, and the time to reach it.
-
-Loss flattening is measured by the share of examples with large margins, the noise of
-the gradient, the largest eigenvalue of the Hessian and the condition for escape from a
-minimum. Their memory does not grow with the number of examples or iterations, and a
-sample of the training data will do; margins themselves are in `metrics`.
-"""
+"""Norms and angles of one update, per group."""
 
 from typing import NamedTuple
 
@@ -20,41 +9,31 @@ import numpy as np
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._curvature import escape_growth as escape_growth
-from lawn_optax._curvature import hessian_noise as hessian_noise
-from lawn_optax._curvature import top_hessian_eigenvalue as top_hessian_eigenvalue
-from lawn_optax._equilibrium import adamw_equilibrium_angle as adamw_equilibrium_angle
-from lawn_optax._equilibrium import adamw_equilibrium_time as adamw_equilibrium_time
-from lawn_optax._equilibrium import effective_learning_rate as effective_learning_rate
-from lawn_optax._equilibrium import sgd_equilibrium_angle as sgd_equilibrium_angle
-from lawn_optax._equilibrium import sgd_equilibrium_time as sgd_equilibrium_time
-from lawn_optax._flattening import GradientNoise as GradientNoise
-from lawn_optax._flattening import flattened_share as flattened_share
-from lawn_optax._flattening import gradient_noise as gradient_noise
 from lawn_optax._geometry import AxisName
-from lawn_optax._grouping import Groups, PyTree, absent, resolve
-from lawn_optax._lanczos import Eigenvalue as Eigenvalue
-
-__all__ = [
-    "Eigenvalue",
-    "GradientNoise",
-    "ObserveState",
-    "adamw_equilibrium_angle",
-    "adamw_equilibrium_time",
-    "angular_update",
-    "by_name",
-    "effective_learning_rate",
-    "escape_growth",
-    "flattened_share",
-    "gradient_noise",
-    "group_norms",
-    "hessian_noise",
-    "observe",
-    "radial_fraction",
-    "sgd_equilibrium_angle",
-    "sgd_equilibrium_time",
-    "top_hessian_eigenvalue",
-]
+from lawn_optax.diagnostics._curvature import (
+    top_hessian_eigenvalue as top_hessian_eigenvalue,
+)
+from lawn_optax.diagnostics._equilibrium import (
+    adamw_equilibrium_angle as adamw_equilibrium_angle,
+)
+from lawn_optax.diagnostics._equilibrium import (
+    adamw_equilibrium_time as adamw_equilibrium_time,
+)
+from lawn_optax.diagnostics._equilibrium import (
+    effective_learning_rate as effective_learning_rate,
+)
+from lawn_optax.diagnostics._equilibrium import (
+    sgd_equilibrium_angle as sgd_equilibrium_angle,
+)
+from lawn_optax.diagnostics._equilibrium import (
+    sgd_equilibrium_time as sgd_equilibrium_time,
+)
+from lawn_optax.groups._resolve import (
+    Groups,
+    PyTree,
+    absent,
+    resolve,
+)
 
 
 class ObserveState(NamedTuple):

@@ -9,9 +9,9 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._geometry import AxisName
-from lawn_optax._grouping import Groups, absent
 from lawn_optax._sphere import Sphere, on_sphere
 from lawn_optax.groups import only_matrices
+from lawn_optax.groups._resolve import Groups, absent
 
 
 def hyperball(

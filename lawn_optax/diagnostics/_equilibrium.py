@@ -17,7 +17,11 @@ from jax.typing import ArrayLike
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._geometry import AxisName
-from lawn_optax._grouping import Groups, PyTree, resolve
+from lawn_optax.groups._resolve import (
+    Groups,
+    PyTree,
+    resolve,
+)
 
 
 def effective_learning_rate(

@@ -1,5 +1,5 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""Other ways to control weight norms, as Optax transformations to compare with."""
+"""Bounded weight norm (Hoffer et al. 2018)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,42 +9,20 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._adamp import adamp, sgdp
-from lawn_optax._grouping import Grouping, Groups, absent, resolve
-from lawn_optax._halpern import halpern, nmgd
-from lawn_optax._hyperball import hyperball, weight_norm_control
-from lawn_optax._phase import check_params
-from lawn_optax._reparametrized import (
-    Polar,
-    ReparametrizedState,
-    WeightNormalizationState,
+from lawn_optax._switch import check_params
+from lawn_optax.baselines._reparametrized import (
     applied,
     bound_leaves,
     chain_rule,
-    reparametrize,
     to_spheres,
-    weight_normalization,
 )
-from lawn_optax._unit_norm import unit_norm
 from lawn_optax.groups import only_matrices
-
-__all__ = [
-    "BoundedState",
-    "Polar",
-    "ReparametrizedState",
-    "WeightNormalizationState",
-    "adamp",
-    "bounded_init",
-    "bounded_weight_norm",
-    "halpern",
-    "hyperball",
-    "nmgd",
-    "reparametrize",
-    "sgdp",
-    "unit_norm",
-    "weight_norm_control",
-    "weight_normalization",
-]
+from lawn_optax.groups._resolve import (
+    Grouping,
+    Groups,
+    absent,
+    resolve,
+)
 
 
 class BoundedState(NamedTuple):

@@ -19,8 +19,8 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._geometry import AxisName
-from lawn_optax._grouping import Groups
 from lawn_optax._sphere import Sphere, on_sphere
+from lawn_optax.groups._resolve import Groups
 
 # x -> (A, B) as above
 Turn = Callable[[jax.Array], tuple[jax.Array, jax.Array]]

@@ -7,7 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lawn_optax._grouping import PyTree, leaf_paths, path_string
+from lawn_optax.groups._resolve import (
+    PyTree,
+    leaf_paths,
+    path_string,
+)
 
 
 def widen(loss: Callable[..., Any], params: PyTree) -> tuple[Callable[..., Any], Any]:

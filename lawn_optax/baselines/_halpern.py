@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lawn_optax._grouping import absent
-from lawn_optax._phase import check_params
+from lawn_optax._switch import check_params
+from lawn_optax.groups._resolve import absent
 
 
 class HalpernState(NamedTuple):

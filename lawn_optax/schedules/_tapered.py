@@ -10,7 +10,12 @@ import math
 import numpy as np
 import optax
 
-from lawn_optax._exponential import ExponentialRates, first_step, rate_tables, summed
+from lawn_optax.schedules._exponential import (
+    ExponentialRates,
+    first_step,
+    rate_tables,
+    summed,
+)
 
 
 def tapered_exponential(

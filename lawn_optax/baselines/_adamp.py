@@ -13,9 +13,14 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._grouping import Grouping, Groups, absent, resolve
-from lawn_optax._phase import check_params
+from lawn_optax._switch import check_params
 from lawn_optax.groups import only_matrices
+from lawn_optax.groups._resolve import (
+    Grouping,
+    Groups,
+    absent,
+    resolve,
+)
 
 
 class InvariantState(NamedTuple):

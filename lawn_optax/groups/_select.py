@@ -1,16 +1,5 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""What shares one norm: helpers that make the `groups` argument.
-
-`groups` is a name, "layer", "leaf", "neuron" or "all", or a callable from the
-parameters to a tree of labels: leaves with equal labels share a norm, a leaf labelled
-None is free. The helpers here return such callables and take another `groups` as their
-``base``::
-
-    lawn.wrap(tx, groups=groups.not_paths("embed", base=groups.stacked("blocks")))
-
-Paths name whole components, joined by "/": "attn" or "blocks/attn" match the leaf
-``decoder/blocks/attn/kernel``, "att" does not.
-"""
+"""Helpers that make the `groups` argument."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lawn_optax._grouping import (
+from lawn_optax.groups._resolve import (
     Free,
     Groups,
     GroupsFn,
@@ -31,15 +20,6 @@ from lawn_optax._grouping import (
     neuron_labels,
     path_string,
 )
-
-__all__ = [
-    "PerSlice",
-    "final_subnet",
-    "neuron",
-    "not_paths",
-    "only_matrices",
-    "stacked",
-]
 
 Axis = int | tuple[int, ...]
 

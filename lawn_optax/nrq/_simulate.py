@@ -1,22 +1,5 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""The noisy Rayleigh quotient: a normalised model whose training can be predicted.
-
-The loss is ``x' A x / (2 x' x)``, its gradient is noisy, orthogonal to x and shrinks as
-``1/|x|``: what a layer before batch normalisation has, in the smallest form. `simulate`
-trains it with any optimizer, thousands of trials at once; the other functions predict
-what comes out for SGD with weight decay, eq. 3 of the paper::
-
-    optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate))
-
-A is diagonal, with its eigenvalues in ascending order (Assumption 1: a rotation of the
-coordinates makes any A so). Predictions are those of the stochastic differential
-equation, in which a unit of time is one update, to first order in ``learning_rate *
-weight_decay``. In the paper's equations M must be the squared norm of x, though it is
-called the norm; where constants are misprinted, the docstring says which.
-
-Of a trial, the alignment f is the squared first coordinate of ``x/|x|``, 1 at an
-optimum; the risk is 1 minus its mean over trials.
-"""
+"""Simulates SGD with weight decay on a noisy Rayleigh quotient."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,47 +9,6 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import diagnostics
-from lawn_optax._nrq_motion import alignment_sde as alignment_sde
-from lawn_optax._nrq_motion import angular_update as angular_update
-from lawn_optax._nrq_motion import equilibrium_norm as equilibrium_norm
-from lawn_optax._nrq_motion import equivalent as equivalent
-from lawn_optax._nrq_motion import loss_bounds as loss_bounds
-from lawn_optax._nrq_motion import norm as norm
-from lawn_optax._nrq_motion import quadratic_risk as quadratic_risk
-from lawn_optax._nrq_motion import step_angle as step_angle
-from lawn_optax._nrq_risk import EquilibriumBounds as EquilibriumBounds
-from lawn_optax._nrq_risk import equilibrium_bounds as equilibrium_bounds
-from lawn_optax._nrq_risk import escape_norm as escape_norm
-from lawn_optax._nrq_risk import risk_bounds as risk_bounds
-from lawn_optax._nrq_stationary import stationary_log_density as stationary_log_density
-from lawn_optax._nrq_stationary import stationary_mode as stationary_mode
-from lawn_optax._nrq_stationary import stationary_risk as stationary_risk
-from lawn_optax._nrq_stationary import stationary_tail as stationary_tail
-
-__all__ = [
-    "EquilibriumBounds",
-    "Trajectory",
-    "alignment_sde",
-    "angular_update",
-    "equilibrium_bounds",
-    "equilibrium_norm",
-    "equivalent",
-    "escape_norm",
-    "gradient",
-    "loss",
-    "loss_bounds",
-    "norm",
-    "quadratic_gradient",
-    "quadratic_loss",
-    "quadratic_risk",
-    "risk_bounds",
-    "simulate",
-    "stationary_log_density",
-    "stationary_mode",
-    "stationary_risk",
-    "stationary_tail",
-    "step_angle",
-]
 
 Gradient = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 

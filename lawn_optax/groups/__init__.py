@@ -1,0 +1,31 @@
+# Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
+"""What shares one norm: helpers that make the `groups` argument.
+
+`groups` is a name, "layer", "leaf", "neuron" or "all", or a callable from the
+parameters to a tree of labels: leaves with equal labels share a norm, a leaf labelled
+None is free. The helpers here return such callables and take another `groups` as their
+``base``::
+
+    lawn.wrap(tx, groups=groups.not_paths("embed", base=groups.stacked("blocks")))
+
+Paths name whole components, joined by "/": "attn" or "blocks/attn" match the leaf
+``decoder/blocks/attn/kernel``, "att" does not.
+"""
+
+from lawn_optax.groups._resolve import PerSlice
+from lawn_optax.groups._select import (
+    final_subnet,
+    neuron,
+    not_paths,
+    only_matrices,
+    stacked,
+)
+
+__all__ = [
+    "PerSlice",
+    "final_subnet",
+    "neuron",
+    "not_paths",
+    "only_matrices",
+    "stacked",
+]
