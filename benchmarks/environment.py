@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import lawn_optax
-from train.records import processor_name
+from train.runs.records import processor_name
 
 
 def describe() -> dict[str, Any]:

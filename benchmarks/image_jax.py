@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from benchmarks import environment
-from train import image, training
-from train.image_files import Images, Part
-from train.image_options import Config, resolve
-from train.parallel import Devices
+from train import loop as training
+from train.devices import Devices
+from train.images import experiment as image
+from train.images.cifar_files import Images, Part
+from train.images.options import Config, resolve
 
 
 def main() -> None:

@@ -14,9 +14,11 @@ import numpy as np
 import optax
 
 from benchmarks import environment
-from train import recommender, recsys, training
-from train.interactions import Interactions
-from train.parallel import Devices
+from train import loop as training
+from train.devices import Devices
+from train.recommenders import experiment as recsys
+from train.recommenders import programs as recommender
+from train.recommenders.data import Interactions
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ import numpy as np
 
 from benchmarks import arms
 from train import InputError
-from train.interactions import load
+from train.recommenders.data import load
 
 RATE = 1e-3
 MIN_SECONDS = 1.0

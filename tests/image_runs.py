@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train import classifier, sampling
-from train.classifier import Data, Task
+from train.images import programs as classifier
+from train.images.programs import Data, Task
+from train.recommenders import sampling
 
 SIDE, CLASSES, IMAGES, TESTS = 4, 3, 50, 23
 TRIAL = {"seed": np.uint32(7)}

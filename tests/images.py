@@ -7,7 +7,7 @@ import struct
 import numpy as np
 from PIL import Image
 
-from train import image_files
+from train.images import cifar_files as image_files
 
 NAMES = tuple(image_files.SOURCES)
 

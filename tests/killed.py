@@ -9,7 +9,7 @@ from pathlib import Path
 import orbax.checkpoint as ocp
 import pytest
 
-from train import runs
+from train.runs import folder as runs
 
 ROOT = Path(__file__).parents[1]
 

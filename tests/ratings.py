@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from train import InputError, rating_files
+from train import InputError
+from train.recommenders import rating_files
 
 RAW = {"ml-100k": ("u.data", "\t"), "ml-1m": ("ratings.dat", "::")}
 SPLIT = ("ml-1m-ncf", "pinterest-20")

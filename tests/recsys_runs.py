@@ -6,9 +6,10 @@ import numpy as np
 import ratings
 
 from models import NCF
-from train import recommender, sampling
-from train.interactions import Interactions
-from train.recommender import Data, Task
+from train.recommenders import programs as recommender
+from train.recommenders import sampling
+from train.recommenders.data import Interactions
+from train.recommenders.programs import Data, Task
 
 USERS, ITEMS, OWN, DRAWS = 12, 60, 10, 2
 TRIAL = {"seed": np.uint32(7)}

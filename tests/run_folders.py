@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from train import report
+from train.report import command as report
 
 USERS = 400
 OPTIONS = {

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import lawn_optax as lawn
-from train import runs
+from train.runs import folder as runs
 
 CONFIG = {"experiment": "toy", "rate": 0.1}
 EPOCHS = 21

@@ -11,16 +11,16 @@ import tyro
 
 from train import (
     InputError,
-    digits,
     evaluate,
-    image,
-    image_options,
-    recsys,
-    recsys_options,
-    report,
-    study,
     sweep,
 )
+from train.digits import experiment as digits
+from train.images import experiment as image
+from train.images import options as image_options
+from train.recommenders import experiment as recsys
+from train.recommenders import options as recsys_options
+from train.report import command as report
+from train.studies import command as study
 
 PROG = "python -m train"
 EXPERIMENTS = {

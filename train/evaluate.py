@@ -10,11 +10,20 @@ import jax
 import numpy as np
 import tyro
 
-from train import InputError, classifier, records, require, swept, training
+from train import (
+    InputError,
+    require,
+    swept,
+)
+from train import (
+    loop as training,
+)
+from train.devices import Devices
 from train.experiment import Experiment, Programs
+from train.images import programs as classifier
 from train.options import UNRELATED
-from train.parallel import Devices
-from train.runs import CHECKPOINTS, open_run
+from train.runs import records
+from train.runs.folder import CHECKPOINTS, open_run
 from train.swept import Swept
 
 KINDS = {kind.experiment.name: kind for kind in swept.ALL.values()}
@@ -127,7 +136,7 @@ def load(
     With ``run = load(folder)``, ``run.programs.model.apply(run.variables, users,
     items)`` gives the logits of a recommender, for users and items numbered as in its
     data. For a classifier it is ``images, train=False``, with images as from
-    `train.augmentation.normalise`.
+    `train.images.augmentation.normalise`.
 
     Args:
         folder: Of the run, with its checkpoints.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from train.parallel import Devices
+from train.devices import Devices
 
 
 class Programs(NamedTuple):

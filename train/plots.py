@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from train.grids import GridResult, describe_trial
+from train.digits.grid import GridResult, describe_trial
 
 # Okabe and Ito's colours, distinct to colour-blind readers.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")

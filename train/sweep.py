@@ -17,19 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from train import (
-    image_options,
+    loop as training,
+)
+from train import (
     optimizers,
     options,
-    records,
-    recsys_options,
     require,
     swept,
-    training,
 )
+from train.devices import Devices
 from train.experiment import Programs
-from train.parallel import Devices
-from train.progress import ProgressReport
-from train.runs import open_run
+from train.images import options as image_options
+from train.recommenders import options as recsys_options
+from train.runs import records
+from train.runs.folder import open_run
+from train.runs.progress import ProgressReport
 
 Config = recsys_options.SweepConfig | image_options.SweepConfig
 Member = dict[str, Any]  # Hyperparameters and seed of one trial.

@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from train import image, image_options, options, recsys, recsys_options
+from train import options
 from train.experiment import Experiment
+from train.images import experiment as image
+from train.images import options as image_options
 from train.options import Settled
+from train.recommenders import experiment as recsys
+from train.recommenders import options as recsys_options
 
 
 class Swept(NamedTuple):

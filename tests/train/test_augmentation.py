@@ -10,7 +10,7 @@ import scipy.ndimage
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from train import augmentation
+from train.images import augmentation
 
 KEY = jax.random.key(7)
 

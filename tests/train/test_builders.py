@@ -20,8 +20,9 @@ from ratings import (
 from tensorflow_datasets.core import constants
 from tensorflow_datasets.core.download import checksums
 
-from train import interactions, rating_files
-from train.builders.implicit_feedback import ImplicitFeedback
+from train.recommenders import data as interactions
+from train.recommenders import rating_files
+from train.recommenders.ratings_tfds import ImplicitFeedback
 
 
 def archive(server, name, rows, monkeypatch):

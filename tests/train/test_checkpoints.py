@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from toy_run import CONFIG, assert_same, initial_state, toy
 
-from train import InputError, runs
+from train import InputError
+from train.runs import folder as runs
 
 
 def test_no_damage_to_a_checkpoint_goes_unnoticed(tmp_path):

@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 
 import models
-from train import augmentation, image_files, sampling
 from train.__main__ import main
-from train.studies import cifar, equilibrium, exponential
+from train.images import augmentation
+from train.images import cifar_files as image_files
+from train.recommenders import sampling
+from train.studies import (
+    cifar,
+    exponential,
+)
+from train.studies import (
+    rayleigh_cifar as equilibrium,
+)
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 COUNT = 40  # Training images.

@@ -12,8 +12,9 @@ from runs import close
 
 import lawn_optax as lawn
 from lawn_optax import metrics
-from train import augmentation, classifier
-from train.parallel import MODES, Devices
+from train.devices import MODES, Devices
+from train.images import augmentation
+from train.images import programs as classifier
 
 RATE = 0.3
 

@@ -12,8 +12,9 @@ import pytest
 import lawn_optax as lawn
 from lawn_optax import metrics, schedules
 from models import MLP
-from train import digits, records
 from train.__main__ import main
+from train.digits import experiment as digits
+from train.runs import records
 
 # Four steps; switches after steps 0 and 2, the second warm-up is one step.
 SMALL = "digits --epochs 2 --seeds 2 --trials 2 --hidden 8 --eval-every 1 --quiet"

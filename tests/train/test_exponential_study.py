@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train.digits import load_data
+from train.digits.experiment import load_data
 from train.studies import exponential as study
-from train.studies import toy
+from train.studies import exponential_toy as toy
 
 
 @pytest.mark.usefixtures("x64")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from run_folders import BASE, level, make_report, write_run
 
-from train import results
-from train.figures import draw_figures
+from train.report import read as results
+from train.report.figures import draw_figures
 
 
 def draw(folder):

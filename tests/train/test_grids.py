@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from train.comparison import differences, paired_interval, result_table, trial_table
-from train.grids import GridResult, mean_std
+from train.digits.grid import GridResult, mean_std
+from train.digits.tables import (
+    differences,
+    paired_interval,
+    result_table,
+    trial_table,
+)
 
 
 def result(name, accuracy, loss, diverged=None, test=None):

@@ -12,9 +12,18 @@ import optax
 import pytest
 from runs import close
 
-from train import classifier, image, image_options, training
+from train import loop as training
 from train.__main__ import main
-from train.parallel import Devices
+from train.devices import Devices
+from train.images import (
+    experiment as image,
+)
+from train.images import (
+    options as image_options,
+)
+from train.images import (
+    programs as classifier,
+)
 
 # Sixty images: three steps of 16 an epoch, and 12 images left out.
 BASE = "image --quiet --batch-size 16 --warmup-epochs 1"

@@ -10,11 +10,12 @@ from images import NAMES, encoded, photograph, same, some_tables, write_binary
 from ratings import refused
 from tensorflow_datasets.core.download import checksums
 
-from train import image_files, image_folder
-from train.builders import imagenet
-from train.builders.cifar import SmallImages
-from train.image_files import SOURCES
-from train.image_loader import batches, training_order
+from train.images import cifar_files as image_files
+from train.images import imagenet_tfds as imagenet
+from train.images import photo_files as image_folder
+from train.images.cifar_files import SOURCES
+from train.images.cifar_tfds import SmallImages
+from train.images.loader import batches, training_order
 
 
 def members(path, files, mode="w"):

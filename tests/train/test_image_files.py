@@ -20,8 +20,8 @@ from images import (
 )
 from ratings import refused
 
-from train import image_files
-from train.image_files import SOURCES, load
+from train.images import cifar_files as image_files
+from train.images.cifar_files import SOURCES, load
 
 
 def official(name):

@@ -8,7 +8,7 @@ import pytest
 from images import write_folder
 from ratings import refused
 
-from train.image_folder import load
+from train.images.photo_files import load
 
 
 def listed(photos):

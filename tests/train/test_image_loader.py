@@ -14,10 +14,16 @@ from images import encoded, photograph, write_folder
 from PIL import Image
 from ratings import refused
 
-from train import image_folder, image_loader
-from train.image_folder import Photo
-from train.image_loader import Share, batches, evaluation_order, training_order
-from train.image_views import central_view, random_view
+from train.images import loader as image_loader
+from train.images import photo_files as image_folder
+from train.images.decoding import central_view, random_view
+from train.images.loader import (
+    Share,
+    batches,
+    evaluation_order,
+    training_order,
+)
+from train.images.photo_files import Photo
 
 CLASSES = ("n01", "n02", "n10")
 

@@ -15,9 +15,9 @@ from runs import close
 
 import lawn_optax as lawn
 import models
-from train import classifier
 from train.__main__ import main
-from train.parallel import Devices
+from train.devices import Devices
+from train.images import programs as classifier
 
 OPTIONS = "image --learning-rate 0.01 --batch-size 16 --eval-every 1 --quiet"
 OPTIONS += " --free-epochs 1 --warmup-epochs 1"

@@ -16,8 +16,10 @@ from run_folders import (
 )
 from scipy import stats
 
-from train import InputError, papers, results
-from train.figures import draw_figures
+from train import InputError
+from train.report import papers
+from train.report import read as results
+from train.report.figures import draw_figures
 
 SETTING = "learning rate 0.002, free epochs 20"
 

@@ -8,9 +8,11 @@ import killed
 import pytest
 from runs import close
 
-from train import image, image_options, sweep
+from train import sweep
 from train.__main__ import main
-from train.parallel import Devices
+from train.devices import Devices
+from train.images import experiment as image
+from train.images import options as image_options
 
 SWEEP = "sweep image --quiet --batch-size 16 --epochs 4 --warmup-epochs 2"
 SWEEP += " --trial-epochs 2 --optimizers adam-lawn --rates 0.002 0.02 1e30 --free 2"

@@ -9,7 +9,12 @@ from images import encoded, photograph
 from PIL import Image
 from ratings import refused
 
-from train.image_views import central_view, decode, random_box, random_view
+from train.images.decoding import (
+    central_view,
+    decode,
+    random_box,
+    random_view,
+)
 
 COLOURS = photograph(40, 30)
 

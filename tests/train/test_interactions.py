@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from ratings import RAW, SPLIT, some_ratings, some_split, write_raw, write_split
 
-from train import InputError, interactions
+from train import InputError
+from train.recommenders import data as interactions
 
 
 def histories(rows):

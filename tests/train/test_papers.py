@@ -3,7 +3,7 @@
 import pytest
 from run_folders import OPTIONS
 
-from train import papers
+from train.report import papers
 
 # arXiv Table 4, read from the paper apart from Tables 9 to 11. Its text has Pinterest
 # at batch 1k as "87.27 86.85" in Adam's row and nothing in Adam-LAWN's.

@@ -10,9 +10,19 @@ import recsys_runs as tiny
 from processes import one_and_two
 from runs import close
 
-from train import parallel, recommender, recsys, recsys_options, training
+from train import devices as parallel
+from train import loop as training
 from train.__main__ import main
-from train.parallel import Devices
+from train.devices import Devices
+from train.recommenders import (
+    experiment as recsys,
+)
+from train.recommenders import (
+    options as recsys_options,
+)
+from train.recommenders import (
+    programs as recommender,
+)
 
 EPOCHS = 7  # Of three steps; the last one is a part batch.
 

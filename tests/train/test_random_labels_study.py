@@ -8,8 +8,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from train.studies import homogeneous, perturbed
-from train.studies import random_labels as study
+from train.studies import margins as study
+from train.studies import margins_network as homogeneous
+from train.studies import margins_noise as perturbed
 
 
 @pytest.fixture(scope="module")

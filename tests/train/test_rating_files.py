@@ -3,7 +3,7 @@
 import pytest
 from ratings import lines, refused, same, some_split, write_split
 
-from train import interactions
+from train.recommenders import data as interactions
 
 
 @pytest.mark.parametrize(

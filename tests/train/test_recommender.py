@@ -13,8 +13,9 @@ from runs import close
 
 import lawn_optax as lawn
 from lawn_optax import losses
-from train import recommender, sampling
-from train.parallel import Devices
+from train.devices import Devices
+from train.recommenders import programs as recommender
+from train.recommenders import sampling
 
 RATE = 0.5
 

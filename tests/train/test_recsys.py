@@ -19,8 +19,10 @@ import ratings
 import recsys_runs as tiny
 from runs import close, norms
 
-from train import optimizers, recsys_options, training
+from train import loop as training
+from train import optimizers
 from train.__main__ import main
+from train.recommenders import options as recsys_options
 
 ROOT = Path(__file__).parents[2]
 # Eight steps of 500 samples an epoch, the last a part batch.

@@ -3,8 +3,8 @@
 import pytest
 import recsys_runs as tiny
 
-from train import recsys_options
 from train.__main__ import main
+from train.recommenders import options as recsys_options
 
 BASE = "recsys --quiet --optimizer sgd --epochs 2 --warmup-epochs 1"
 

@@ -9,7 +9,9 @@ import pytest
 from run_folders import BASE, USERS, cells, level, make_report, write_run
 from scipy import stats
 
-from train import InputError, report, results
+from train import InputError
+from train.report import command as report
+from train.report import read as results
 
 LAWN_SETTING = "learning rate 0.002, free epochs 20"
 BASE_SETTING = "learning rate 0.001, weight decay 0.01"

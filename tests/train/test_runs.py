@@ -16,7 +16,8 @@ import pytest
 import toy_run
 from toy_run import CONFIG, EPOCHS, assert_same, contents, initial_state, toy
 
-from train import InputError, runs
+from train import InputError
+from train.runs import folder as runs
 
 ROOT = Path(__file__).parents[2]
 

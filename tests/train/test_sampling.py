@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from runs import close
 
-from train import sampling
-from train.interactions import Interactions
+from train.recommenders import sampling
+from train.recommenders.data import Interactions
 
 
 @partial(jax.jit, static_argnums=1)

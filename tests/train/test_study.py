@@ -4,9 +4,15 @@ from functools import partial
 
 import pytest
 
-from train import study
 from train.__main__ import main
-from train.studies import exponential, rayleigh, toy
+from train.studies import command as study
+from train.studies import (
+    exponential,
+    rayleigh,
+)
+from train.studies import (
+    exponential_toy as toy,
+)
 
 
 def test_a_study_leaves_its_findings_and_figure(tmp_path, capsys):

@@ -6,9 +6,13 @@ import pytest
 import recsys_runs as tiny
 from runs import close
 
-from train import recsys, recsys_options, runs, sweep, training
+from train import loop as training
+from train import sweep
 from train.__main__ import main
-from train.parallel import Devices
+from train.devices import Devices
+from train.recommenders import experiment as recsys
+from train.recommenders import options as recsys_options
+from train.runs import folder as runs
 
 # Trials with a third of all phases: 2 of 6 epochs, at 8 steps each.
 OPTIONS = "sweep recsys --quiet --batch-size 500 --candidate-draws 2 --epochs 6"

@@ -16,9 +16,24 @@ import optax
 from flax import linen as nn
 
 import lawn_optax as lawn
-from train import augmentation, classifier, image, image_files
-from train.classifier import Data, State, Task
-from train.image_files import Images, Part
+from train.images import (
+    augmentation,
+)
+from train.images import (
+    cifar_files as image_files,
+)
+from train.images import (
+    experiment as image,
+)
+from train.images import (
+    programs as classifier,
+)
+from train.images.cifar_files import Images, Part
+from train.images.programs import (
+    Data,
+    State,
+    Task,
+)
 from train.optimizers import Trial
 
 NAME = "cifar10"

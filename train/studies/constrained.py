@@ -18,8 +18,8 @@ from sklearn.svm import SVC
 
 import lawn_optax as lawn
 from lawn_optax import baselines
-from train import records
 from train.plots import COLOURS
+from train.runs import records
 
 # Methods on the sphere whose steps have the length of the gradient, as LAWN's have.
 _SPHERE = (

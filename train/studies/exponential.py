@@ -20,12 +20,13 @@ from matplotlib.figure import Figure
 import lawn_optax as lawn
 import models
 from lawn_optax import schedules
-from train import records
-from train.digits import Split, load_data
+from train.digits.experiment import Split, load_data
 from train.optimizers import Trial
 from train.plots import COLOURS
-from train.studies import cifar, toy
-from train.studies.network import apply_network, init_network
+from train.runs import records
+from train.studies import cifar
+from train.studies import exponential_toy as toy
+from train.studies.exponential_network import apply_network, init_network
 
 # -------------------------------------------------------------------------- runs
 

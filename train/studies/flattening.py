@@ -19,12 +19,27 @@ from matplotlib.figure import Figure
 
 from lawn_optax import diagnostics, metrics
 from models import MLP, NCF
-from train import digits, recommender, records, recsys, sampling, training
-from train.grids import mean_std
+from train import loop as training
+from train.devices import Devices
+from train.digits import experiment as digits
+from train.digits.grid import mean_std
 from train.optimizers import Trial
-from train.parallel import Devices
 from train.plots import COLOURS
-from train.recsys_options import TUNED, Config, resolve
+from train.recommenders import (
+    experiment as recsys,
+)
+from train.recommenders import (
+    programs as recommender,
+)
+from train.recommenders import (
+    sampling,
+)
+from train.recommenders.options import (
+    TUNED,
+    Config,
+    resolve,
+)
+from train.runs import records
 
 
 @dataclasses.dataclass(frozen=True)

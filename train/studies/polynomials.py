@@ -16,9 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from train import records
 from train.plots import COLOURS
-from train.studies.smallest_norm import Smallest, chebyshev, smallest_norms, target
+from train.runs import records
+from train.studies.polynomials_smallest_norm import (
+    Smallest,
+    chebyshev,
+    smallest_norms,
+    target,
+)
 
 RATE, POINTS, TESTS, RUNS = 0.2, 9, 100, 30  # as in the paper
 STEPS = 250_000  # of Figures 5 and 7

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 
 import lawn_optax as lawn
 from lawn_optax import nrq
-from train import records
 from train.plots import COLOURS
-from train.studies import equilibrium
+from train.runs import records
+from train.studies import rayleigh_cifar as equilibrium
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,1 +1,0 @@
-"""Data sets for TensorFlow Datasets, prepared without TensorFlow."""

@@ -1,0 +1,1 @@
+"""Image classifiers: `python -m train image`."""

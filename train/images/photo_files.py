@@ -1,0 +1,150 @@
+"""A folder of photographs as ImageNet comes: ``train/CLASS/*.JPEG``, ``val/CLASS/``."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from train import InputError, require
+
+PARTS = ("train", "val")
+ENDINGS = (".jpeg", ".jpg", ".png")  # In small letters; others are left alone.
+
+
+class Photo(NamedTuple):
+    """One photograph, not yet decoded."""
+
+    content: bytes
+    label: int
+    name: str  # Of the file, for errors.
+
+
+class Photos(Protocol):
+    """Photographs by their number, for workers: must survive pickling."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Photo: ...
+
+
+class PhotoSet(NamedTuple):
+    """A data set of photographs."""
+
+    classes: tuple[str, ...]  # A label is a place in here.
+    train: Photos
+    val: Photos
+
+
+class FilePhotos:
+    """The files of one part, by class and then by name.
+
+    Names are kept as an array: a list of a million paths takes five times the memory,
+    in every worker.
+    """
+
+    def __init__(self, folder: Path, classes: Sequence[str]):
+        names = [_files(folder / name) for name in classes]
+        self._folder, self._classes = folder, tuple(classes)
+        self._names = np.concatenate(names)
+        self.labels = np.repeat(
+            np.arange(len(classes), dtype=np.int32), [len(own) for own in names]
+        )
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> Photo:
+        path = self.path(index)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {path} ({error.strerror})") from None
+        return Photo(content, int(self.labels[index]), str(path))
+
+    def path(self, index: int) -> Path:
+        """Of the file with this number."""
+        name = os.fsdecode(self._names[index])
+        return self._folder / self._classes[self.labels[index]] / name
+
+
+def load(data_dir: Path | None = None) -> PhotoSet:
+    """Lists the photographs of a folder, or prepares ImageNet.
+
+    Args:
+        data_dir: Folder with ``train`` and ``val``, each of which has one folder for
+            each class, or the folder around it. `None` takes ImageNet from TensorFlow
+            Datasets, which reads the original archives.
+
+    Returns:
+        The photographs; classes sorted by name, files of a class by name.
+
+    Raises:
+        InputError: If something is missing, or the two parts differ in their classes.
+    """
+    if data_dir is None:
+        # Imports TensorFlow Datasets, which a folder does without.
+        from train.images import imagenet_tfds as imagenet
+
+        return imagenet.load()
+    try:
+        root = _find(data_dir)
+        classes = [_folders(root / part) for part in PARTS]
+        for part, own, others in zip(PARTS, classes, reversed(classes), strict=True):
+            absent = sorted(set(others) - set(own))
+            require(
+                not absent,
+                f"{root / part} lacks the class {', '.join(absent[:3])}"
+                f"{', ...' if absent[3:] else ''}, which the other part has; each class"
+                " needs a folder of that name in both",
+            )
+        train, val = (FilePhotos(root / part, classes[0]) for part in PARTS)
+    except OSError as error:
+        raise InputError(
+            f"cannot read {error.filename} ({error.strerror}); check --data-dir"
+        ) from None
+    return PhotoSet(tuple(classes[0]), train, val)
+
+
+def _find(data_dir: Path) -> Path:
+    """`data_dir` itself, or the only folder in it with both parts."""
+    require(data_dir.is_dir(), f"--data-dir {data_dir} is not a folder")
+    folders = [path for path in sorted(data_dir.iterdir()) if path.is_dir()]
+    for candidates in ([data_dir], folders):
+        found = [path for path in candidates if all((path / p).is_dir() for p in PARTS)]
+        if len(found) == 1:
+            return found[0]
+        require(
+            not found,
+            f"{data_dir} has several folders with {' and '.join(PARTS)}:"
+            f" {', '.join(path.name for path in found)}; give --data-dir one of them",
+        )
+    absent = [part for part in PARTS if not (data_dir / part).is_dir()]
+    raise InputError(
+        f"{data_dir} lacks {' and '.join(absent)}; --data-dir must be the folder with"
+        " train/CLASS/*.JPEG and val/CLASS/*.JPEG, or the one around it"
+    )
+
+
+def _folders(part: Path) -> list[str]:
+    """Names of the classes, sorted."""
+    with os.scandir(part) as entries:
+        names = [x.name for x in entries if x.is_dir() and not x.name.startswith(".")]
+    require(
+        bool(names),
+        f"{part} has no folders; its images must be in one folder for each class",
+    )
+    return sorted(names)
+
+
+def _files(folder: Path) -> np.ndarray:
+    """bytes[n]: names of the images, sorted."""
+    with os.scandir(folder) as entries:
+        names = sorted(
+            os.fsencode(entry.name)
+            for entry in entries
+            if entry.name.lower().endswith(ENDINGS) and not entry.name.startswith(".")
+        )
+    require(bool(names), f"{folder} has no image ({', '.join(ENDINGS)})")
+    return np.array(names)

@@ -1,0 +1,211 @@
+"""Training on photographs that do not fit on the devices.
+
+Data flow: files → workers that decode and cut them (`train.images.loader`) → this
+process's rows of a batch → devices → `classifier.step`, or `classifier.classify` and
+`classifier.measure`. While the devices are at a batch, the next ones are made.
+"""
+
+import itertools
+import time
+from collections.abc import Generator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from train import require
+from train.devices import Devices
+from train.images import loader as image_loader
+from train.images import programs as classifier
+from train.images.decoding import SIDE
+from train.images.inputs import Batch
+from train.images.loader import Order, Share
+from train.images.options import Settings
+from train.images.photo_files import (
+    Photo,
+    Photos,
+    PhotoSet,
+)
+from train.images.programs import Task
+
+PROBES = 2_000  # Training photographs, their middles, whose margins are reported.
+_AT_ONCE = 256  # Photographs per device in evaluation, and to measure the workers.
+_ALWAYS = 2**40  # Steps; more than any run evaluates.
+_TIMED = 3  # Steps.
+
+
+class Chosen:
+    """Some photographs of one set, and then some of others; for workers."""
+
+    def __init__(self, *parts: tuple[Photos, np.ndarray]):
+        self._photos = [photos for photos, _ in parts]
+        self._rows = [rows for _, rows in parts]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._rows))
+
+    def __getitem__(self, index: int) -> Photo:
+        for photos, rows in zip(self._photos, self._rows, strict=True):
+            if index < len(rows):
+                return photos[int(rows[index])]
+            index -= len(rows)
+        raise IndexError(index)
+
+
+def hold_out(photos: PhotoSet, count: int, seed: int) -> PhotoSet:
+    """Takes some training photographs to test on.
+
+    Args:
+        photos: The data set.
+        count: How many.
+        seed: Says which.
+
+    Raises:
+        InputError: If there are no more.
+    """
+    total = len(photos.train)
+    require(
+        count < total,
+        f"--validation needs more than {count:,} training images; got {total:,}",
+    )
+    order = np.random.default_rng(seed).permutation(total)
+    held, kept = order[:count], np.sort(order[count:])
+    train, val = (Chosen((photos.train, rows)) for rows in (kept, held))
+    return PhotoSet(photos.classes, train, val)
+
+
+def sample(photos: PhotoSet, count: int, seed: int) -> PhotoSet:
+    """Takes at most `count` photographs to train on, and as many to test on."""
+    rng = np.random.default_rng(seed)
+    train, val = (
+        Chosen((part, np.sort(rng.permutation(len(part))[:count])))
+        for part in (photos.train, photos.val)
+    )
+    return PhotoSet(photos.classes, train, val)
+
+
+def statistics(photos: PhotoSet) -> str:
+    """The sizes of a data set, in a line."""
+    return (
+        f"{len(photos.classes):,} classes, {len(photos.train):,} training photographs,"
+        f" {len(photos.val):,} others"
+    )
+
+
+class Streamed:
+    """Trains and evaluates on batches as they come; see `training.Resident`."""
+
+    def __init__(
+        self, task: Task, config: Settings, devices: Devices, photos: PhotoSet
+    ):
+        """See `training.execute`; no worker starts before the first batch."""
+        self._task, self._config, self._devices = task, config, devices
+        self._photos = photos
+        probes = min(PROBES, len(photos.train))
+        # From all classes: the files are in the order of these.
+        spread = np.linspace(0, len(photos.train) - 1, probes).astype(int)
+        self._tests = len(photos.val)
+        self._evaluated = Chosen(
+            (photos.val, np.arange(self._tests)), (photos.train, spread)
+        )
+        own = min(_AT_ONCE, -(-len(self._evaluated) // devices.count))
+        self._evaluation = image_loader.evaluation_order(
+            self._evaluated, own * devices.count, config.scaling
+        )
+        self._order = image_loader.training_order(
+            photos.train, task.batch_size, config.seed
+        )
+        self._training: Generator[image_loader.Batch, None, None] | None = None
+        self._testing: Generator[image_loader.Batch, None, None] | None = None
+        self._number = lambda count: devices.put(np.int32(count))
+        self._classify = devices.compile(partial(classifier.classify, task))
+        self._measure = devices.compile(partial(classifier.measure, task))
+
+    def prepare(self, state: Any, trial: Any, done: int) -> Any:
+        """Compiles, before any batch is there."""
+        size = self._task.batch_size // jax.process_count()
+        blank = self._put(self._blank(size))
+        train = partial(classifier.step, self._task)
+        step = self._devices.compile(train, donate=True)
+        arguments = state, trial, blank, self._number(0), self._number(0)
+        self._step = step.lower(*arguments).compile()
+        size = self._evaluation.batch_size // jax.process_count()
+        jax.block_until_ready(self._classify(state, self._put(self._blank(size))))
+        return state
+
+    def advance(
+        self, state: Any, trial: Any, first: int, last: int
+    ) -> tuple[Any, float]:
+        """Trains from epoch `first` up to `last`, each time on from the last one."""
+        steps = self._order.steps
+        if self._training is None:
+            ends = first * steps, self._config.epochs * steps
+            self._training = self._batches(self._photos.train, self._order, *ends)
+        losses = []
+        for epoch, step in itertools.product(range(first, last), range(steps)):
+            batch = self._put(next(self._training))
+            if len(losses) > 1:  # Else batches would gather on the device.
+                jax.block_until_ready(losses[-2])
+            numbers = self._number(epoch), self._number(step)
+            state, loss = self._step(state, trial, batch, *numbers)
+            losses.append(loss)
+        return state, float(np.mean(self._devices.get(losses)))
+
+    def evaluate(self, state: Any, trial: Any) -> tuple[Any, Any]:
+        """The metrics by name, and whether each test image is classified rightly."""
+        if self._testing is None:
+            self._testing = self._batches(self._evaluated, self._evaluation, 0, _ALWAYS)
+        found = []
+        for batch in itertools.islice(self._testing, self._evaluation.steps):
+            found.append(self._devices.get(self._classify(state, self._put(batch))))
+        logits, labels = (
+            np.concatenate(parts)[: len(self._evaluated)]
+            for parts in zip(*found, strict=True)
+        )
+        ends = slice(self._tests), slice(self._tests, None)
+        parts = [array[end] for end in ends for array in (logits, labels)]
+        return self._measure(state, *self._devices.put(parts))
+
+    def speeds(self, state: Any, trial: Any) -> dict[str, float]:
+        """Images per second of steps alone and of workers alone; uses the state up."""
+        self.close()
+        size, processes = self._task.batch_size, jax.process_count()
+        batch = self._put(self._blank(size // processes))
+        zero = self._number(0)
+        began = time.perf_counter()
+        for _ in range(_TIMED):
+            state, loss = self._step(state, trial, batch, zero, zero)
+        jax.block_until_ready((state, loss))
+        of_steps = _TIMED * size / (time.perf_counter() - began)
+        at_once = min(size, _AT_ONCE * processes)
+        order = image_loader.training_order(
+            self._photos.train, at_once, self._config.seed
+        )
+        # What the workers have ready when the first batch is there is more than one.
+        ahead = image_loader.ahead(self._config.workers) * processes
+        warm_up = 2 + -(-ahead // at_once)
+        stream = self._batches(self._photos.train, order, 0, 3 * warm_up)
+        of_workers = processes * image_loader.images_per_second(stream, warm_up)
+        return {"steps alone": of_steps, "workers alone": of_workers}
+
+    def close(self) -> None:
+        """Ends the workers."""
+        for stream in (self._training, self._testing):
+            if stream is not None:
+                stream.close()
+
+    def _batches(
+        self, photos: Photos, order: Order, first: int, last: int
+    ) -> Generator[image_loader.Batch, None, None]:
+        share = Share(jax.process_index(), jax.process_count())
+        return image_loader.batches(
+            photos, order, first, last, share, self._config.workers
+        )
+
+    def _put(self, batch: Sequence[np.ndarray]) -> Batch:
+        return Batch(*self._devices.put_batch(tuple(batch)))
+
+    def _blank(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        images = np.zeros((count, SIDE, SIDE, 3), np.uint8)
+        return images, np.zeros(count, np.int32)

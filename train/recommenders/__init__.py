@@ -1,0 +1,1 @@
+"""Neural collaborative filtering: `python -m train recsys`."""

@@ -1,0 +1,83 @@
+"""``study``: what the papers claim of small problems, beside what is computed."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from train import require
+from train.runs import records
+from train.studies import (
+    constrained,
+    exponential,
+    flattening,
+    polynomials,
+    rayleigh,
+)
+from train.studies import (
+    margins as random_labels,
+)
+
+# Each draws its figures into a folder and returns what to print.
+STUDIES: dict[str, Callable[..., str]] = {
+    "constrained": constrained.report,
+    "exponential": exponential.report,
+    "flattening": flattening.report,
+    "margins": random_labels.report,
+    "polynomials": polynomials.report,
+    "rayleigh": rayleigh.report,
+}
+# Those that take a folder with real data, and whether to train at the paper's size.
+WITH_DATA = frozenset({"exponential", "flattening", "rayleigh"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The papers' theory on small problems, computed in a minute or two on a CPU.
+
+    constrained: methods that keep or shed the norm, on separable data (Theory III).
+    exponential: growing learning rates in the place of weight decay (Li and Arora).
+    flattening: noise and curvature under Adam and Adam-LAWN (ML-100k: --data-dir).
+    margins: normalised margins on true and random labels (Theory III).
+    polynomials: fits of more monomials than points, by descent (Theory III).
+    rayleigh: weight decay on scale-invariant weights (noisy Rayleigh quotient).
+    """
+
+    name: Annotated[
+        Literal[
+            "constrained",
+            "exponential",
+            "flattening",
+            "margins",
+            "polynomials",
+            "rayleigh",
+        ],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="NAME"),
+    ]
+    """Which one."""
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder with the original files of a real data set, or the one around it
+    (default: digits or synthetic data)."""
+    full: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Train at the paper's size, for a GPU; needs --data-dir."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder for text and figures (default: under runs/)."""
+
+
+def run(config: Config) -> None:
+    """Computes a study, prints its findings and writes them with the figures."""
+    real, real_data = config.name in WITH_DATA, config.data_dir is not None
+    require(real or not real_data, f"study {config.name} takes no --data-dir")
+    require(real_data or not config.full, "--full needs --data-dir")
+    options = records.run_config("study", config, ("out", "data_dir"))
+    options["real_data"] = real_data
+    folder = config.out or records.default_folder(options)
+    with records.run_folder(folder, options) as files:
+        arguments = (config.data_dir, config.full) if real else ()
+        text = STUDIES[config.name](files, *arguments)
+        (files / "findings.md").write_text(text + "\n", encoding="utf-8")
+        names = ", ".join(sorted(path.name for path in files.iterdir()))
+    print(f"{text}\n\nWritten to {folder}: {names}")
