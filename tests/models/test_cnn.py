@@ -1,7 +1,10 @@
 """The small CNN, against the same network in NumPy; its cost and its groups."""
 
 import pytest
-from image_layers import (
+
+import lawn_optax as lawn
+from models import CNN
+from tests.support.numpy_layers import (
     Reference,
     abstract,
     apply,
@@ -11,9 +14,6 @@ from image_layers import (
     relu,
     scrambled,
 )
-
-import lawn_optax as lawn
-from models import CNN
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import close
 
 from models import NCF, TOWERS
+from tests.support.training import close
 
 USERS, ITEMS = 7, 11
 

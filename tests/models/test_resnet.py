@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
-from image_layers import (
+
+from models import PreResNet, PreResNet32, ResNet, ResNet18, ResNet50
+from models.resnet import BasicBlock, Bottleneck
+from tests.support.numpy_layers import (
     Reference,
     abstract,
     apply,
@@ -12,10 +15,7 @@ from image_layers import (
     relu,
     scrambled,
 )
-from runs import close
-
-from models import PreResNet, PreResNet32, ResNet, ResNet18, ResNet50
-from models.resnet import BasicBlock, Bottleneck
+from tests.support.training import close
 
 
 def cifar_stem(at, x):

@@ -3,7 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from image_layers import (
+
+from models import VGG, VGG19
+from tests.support.numpy_layers import (
     Reference,
     abstract,
     apply,
@@ -13,8 +15,6 @@ from image_layers import (
     relu,
     scrambled,
 )
-
-from models import VGG, VGG19
 
 
 def reference(variables, images, train):

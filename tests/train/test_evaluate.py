@@ -4,13 +4,13 @@ import json
 import math
 import shutil
 
-import images
 import numpy as np
 import optax
 import pytest
-import recsys_runs as tiny
-from runs import close
 
+from tests.support import image_files as images
+from tests.support import tiny_recommenders as tiny
+from tests.support.training import close
 from train import evaluate
 from train.__main__ import main
 

@@ -1,8 +1,7 @@
 """Image classification: convolutional networks on CIFAR-10, CIFAR-100 and ImageNet.
 
-Reads top to bottom: data, task, run. The options are in `train.images.options`, the
-compiled programs in `train.images.programs`, files in `train.images.cifar_files`, and what
-photographs need instead in `train.images.streaming`.
+Reads top to bottom: data, task, run. `options` has the options, `programs` the compiled
+programs, `cifar_files` reads CIFAR, and `streaming` trains on photographs.
 """
 
 import dataclasses

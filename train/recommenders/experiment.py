@@ -1,8 +1,7 @@
 """Recommenders: neural collaborative filtering on MovieLens and Pinterest.
 
-Reads top to bottom: data, task, run. The options are in `train.recommenders.options`, the
-compiled programs in `train.recommenders.programs`, samples in `train.recommenders.sampling`, data sets in
-`train.recommenders.data`.
+Reads top to bottom: data, task, run. `options` has the options, `programs` the compiled
+programs, `sampling` draws the samples and `data` loads the data sets.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Training a recommender: start, epochs and evaluation as compiled programs.
 
-Data flow of a step: positions in the epoch → samples (`train.recommenders.sampling`) → logits, in
-parts that fit → summed gradients, over parts and devices → optimizer.
+Data flow of a step: positions in the epoch → samples (`sampling`) → logits, in parts
+that fit → summed gradients, over parts and devices → optimizer.
 """
 
 from collections.abc import Callable

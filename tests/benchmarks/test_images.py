@@ -1,0 +1,87 @@
+"""The image benchmark: its JAX arms, and the PyTorch arm where there is one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from benchmarks import image_throughput
+
+ROOT = Path(__file__).parents[2]
+
+
+def benchmark(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.image_throughput", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+
+
+def test_the_jax_arms_alone_write_a_row_and_a_table(tmp_path):
+    out = tmp_path / "results" / "image.json"
+    options = ("--jax-only", "--images", 200, "--batch-size", 64, "--rounds", 2)
+    done = benchmark(*options, "--out", out)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(out.read_text())
+    assert row["samples_per_epoch"] == 192 and row["batch_size"] == 64
+    for name in ("jax", "adam-lawn"):
+        rates = row["samples_per_second"][name]
+        assert len(rates) == 2 and min(rates) > 0
+        assert 1 < row["first_epoch_loss"][name] < 4
+    assert row["first_epoch_loss"]["jax"] != row["first_epoch_loss"]["adam-lawn"]
+    lines = out.with_suffix(".md").read_text().splitlines()
+    assert lines[-1].startswith("| cnn, float32 | 64 | ")
+
+
+def test_shares_are_of_the_longer_step():
+    def shares(*ours):
+        rates = {"jax": [100] * len(ours), "adam-lawn": ours}
+        return image_throughput.shares({"samples_per_second": rates})
+
+    np.testing.assert_allclose(shares(80, 90, 100), [10, 0, 20])
+    ours = np.random.default_rng(0).normal(90, 5, size=400)
+    found = scipy.stats.bootstrap([100 - ours], np.median, method="percentile", rng=1)
+    expected = np.median(100 - ours), *found.confidence_interval
+    # A 90 % interval is 0.1 shorter at either end.
+    np.testing.assert_allclose(shares(*ours), expected, atol=0.05)
+
+
+def test_more_images_per_batch_than_there_are(tmp_path):
+    done = benchmark("--batch-size", 64, "--images", 63, "--out", tmp_path / "x.json")
+    assert done.returncode == 2 and "--images must be at least" in done.stderr
+
+
+def test_pytorch_has_the_same_networks_and_changes():
+    torch = pytest.importorskip("torch")
+    import jax
+
+    import models
+    from benchmarks import image_pytorch
+
+    for name, model in (("cnn", models.CNN()), ("vgg19", models.VGG19())):
+        images = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+        init = lambda x, model=model: model.init(jax.random.key(0), x, train=False)  # noqa: E731
+        ours = jax.eval_shape(init, images)["params"]
+        theirs = image_pytorch.make_model(name).parameters()
+        assert sum(x.size for x in jax.tree.leaves(ours)) == sum(
+            x.numel() for x in theirs
+        )
+    images = torch.arange(2 * 3 * 8 * 8, dtype=torch.uint8).reshape(2, 3, 8, 8) + 1
+    torch.manual_seed(3)
+    changed = image_pytorch.augment(images).numpy()
+    border = np.pad(images.numpy(), ((0, 0), (0, 0), (4, 4), (4, 4)))
+    for before, after in zip(border, changed, strict=True):
+        crops = [before[:, i : i + 8, j : j + 8] for i in range(9) for j in range(9)]
+        assert any(
+            np.array_equal(after, x) or np.array_equal(after, x[..., ::-1])
+            for x in crops
+        )

@@ -1,0 +1,326 @@
+"""Weights shrink exactly where the rate decays, and are in equilibrium at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lawn_optax as lawn
+from lawn_optax import diagnostics
+from tests.support.optimizers import (
+    assert_close,
+    assert_same_bits,
+    network,
+    signature,
+)
+
+
+def steps_of(tx, params, gradients):
+    """The updates and the parameters after each of them, in one compiled scan."""
+
+    def step(carry, g):
+        params, state = carry
+        updates, state = tx.update(g, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), (updates, params)
+
+    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *gradients)
+    scan = jax.jit(lambda carry, gs: jax.lax.scan(step, carry, gs))
+    return scan((params, tx.init(params)), stacked)[1]
+
+
+def gradients_like(params, steps):
+    rng = np.random.default_rng(0)
+    draw = lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype)  # noqa: E731
+    return [jax.tree.map(draw, params) for _ in range(steps)]
+
+
+def at(tree, t):
+    return jax.tree.map(lambda x: x[t], tree)
+
+
+def test_weights_shrink_between_the_last_update_at_the_old_rate_and_the_next(x64):
+    rate = optax.piecewise_constant_schedule(0.1, {3: 0.1, 5: 0.5})
+    tx = optax.chain(optax.sgd(rate), lawn.rescale_on_decay(rate, groups="layer"))
+    params = network(jnp.float64)
+    gradients = gradients_like(params, 8)
+    _, found = steps_of(tx, params, gradients)
+    # Rates 0.1 0.1 0.1 0.01 0.01 0.005 ...: the weights that update 3 finds are
+    # divided by 10^(1/4), those that update 5 finds by 2^(1/4).
+    rates = [0.1, 0.1, 0.1, 0.01, 0.01, 0.005, 0.005, 0.005]
+    divisors = {2: 10**0.25, 4: 2**0.25}
+    expected = jax.tree.map(np.asarray, params)
+    for t in range(8):
+        expected = jax.tree.map(
+            lambda w, g, t=t: (w - rates[t] * np.asarray(g)) / divisors.get(t, 1.0),
+            expected,
+            gradients[t],
+        )
+        # Optax's schedules are float32.
+        assert_close(at(found, t), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_updates_away_from_a_decay_keep_their_bits_and_the_state_its_types():
+    rate = optax.piecewise_constant_schedule(0.1, {3: 0.1})
+    tx = lawn.rescale_on_decay(rate, groups="layer")
+    params, state = network(), tx.init(network())
+    types, changed = signature(state), []
+    update = jax.jit(tx.update)
+    for t, g in enumerate(gradients_like(params, 6)):
+        updates, state = update(g, state, params)
+        assert signature(state) == types
+        assert int(state.count) == t + 1
+        try:
+            assert_same_bits(updates, g)
+        except AssertionError:
+            changed.append(t)
+    assert changed == [2]
+
+
+def test_free_leaves_are_not_touched():
+    rate = optax.piecewise_constant_schedule(0.1, {1: 1 / 16})
+    groups = lawn.groups.not_paths("second", base=lawn.groups.only_matrices())
+    tx = lawn.rescale_on_decay(rate, groups=groups)
+    params = network()
+    params["steps"] = jnp.array([3, 4])  # an integer is free, too
+    updates = jax.tree.map(lambda x: jnp.ones_like(x), params)
+    updates["first"]["bias"] = None
+    out, _ = tx.update(updates, tx.init(params), params)
+    assert out["first"]["bias"] is None
+    assert_same_bits(out["second"], updates["second"])
+    assert_same_bits(out["steps"], updates["steps"])
+    w = np.asarray(params["first"]["kernel"], np.float64)
+    # The update is of the size of the weights: an ulp of theirs.
+    assert_close(out["first"]["kernel"], (w + 1) / 2 - w, rtol=1e-6, atol=3e-7)
+
+
+def test_units_and_slices_shrink_alike():
+    rate = optax.piecewise_constant_schedule(0.1, {1: 1 / 16})
+    params = {"kernel": jnp.arange(1.0, 7.0).reshape(2, 3), "bias": jnp.ones(3)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for groups in ("neuron", "leaf", "all", lawn.groups.stacked(base="leaf")):
+        tx = lawn.rescale_on_decay(rate, groups=groups)
+        out, _ = tx.update(zeros, tx.init(params), params)
+        # Exact: 16 to the power 1/4 is 2.
+        np.testing.assert_array_equal(out["kernel"], -params["kernel"] / 2)
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [[0.0, 0.5, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]],
+    ids=["warm-up from 0", "decay to 0", "always 0"],
+)
+def test_a_rise_and_a_decay_to_zero_change_nothing(rates):
+    table = jnp.array([*rates, rates[-1]])
+    tx = lawn.rescale_on_decay(lambda t: table[t], groups="layer")
+    params = network()
+    gradients = [jax.tree.map(lambda x: 0.1 * x, params)] * 4
+    updates, _ = steps_of(tx, params, gradients)
+    for t in range(4):
+        assert_same_bits(at(updates, t), gradients[t])
+
+
+def test_a_gradual_decay_shrinks_by_its_total():
+    rate = optax.cosine_decay_schedule(1.0, 40, alpha=0.1)
+    tx = lawn.rescale_on_decay(rate, groups="layer")
+    params = network()
+    zeros = [jax.tree.map(jnp.zeros_like, params)] * 45
+    _, after = steps_of(tx, params, zeros)
+    for t in (9, 29, 44):
+        factor = float(rate(t + 1)) ** 0.25
+        expected = jax.tree.map(lambda w, f=factor: f * w, params)
+        assert_close(at(after, t), expected, rtol=1e-5)  # 40 products in float32
+    assert factor == pytest.approx(0.1**0.25)
+
+
+def test_narrow_weights_are_rounded_once():
+    rate = optax.piecewise_constant_schedule(0.1, {1: 0.1})
+    tx = lawn.rescale_on_decay(rate, groups="layer")
+    rng = np.random.default_rng(0)
+    w = jnp.asarray(rng.normal(size=4000), jnp.bfloat16)
+    u = jnp.asarray(0.01 * rng.normal(size=4000), jnp.bfloat16)
+    out, _ = jax.jit(tx.update)(u, tx.init(w), w)
+    assert out.dtype == jnp.bfloat16
+    exact = (np.asarray(w, np.float64) + np.asarray(u, np.float64)) * 0.1**0.25
+    ideal = jnp.asarray(exact, jnp.bfloat16)
+    # Where the new weight is less than half the old one, their difference need not be
+    # a bfloat16: 0.7% of the weights. Two roundings would miss many times as often.
+    assert np.mean(np.asarray(optax.apply_updates(w, out) != ideal)) < 0.015
+    twice = w + jnp.asarray(exact - np.asarray(w, np.float64), jnp.bfloat16)
+    assert np.mean(np.asarray(twice != ideal)) > 0.05
+
+
+def test_it_counts_updates_and_not_micro_steps():
+    rate = optax.piecewise_constant_schedule(0.1, {2: 1 / 16})
+    inner = optax.chain(optax.sgd(rate), lawn.rescale_on_decay(rate, groups="layer"))
+    tx = optax.MultiSteps(inner, 3)
+    w, state, norms = jnp.array([3.0, 4.0]), tx.init(jnp.zeros(2)), []
+    for _ in range(9):
+        updates, state = tx.update(jnp.zeros(2), state, w)
+        w = optax.apply_updates(w, updates)
+        norms.append(float(jnp.linalg.norm(w)))
+    np.testing.assert_allclose(norms, [5.0] * 5 + [2.5] * 4, rtol=1e-6)
+
+
+def test_it_works_under_vmap_masked_and_an_abstract_init():
+    rate = optax.piecewise_constant_schedule(0.1, {1: 1 / 16})
+    tx = lawn.rescale_on_decay(rate, groups="layer")
+    w = jnp.array([[3.0, 4.0], [6.0, 8.0]])
+    state = jax.vmap(tx.init)(w)
+    out, _ = jax.vmap(tx.update)(jnp.zeros((2, 2)), state, w)
+    np.testing.assert_array_equal(out, -w / 2)
+    masked = optax.masked(tx, {"a": True, "b": False})
+    params = {"a": jnp.array([3.0, 4.0]), "b": jnp.ones(2)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    out, _ = masked.update(zeros, masked.init(params), params)
+    assert_same_bits(out, {"a": jnp.array([-1.5, -2.0]), "b": jnp.zeros(2)})
+    assert jax.eval_shape(tx.init, params).count.shape == ()
+
+
+def test_what_it_needs_is_said():
+    rate = optax.constant_schedule(0.1)
+    with pytest.raises(TypeError, match="`schedule` must be a function.*got 0.1"):
+        lawn.rescale_on_decay(0.1, groups="layer")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="groups"):
+        lawn.rescale_on_decay(rate)  # pyright: ignore[reportCallIssue]
+    tx, w = lawn.rescale_on_decay(rate, groups="layer"), jnp.ones(3)
+    with pytest.raises(ValueError, match="rescale_on_decay needs `params`"):
+        tx.update(w, tx.init(w))
+    nothing = lawn.rescale_on_decay(rate, groups=lambda _: None)
+    with pytest.raises(ValueError, match="No parameter is constrained"):
+        nothing.init(w)
+    with pytest.raises(ValueError, match="`updates` must have the tree structure"):
+        tx.update({"a": w}, tx.init(w), {"b": w})
+
+
+# --- what it is for -------------------------------------------------------------------
+
+RATE, DECAY, DROP = 0.1, 0.02, 400  # relaxation before: 1 / (4 RATE DECAY) = 125
+
+
+def angles_around_a_decay(tx_of, norm0, steps=1200, dim=64, b2=None):
+    """Angle of every update on a toy with gradients across w of length 1/|w|."""
+    rate = optax.piecewise_constant_schedule(RATE, {DROP: 0.1})
+    tx = optax.chain(tx_of(rate), diagnostics.observe())
+    w = jnp.asarray(np.random.default_rng(0).normal(size=dim))
+    w = w * norm0 / jnp.linalg.norm(w)
+    noise = jnp.asarray(np.random.default_rng(1).normal(size=(steps, dim)))
+
+    def step(carry, z):
+        w, state = carry
+        z = z - jnp.vdot(z, w) / jnp.vdot(w, w) * w
+        g = z / jnp.linalg.norm(z) / jnp.linalg.norm(w)
+        updates, state = tx.update(g, state, w)
+        return (optax.apply_updates(w, updates), state), state[-1].angular_update[0]
+
+    return np.asarray(
+        jax.jit(lambda c, zs: jax.lax.scan(step, c, zs))((w, tx.init(w)), noise)[1]
+    )
+
+
+def sgd(rescale, groups="layer"):
+    def of(rate):
+        step = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(rate))
+        last = lawn.rescale_on_decay(rate, groups=groups) if rescale else None
+        return optax.chain(step, last or optax.identity())
+
+    return of
+
+
+def test_the_new_equilibrium_is_reached_at_once_and_else_slowly(x64):
+    norm0 = (RATE / (2 * DECAY)) ** 0.25
+    plain, rescaled = (angles_around_a_decay(sgd(x), norm0) for x in (False, True))
+    old, new = np.sqrt(2 * RATE * DECAY), np.sqrt(2 * RATE / 10 * DECAY)
+    np.testing.assert_allclose(plain[:DROP], rescaled[:DROP], rtol=1e-12)
+    # 0.2%: first order in RATE * DECAY, and rates of float32.
+    np.testing.assert_allclose(rescaled[:DROP], old, rtol=2e-3)
+    np.testing.assert_allclose(rescaled[DROP:], new, rtol=2e-3)
+    # Without it the angle falls by 10 and not by its root, and grows back slowly.
+    np.testing.assert_allclose(plain[DROP], old / 10, rtol=2e-3)
+    since = np.arange(1200 - DROP)
+    slowly = new / np.sqrt(1 + 9 * np.exp(-4 * RATE / 10 * DECAY * since))
+    np.testing.assert_allclose(plain[DROP:], slowly, rtol=5e-3)
+    assert plain[-1] < 0.5 * new
+    assert diagnostics.sgd_equilibrium_time(plain[DROP], RATE / 10, DECAY) > 5000
+
+
+def test_adam_s_power_is_a_half(x64):
+    norm0 = np.sqrt(RATE * 64 / (2 * DECAY))
+    new = np.sqrt(2 * RATE / 10 * DECAY)
+    # b2 = 0.9, so that the second moments follow the gradient; that makes the updates
+    # some per cent shorter than 1, which cancels in the ratio of the angles.
+    found = {}
+    for power in (0.5, 0.25):
+
+        def tx_of(rate, power=power):
+            return optax.chain(
+                optax.adamw(rate, 0.0, 0.9, weight_decay=DECAY, eps=1e-30),
+                lawn.rescale_on_decay(rate, groups="layer", power=power),
+            )
+
+        turned = angles_around_a_decay(tx_of, norm0)
+        rms = lambda x: np.sqrt(np.mean(x**2))  # noqa: E731
+        found[power] = rms(turned[DROP + 30 : DROP + 80]) / rms(turned[200:DROP])
+    ratio = new / np.sqrt(2 * RATE * DECAY)
+    np.testing.assert_allclose(found[0.5], ratio, rtol=0.02)  # 50 noisy angles
+    assert found[0.25] < 0.7 * ratio
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_what_buffers_that_stay_as_they_are_do(name, x64):
+    # 256 walks on the toy; at the decay their moments are scaled by hand or not.
+    power, b2 = {"momentum": (0.25, None), "adam": (0.5, 0.99)}[name]
+    before, after, dim, k = 300, 12, 64, 10.0
+    rate = optax.piecewise_constant_schedule(RATE, {before: 1 / k})
+    norm0 = (RATE / DECAY) ** 0.25 if b2 is None else (RATE * dim / (2 * DECAY)) ** 0.5
+    inner = (
+        optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(rate, 0.9))
+        if b2 is None
+        else optax.adamw(rate, 0.9, b2, weight_decay=DECAY, eps=1e-30)
+    )
+    tx = optax.chain(
+        inner,
+        lawn.rescale_on_decay(rate, groups="layer", power=power),
+        diagnostics.observe(),
+    )
+
+    @jax.jit
+    def walk(carry, noise):
+        def step(carry, z):
+            w, state = carry
+            z = z - jnp.vdot(z, w) / jnp.vdot(w, w) * w
+            g = z / jnp.linalg.norm(z) / jnp.linalg.norm(w)
+            updates, state = tx.update(g, state, w)
+            return (optax.apply_updates(w, updates), state), state[-1].angular_update
+
+        return jax.vmap(lambda c, zs: jax.lax.scan(step, c, zs))(carry, noise)
+
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=(256, *shape, dim)))  # noqa: E731
+    w = draw()
+    w = norm0 * w / jnp.linalg.norm(w, axis=1, keepdims=True)
+    carry, old = walk((w, jax.vmap(tx.init)(w)), draw(before))
+    rms = lambda x: np.sqrt(np.mean(np.square(x), axis=(0, 2)))  # noqa: E731
+    old, found = np.sqrt(np.mean(rms(old)[-50:] ** 2)), {}
+    moments = {"trace": power} if b2 is None else {"mu": power, "nu": 2 * power}
+    noise = draw(after)
+    for scaled in (False, True):
+        w, state = carry
+        for moment, exponent in moments.items() if scaled else ():
+            value = optax.tree.get(state, moment)
+            state = optax.tree.set(state, **{moment: k**exponent * value})
+        # In units of the new equilibrium.
+        found[scaled] = rms(walk((w, state), noise)[1]) / old * k**0.5
+    # 256 walks in 64 dimensions; the norm goes on changing by RATE * DECAY.
+    np.testing.assert_allclose(found[True], 1, rtol=0.03)
+    if name == "momentum":
+        first = np.sqrt(1 - 0.9**2 * (1 - k**-0.5))
+        np.testing.assert_allclose(found[False][0], first, rtol=0.03)
+        assert 0.95 < found[False][10] < 0.99
+    else:  # second moments forget the larger weights later than first ones
+        n = np.array([1, 11])
+        grown = lambda b: b**n + (1 - b**n) * k  # noqa: E731
+        expected = np.sqrt(grown(0.9**2) / grown(b2))
+        # Moments of 100 gradients follow each of them a little.
+        np.testing.assert_allclose(found[False][[0, 10]], expected, rtol=0.06)

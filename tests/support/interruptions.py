@@ -1,0 +1,66 @@
+"""Runs of the command line that end at a given moment, and what they leave."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+import pytest
+
+from train.runs import folder as runs
+
+ROOT = Path(__file__).parents[2]
+
+# The process kills itself at the n-th call of a method of the run's folder.
+SCRIPT = """
+import os, signal, sys
+from train import runs
+from train.__main__ import main
+name, count = sys.argv[1], [int(sys.argv[2])]
+original = getattr(runs.Run, name)
+def deadly(*args, **options):
+    count[0] -= 1
+    if count[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **options)
+setattr(runs.Run, name, deadly)
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+def run_until(name, number, command, environment):
+    """Runs ``python -m train`` up to the n-th call of ``Run.NAME``."""
+    process = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT, name, str(number), *command],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == -9 and process.stderr == "", process.stderr
+
+
+@contextlib.contextmanager
+def interrupted_at(epoch):
+    """Within this, a run is interrupted as it saves its state after an epoch."""
+    save = runs.Run.save
+
+    def interrupting(run, number, state, force):
+        if number == epoch:
+            raise KeyboardInterrupt
+        return save(run, number, state, force=force)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs.Run, "save", interrupting)
+        yield
+
+
+def checkpoint(folder, epoch):
+    """The state that a run has saved after an epoch."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(
+            folder.resolve() / "checkpoints" / str(epoch) / "state"
+        )

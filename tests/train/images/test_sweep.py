@@ -1,0 +1,142 @@
+"""Sweeps of image classifiers: trials on held-out images, final runs on all."""
+
+import json
+from functools import partial
+
+import pytest
+
+from tests.support import image_files as images
+from tests.support import interruptions as killed
+from tests.support.training import close
+from train import sweep
+from train.__main__ import main
+from train.devices import Devices
+from train.images import experiment as image
+from train.images import options as image_options
+
+SWEEP = "sweep image --quiet --batch-size 16 --epochs 4 --warmup-epochs 2"
+SWEEP += " --trial-epochs 2 --optimizers adam-lawn --rates 0.002 0.02 1e30 --free 2"
+SWEEP += " --seeds 3 --checkpoint-minutes 0"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, compilation_cache):
+    folder = tmp_path_factory.mktemp("data")
+    return images.write_binary(folder, images.some_tables("cifar10", count=12))
+
+
+@pytest.fixture(scope="module")
+def folder(files, tmp_path_factory):
+    out = tmp_path_factory.mktemp("sweep") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image, "HELD_OUT", 12)  # Of the 60 images; 3 steps of 16 remain.
+        patch.setattr(sweep, "Devices", partial(Devices, limit=1))
+        command = [*SWEEP.split(), f"--data-dir={files}", f"--out={out}"]
+        assert main(command) == 0
+    return out
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def trials(folder):
+    lines = (folder / "trials.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_the_best_trial_is_trained_in_full_on_all_images(folder):
+    found = trials(folder)
+    assert [row["learning_rate"] for row in found] == [0.002, 0.02, 1e30]
+    for row in found[:2]:
+        assert row["outcome"] == "finished" and row["free_epochs"] == 2
+        assert 0 <= row["accuracy"] <= 1 and 0 <= row["ece"] <= 1
+        close(12 * row["accuracy"], round(12 * row["accuracy"]), 1e-6)
+    assert found[2]["outcome"].startswith("diverged at step ")
+    best = max(found[:2], key=lambda row: row["accuracy"])
+    final = folder / "final" / "adam-lawn-seed3"
+    assert [path.name for path in (folder / "final").iterdir()] == [final.name]
+    expected = {
+        **{"learning_rate": best["learning_rate"], "free_epochs": 2.0, "seed": 3},
+        **{"epochs": 4, "warmup_epochs": 2.0, "validation": False, "model": "cnn"},
+    }
+    assert expected.items() <= read(final / "config.json")["config"].items()
+    summary = read(final / "summary.json")
+    # All 60 images: again three steps an epoch.
+    assert (summary["outcome"], summary["switched_at"]) == ("finished", 6)
+    assert summary["last"]["step"] == 12
+
+
+def test_a_trial_is_the_run_with_the_same_options(folder, files, monkeypatch):
+    monkeypatch.setattr(image, "HELD_OUT", 12)
+    out = folder.parent / "single"
+    command = "image --quiet --batch-size 16 --epochs 2 --warmup-epochs 1 --devices 1"
+    command += " --optimizer adam-lawn --free-epochs 1 --learning-rate 0.02"
+    command += " --validation --checkpoint-minutes 0"
+    assert main([*command.split(), f"--data-dir={files}", f"--out={out}"]) == 0
+    last = read(out / "summary.json")["last"]
+    for metric in ("accuracy", "ece", "test_loss"):
+        assert trials(folder)[1][metric] == last[metric]
+
+
+def test_an_interrupted_sweep_goes_on_where_it_was(
+    folder, files, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(image, "HELD_OUT", 12)
+    monkeypatch.setattr(sweep, "Devices", partial(Devices, limit=1))
+    monkeypatch.setattr(sweep, "finals", lambda *_: None)
+    out = tmp_path / "run"
+    command = [*SWEEP.split(), f"--data-dir={files}", f"--out={out}"]
+    with killed.interrupted_at(2):
+        assert main(command) == 130
+    assert [path.name for path in out.glob("trials/*")] == ["adam-lawn-1"]
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "resuming from epoch 1" in capsys.readouterr().out
+    found = (out / "trials.jsonl").read_bytes()
+    assert found == (folder / "trials.jsonl").read_bytes()
+    # What counts is the last evaluation, not the best one.
+    summary = read(out / "trials" / "adam-lawn-1" / "summary.json")
+    summary["best"]["accuracy"] = 1.0
+    (out / "trials" / "adam-lawn-1" / "summary.json").write_text(json.dumps(summary))
+    with killed.interrupted_at(1):  # No trial begins again.
+        assert main(command) == 0
+    assert (out / "trials.jsonl").read_bytes() == found
+
+
+def test_report_has_trials_only_where_they_are_named(folder, tmp_path):
+    def report(path):
+        assert main(["report", str(path), f"--out={tmp_path / 'report'}"]) == 0
+        return (tmp_path / "report" / "table.md").read_text()
+
+    text = report(folder)
+    assert "## Held-out" not in text and "## Test images" in text
+    text = report(folder / "trials")
+    assert "## Held-out" in text and "diverged at step" in text
+
+
+def test_table_says_on_what_was_chosen(folder):
+    text = (folder / "table.md").read_text()
+    heading = " ".join(text.split("|")[0].split())
+    assert heading == (
+        "Trials on cifar10, batch 16, cnn, float32: 2 epochs, all phases shortened from"
+        " 4 (the free epochs named are those of the full schedule). Accuracy after the"
+        " last epoch, on 12 held-out training images."
+    )
+    (marked,) = (line for line in text.splitlines() if "| best |" in line)
+    top = max(trials(folder)[:2], key=lambda row: row["accuracy"])
+    assert f"{100 * top['accuracy']:.2f}" in marked
+    config = image_options.SweepConfig(protocol="papers")
+    assert "Accuracy after the last epoch, on the test images." in sweep.table(
+        config, []
+    )
+
+
+def test_grids():
+    config = image_options.SweepConfig(grid="papers")
+    sizes = [len(sweep.grid(config, name)) for name in ("sgd", "adamw", "adam-lawn")]
+    assert sizes == [18, 18, 24]  # arXiv Table 5 (coarse) and Appendix D.2.
+    rates = {member["learning_rate"] for member in sweep.grid(config, "lamb-lawn")}
+    assert rates == {1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0}
+    config = image_options.SweepConfig()
+    assert {len(sweep.grid(config, name)) for name in config.optimizers} == {9}
