@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from benchmarks import image_throughput
+from benchmarks.throughput import images as image_throughput
 
 ROOT = Path(__file__).parents[2]
 
 
 def benchmark(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks.image_throughput", *map(str, arguments)],
+        [sys.executable, "-m", "benchmarks.throughput.images", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -65,7 +65,7 @@ def test_pytorch_has_the_same_networks_and_changes():
     import jax
 
     import models
-    from benchmarks import image_pytorch
+    from benchmarks.throughput import images_pytorch as image_pytorch
 
     for name, model in (("cnn", models.CNN()), ("vgg19", models.VGG19())):
         images = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import arms, ncf_throughput
+from benchmarks import arms
+from benchmarks.throughput import ncf as ncf_throughput
 
 ROOT = Path(__file__).parents[2]
 SIZES = (60, 50, 700)
@@ -17,7 +18,7 @@ SIZES = (60, 50, 700)
 
 def benchmark(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks.ncf_throughput", *map(str, arguments)],
+        [sys.executable, "-m", "benchmarks.throughput.ncf", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -77,7 +78,7 @@ def test_missing_data_is_refused_in_one_line(tmp_path):
 
 def test_pytorch_draws_what_an_epoch_needs():
     torch = pytest.importorskip("torch")
-    from benchmarks import ncf_pytorch
+    from benchmarks.throughput import ncf_pytorch
 
     train = ncf_throughput.synthetic(*SIZES)
     epochs = ncf_pytorch.Epochs(train, *SIZES[:2], "cpu")

@@ -206,7 +206,7 @@ def test_fingerprints_differ_between_groupings():
 def test_a_fingerprint_is_the_same_in_every_process():
     # Python's own hash() of strings is not: a checkpoint would be refused tomorrow.
     code = (
-        "import jax, lawn_optax as lawn; from lawn_optax.groups._resolve import resolve;"
+        "import jax; from lawn_optax.groups._resolve import resolve;"
         "w = jax.ShapeDtypeStruct((2, 3), 'float32');"
         "print(resolve('leaf', {'a': w, 'b': [w]}).fingerprint)"
     )

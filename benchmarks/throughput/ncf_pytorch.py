@@ -1,4 +1,4 @@
-"""PyTorch arm of `benchmarks.ncf_throughput`: a plain training loop, all in memory.
+"""PyTorch arm of `benchmarks.throughput.ncf`: a plain training loop, all in memory.
 
 Imports torch and NumPy alone, so that it runs in an environment without JAX. Started by
 the benchmark with its settings as JSON; answers each line with a number of epochs on

@@ -1,4 +1,4 @@
-"""JAX arms of `benchmarks.image_throughput`: the epochs of `python -m train image`.
+"""JAX arms of `benchmarks.throughput.images`: the epochs of `python -m train image`.
 
 Started by the benchmark with its settings as JSON; answers each line with a number of
 epochs on standard input by a line of JSON.

@@ -2,8 +2,8 @@
 
 Run from the repository root::
 
-    python -m benchmarks.ncf_throughput --torch-python PATH
-    python -m benchmarks.ncf_throughput --batch-sizes 100000 --rounds 3 --jax-only
+    python -m benchmarks.throughput.ncf --torch-python PATH
+    python -m benchmarks.throughput.ncf --batch-sizes 100000 --rounds 3 --jax-only
 
 Both arms do the same work, end to end: for every epoch four fresh negatives per
 positive, never a training item of the user; all samples in random order; the NCF tower
@@ -92,7 +92,7 @@ def measure(
 
 INTRODUCTION = """# Training samples per second of NCF
 
-Written by `python -m benchmarks.ncf_throughput`, whose docstring says what is timed.
+Written by `python -m benchmarks.throughput.ncf`, whose docstring says what is timed.
 Millions of samples (positives and negatives) per second, median of the rounds, in
 brackets the least and the most; ratio: JAX / PyTorch, round by round."""
 COLUMNS = (
@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Times NCF training beside a PyTorch loop."
     )
-    results = pathlib.Path(__file__).parent / "results" / "ncf_throughput.json"
+    results = pathlib.Path(__file__).parents[1] / "results" / "ncf_throughput.json"
     cores = sorted(os.sched_getaffinity(0))
     add = parser.add_argument
     add("--batch-sizes", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
@@ -144,7 +144,7 @@ def main() -> None:
     add("--sizes", nargs=3, type=int, default=SIZES, help="users, items, positives")
     add("--out", type=pathlib.Path, default=results, help="a JSON file")
     options = parser.parse_args()
-    commands = {"jax": [sys.executable, "-m", "benchmarks.ncf_jax"]}
+    commands = {"jax": [sys.executable, "-m", "benchmarks.throughput.ncf_jax"]}
     if not options.jax_only:
         if not arms.has_torch(options.torch_python):
             parser.error(

@@ -2,8 +2,8 @@
 
 Run from the repository root::
 
-    python -m benchmarks.image_throughput --torch-python PATH
-    python -m benchmarks.image_throughput --model vgg19 --dtype bfloat16 \\
+    python -m benchmarks.throughput.images --torch-python PATH
+    python -m benchmarks.throughput.images --model vgg19 --dtype bfloat16 \\
         --batch-size 4000 --images 50000 --torch-python PATH          # on a GPU
 
 All arms do the same work: images as bytes in the device's memory, in random order;
@@ -52,7 +52,7 @@ def synthetic(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 INTRODUCTION = """# Training images per second on CIFAR's sizes
 
-Written by `python -m benchmarks.image_throughput`, whose docstring says what is timed.
+Written by `python -m benchmarks.throughput.images`, whose docstring says what is timed.
 Images per second, median of the rounds, in brackets the least and the most; ratio:
 JAX / PyTorch, both with Adam, round by round; LAWN's share: of the time of a training
 step with Adam-LAWN, what it takes longer than with Adam, round by round, in brackets
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Times image training with Adam, Adam-LAWN and a PyTorch loop."
     )
-    results = pathlib.Path(__file__).parent / "results" / "image_throughput.json"
+    results = pathlib.Path(__file__).parents[1] / "results" / "image_throughput.json"
     cores = sorted(os.sched_getaffinity(0))
     add = parser.add_argument
     add("--model", choices=("cnn", "vgg19"), default="cnn")
@@ -120,7 +120,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.batch_size > options.images:
         parser.error("--images must be at least --batch-size")
-    ours = [sys.executable, "-m", "benchmarks.image_jax"]
+    ours = [sys.executable, "-m", "benchmarks.throughput.images_jax"]
     commands = {"jax": [*ours, "adam"], "adam-lawn": [*ours, "adam-lawn"]}
     if not options.jax_only:
         if not arms.has_torch(options.torch_python):
@@ -128,7 +128,7 @@ def main() -> None:
                 f"{options.torch_python} has no PyTorch; give --torch-python or"
                 " --jax-only"
             )
-        file = str(pathlib.Path(__file__).with_name("image_pytorch.py"))
+        file = str(pathlib.Path(__file__).with_name("images_pytorch.py"))
         commands["pytorch"] = [options.torch_python, file]
     os.sched_setaffinity(0, cores[: options.threads])  # the arms inherit it
     # Processes share a GPU: none may claim most of its memory at the start.

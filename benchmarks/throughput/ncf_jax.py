@@ -1,4 +1,4 @@
-"""JAX arm of `benchmarks.ncf_throughput`: the epochs of `python -m train recsys`.
+"""JAX arm of `benchmarks.throughput.ncf`: the epochs of `python -m train recsys`.
 
 Started by the benchmark with its settings as JSON; answers each line with a number of
 epochs on standard input by a line of JSON.

@@ -1,0 +1,1 @@
+"""Whole training loops timed beside a PyTorch loop."""
