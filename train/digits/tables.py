@@ -12,7 +12,7 @@ from train.digits.grid import (
     describe_trial,
     mean_std,
 )
-from train.runs import records
+from train.report import markdown
 
 
 def paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
@@ -52,7 +52,7 @@ def result_table(results: Sequence[GridResult]) -> str:
                 f"{result.seconds:.1f}",
             ]
         )
-    return records.table([*header.split(","), "seconds"], rows)
+    return markdown.table([*header.split(","), "seconds"], rows)
 
 
 def trial_table(results: Sequence[GridResult]) -> str:
@@ -63,7 +63,7 @@ def trial_table(results: Sequence[GridResult]) -> str:
             accuracy = result.final(i)["validation_accuracy"].text(2, scale=100)
             outcome = result.divergence(i) or accuracy
             rows.append([result.name, describe_trial(trial), outcome])
-    return records.table(("optimizer", "trial", "validation accuracy %"), rows)
+    return markdown.table(("optimizer", "trial", "validation accuracy %"), rows)
 
 
 def differences(results: Sequence[GridResult]) -> str:

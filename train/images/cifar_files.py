@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from train import InputError, require
-from train.runs import records
+from train.report import markdown
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE  # Bytes of an image: red, green, blue, each row by row.
@@ -337,4 +337,4 @@ def statistics(data: Images) -> str:
         per_class = f"{found.min():,} to {found.max():,}"
         rows.append([what, f"{len(labels):,}", f"{size:,}", difference, per_class])
     header = [data.name, "images here", "official", "difference", "in each class"]
-    return records.table(header, rows)
+    return markdown.table(header, rows)

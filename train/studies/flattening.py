@@ -39,7 +39,7 @@ from train.recommenders.options import (
     Config,
     resolve,
 )
-from train.runs import records
+from train.report import markdown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,7 +322,7 @@ def table(curves: Mapping[str, Curves], score: str) -> str:
     for label, run in curves.items():
         ends = [mean_std(run.values[name][-1]) for name in columns]
         cells.append([label, *(f"{end.mean:.3g} ± {end.std:.1g}" for end in ends)])
-    return records.table(["at the end", *columns.values()], cells)
+    return markdown.table(["at the end", *columns.values()], cells)
 
 
 def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> str:
