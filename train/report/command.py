@@ -17,18 +17,16 @@ from train import (
     optimizers,
     require,
 )
-from train.digits.grid import mean_std
-from train.digits.tables import paired_interval
 from train.report import markdown, papers
 from train.report.figures import draw_figures, shared
 from train.report.read import (
     Group,
     Run,
-    bootstrap_interval,
     find_runs,
     group_runs,
 )
 from train.report.reported import Reported
+from train.statistics import bootstrap_interval, mean_std, paired_interval
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,6 @@ from models import MLP, NCF
 from train import loop as training
 from train.devices import Devices
 from train.digits import experiment as digits
-from train.digits.grid import mean_std
 from train.optimizers import Trial
 from train.plots import COLOURS
 from train.recommenders import (
@@ -40,6 +39,8 @@ from train.recommenders.options import (
     resolve,
 )
 from train.report import markdown
+from train.shuffle import make_shuffle
+from train.statistics import mean_std
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +251,7 @@ def _samples(task: recommender.Task, data: recommender.Data) -> Problem:
     count, key = min(2048, task.epoch_size), jax.random.key(0)
     users, items, labels = sampling.samples(
         data.train,
-        sampling.make_shuffle(key, task.epoch_size),
+        make_shuffle(key, task.epoch_size),
         jnp.arange(count, dtype=jnp.int32),
         jax.random.bits(key, (count,), jnp.uint32),
         task.model.num_items,
