@@ -182,11 +182,11 @@ def test_a_corrupt_file_is_named_by_whoever_meets_it(workers, tmp_path):
 
 ENDLESS = """
 import pathlib, sys
-from train import image_folder, image_loader
+from train.images import loader, photo_files
 if __name__ == "__main__":
-    photos = image_folder.list_folder(pathlib.Path(sys.argv[1])).train
-    order = image_loader.training_order(photos, 2, seed=0)
-    for batch in image_loader.batches(photos, order, 0, 10**9, workers=1):
+    photos = photo_files.list_folder(pathlib.Path(sys.argv[1])).train
+    order = loader.training_order(photos, 2, seed=0)
+    for batch in loader.batches(photos, order, 0, 10**9, workers=1):
         print("batch", flush=True)
 """
 

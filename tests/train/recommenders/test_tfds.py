@@ -105,6 +105,6 @@ def test_a_malformed_download_is_refused_and_fetched_again(server, tmp_path):
 
 
 def test_local_files_need_no_tensorflow_datasets():
-    code = "import sys; from train import interactions;"
+    code = "import sys; from train.recommenders import data;"
     code += "sys.exit('tensorflow_datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -87,7 +87,7 @@ SMALL = study.Config(steps=12, batch_size=32, channels=3, blocks=1, eval_every=4
 def test_both_schedules_train_alike_and_are_drawn(tmp_path):
     config = dataclasses.replace(SMALL, weight_decay=0.02)
     train = study.trainer(config, load_data(0))
-    curves = study.compare(train, config, study.equivalents(config))
+    curves = study.compare(train, study.equivalents(config))
     assert {len(v) for run in curves.values() for v in run} == {3}
     decayed = curves["step decay, weight decay"]
     growing = curves["exponential equivalent"]

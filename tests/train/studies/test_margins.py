@@ -68,29 +68,33 @@ def test_updates_are_those_of_sgd_with_momentum_on_the_first_inputs(data):
         ws = [w - 0.1 * v for w, v in zip(ws, speed, strict=True)]
     stack = lambda x: jnp.asarray(x)[None]  # noqa: E731
     trained = homogeneous.train(
-        jax.tree.map(stack, start),
-        stack(data.labels),
-        stack(1),
-        stack(0),
-        data.inputs.at[1:].set(jnp.nan),
-        0.1,
-        0.9,
-        3,
-        7,
+        homogeneous.Training(
+            jax.tree.map(stack, start),
+            stack(data.labels),
+            stack(1),
+            stack(0),
+            data.inputs.at[1:].set(jnp.nan),
+            0.1,
+            0.9,
+        ),
+        steps=3,
+        batch_size=7,
     )
     for (_, found), w in zip(sorted(trained.items()), ws, strict=True):
         np.testing.assert_allclose(found[0], w, rtol=1e-4, atol=1e-6)
     # The last of the first five is drawn, too.
     poisoned = homogeneous.train(
-        jax.tree.map(stack, start),
-        stack(data.labels),
-        stack(5),
-        stack(0),
-        data.inputs.at[4].set(jnp.nan),
-        0.1,
-        0.9,
-        3,
-        7,
+        homogeneous.Training(
+            jax.tree.map(stack, start),
+            stack(data.labels),
+            stack(5),
+            stack(0),
+            data.inputs.at[4].set(jnp.nan),
+            0.1,
+            0.9,
+        ),
+        steps=3,
+        batch_size=7,
     )
     assert np.isnan(poisoned["dense_0"]).any()
 
