@@ -293,7 +293,8 @@ def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> st
     if data_dir is not None:
         return rayleigh_cifar.report(folder, data_dir, full)
     choices = Choices()
-    total = sum(3 * a + 2 * b + 3 * c for a, b, c in [choices.steps])
+    equilibria, escape, starts = choices.steps
+    total = len(choices.decays) * equilibria + 2 * escape + 3 * starts
     with ProgressReport(total) as progress:
         rows = compute(choices, progress=progress)
     draw(folder / "rayleigh.png", rows, choices)
