@@ -69,11 +69,11 @@ def test_logits_are_those_of_the_network_by_either_way(tower, x64):
 
 
 def by_tables(model, params, users, items):
-    of_user, of_item = model.apply({"params": params}, method="first_layer")
+    of_user, of_item = model.apply({"params": params}, method="project_tables")
     assert of_user.shape == (model.num_users, model.features[0])
     assert of_item.shape == (model.num_items, model.features[0])
     hidden = of_user[users] + of_item[items]
-    return model.apply({"params": params}, hidden, method="rest")
+    return model.apply({"params": params}, hidden, method="score_projected")
 
 
 @pytest.mark.parametrize("tower", TOWERS)
