@@ -100,7 +100,7 @@ def test_damaged_exif_data_are_left_alone():
     "damage, reason",
     [
         (lambda x: b"", "(it is empty)"),
-        (lambda x: b"<html>", "(no format that is known)"),
+        (lambda x: b"<html>", "(unknown format)"),
         (lambda x: x[: len(x) // 2], "truncated"),
         (lambda x: x[:30], "("),
         (lambda x: x[:-200] + bytes(200), "("),
