@@ -96,7 +96,7 @@ def test_small_initial_weights():
     _, params = initial("4-layer", users=400, items=500)
     for name in ("user_embedding", "item_embedding"):
         table = params[name]["embedding"]
-        # 51,200 numbers: the deviation is known to 0.3 %.
+        # The deviation of 51,200 numbers has an error of 0.3 %.
         close(table.std(), 0.01, rtol=0.02)
         assert abs(float(table.mean())) < 3e-4 and float(table.max()) > 0.03
     for i, (inputs, outputs) in enumerate([(256, 256), (256, 128), (128, 64), (64, 1)]):

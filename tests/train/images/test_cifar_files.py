@@ -1,4 +1,4 @@
-"""CIFAR files: what is in them, and every fault is one line with file and record."""
+"""CIFAR files: their content, and one line per fault with file and record."""
 
 import io
 import os
@@ -43,7 +43,7 @@ def test_images_are_read_like_a_slow_loop_does(name, tmp_path):
         assert part.images.dtype == np.uint8 and part.labels.dtype == np.int32
         assert part.images.shape == (len(records), 32, 32, 3)
         for image, label, record in zip(*part, records, strict=True):
-            assert label == record[first - 1]  # The fine one comes second.
+            assert label == record[first - 1]  # The fine label comes second.
             for row, column, colour in ((0, 0, 0), (0, 31, 2), (31, 0, 1), (7, 19, 2)):
                 place = first + 1024 * colour + 32 * row + column
                 assert image[row, column, colour] == record[place]
@@ -64,7 +64,7 @@ def test_both_forms_in_the_folder_or_the_one_around_it_give_the_same(name, tmp_p
 
 @pytest.mark.filterwarnings("ignore:numpy.core:DeprecationWarning")
 def test_our_pickles_are_as_python_2_wrote_them():
-    """So that the tests below are of what the original files have."""
+    """The tests below use what the original files have."""
     table = some_table("cifar100", 3, 0)
     content = python_2_pickle(batch("cifar100", table))
     assert b"cnumpy.core.multiarray\n_reconstruct\n" in content
@@ -239,7 +239,7 @@ def test_no_code_that_a_pickle_names_is_run(tmp_path):
             lambda: read_folder("cifar10", tmp_path), "data_batch_1 is not a readable"
         )
     assert not trace.exists()
-    # Stand-ins take the place of NumPy's classes: this would be wild pointers.
+    # NumPy's own classes would follow wild pointers here; the stand-ins do not.
     found = image_files._Unpickler(io.BytesIO(python_2_pickle(Constructs()))).load()
     assert not isinstance(found, np.ndarray) and not hasattr(found, "values")
 
@@ -296,7 +296,7 @@ def test_missing_folders_and_files_are_named(tmp_path):
             refused(
                 lambda given=given: read_folder("cifar10", given), f"lacks {lacking};"
             )
-        (folder / lacking).mkdir()  # A folder is no file.
+        (folder / lacking).mkdir()  # A folder is not a file.
         refused(
             lambda folder=folder: read_folder("cifar10", folder), f"lacks {lacking};"
         )

@@ -53,7 +53,7 @@ def test_download_and_local_files_give_the_same(name, server, tmp_path, monkeypa
         write_split(server, name, *some_split(2))
     data = interactions.load(name)
     same(data, interactions.load(name, local))
-    empty(server)  # The second time it is there already.
+    empty(server)  # The second time it is prepared already.
     same(interactions.load(name), data)
 
 

@@ -28,7 +28,7 @@ def test_a_study_leaves_its_findings_and_figure(tmp_path, capsys):
     assert findings.strip() in output and "| gradient descent " in findings
     # Figure 11, with the printed factor beside the right one.
     assert "| 2        | 7.06" in findings
-    # A line as it begins, then one for each of the ten methods, with the time left.
+    # One line at the start, then one for each of the ten methods, with the time left.
     first, *lines = progress.splitlines()
     assert first == "gradient descent"
     names = [re.fullmatch(r"(.*): done  \d+ s left", line)[1] for line in lines]
