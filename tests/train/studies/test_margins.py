@@ -191,9 +191,7 @@ def test_small_runs_are_reported_and_drawn(tmp_path, monkeypatch):
     text = study.report(tmp_path)
     _, trained, wide, _ = kept[0]
     order = [(one.size, one.share, one.stretch) for one in trained]
-    assert order == [
-        *((30, 0, 1), (60, 0, 1), (30, 1, 1), (60, 1, 1), (60, 0, 2)),
-    ]
+    assert order == [(30, 0, 1), (60, 0, 1), (30, 1, 1), (60, 1, 1), (60, 0, 2)]
     assert all(one.training_error == 0 for one in trained)
     true, random, stretched = trained[1], trained[3], trained[4]
     assert true.test_error < 0.4 and random.test_error > 0.8
