@@ -183,7 +183,7 @@ def outcome(
     With ReLU and without biases, the scores are the product of the layers' norms times
     the scores of the network whose layers have norm 1.
     """
-    norms = diagnostics.group_norms(kernels, "leaf")
+    norms = diagnostics.group_norms(kernels, groups="leaf")
     scores, labels = logits_of(kernels, data.inputs[:size]), labels[:size]
     test = logits_of(kernels, data.test_inputs)
     margins, product = metrics.multiclass_margin(scores, labels), float(norms.prod())
