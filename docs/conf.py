@@ -8,7 +8,6 @@ names such as `lawn.wrap` to the reference, and formulas as MathML, without scri
 import os
 import re
 from importlib.metadata import version as installed_version
-from pathlib import Path
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
@@ -64,9 +63,9 @@ def setup(app):
     )
     app.connect("autodoc-skip-member", skip_named_tuple_fields)
     app.connect("source-read", add_contents)
+    app.connect("source-read", link_repository_files)
     app.connect("doctree-read", strip_code_blocks)
     app.connect("doctree-read", link_names)
-    app.connect("doctree-read", link_repository_files)
 
 
 def write_mathml(html, node, as_block):
@@ -81,7 +80,7 @@ def skip_named_tuple_fields(app, what, name, obj, skip, options):
 
 
 def add_contents(app, docname, source):
-    """Makes a table of contents of the lists of links in `index.md`, one per heading."""
+    """Makes tables of contents of the lists of links in `index.md`."""
     if docname != "index":
         return
     for section in source[0].split("\n## ")[1:]:
@@ -100,7 +99,7 @@ def strip_code_blocks(app, doctree):
 
 
 def link_names(app, doctree):
-    """Links names in code type, such as `lawn.wrap`, to their entry in the reference."""
+    """Links names such as `lawn.wrap` to their entry in the reference."""
     for literal in list(doctree.findall(nodes.literal)):
         name = re.fullmatch(r"lawn\.([\w.]+)", literal.astext())
         if name and not isinstance(literal.parent, nodes.reference):
@@ -111,16 +110,10 @@ def link_names(app, doctree):
             link += literal
 
 
-def link_repository_files(app, doctree):
-    """Links files outside of `docs/` to the repository, where the site knows it."""
-    if not repository:
-        return
-    root = Path(app.srcdir).parent
-    page = Path(app.env.doc2path(app.env.docname)).parent
-    for link in list(doctree.findall(addnodes.download_reference)):
-        path, _, anchor = link["reftarget"].partition("#")
-        file = (page / path).resolve().relative_to(root)
-        uri = f"https://github.com/{repository}/blob/main/{file}"
-        external = nodes.reference("", "", refuri=uri + (anchor and f"#{anchor}"))
-        external += link.children
-        link.replace_self(external)
+def link_repository_files(app, docname, source):
+    """Links files outside of `docs/` to the repository, or to a copy on the site."""
+    up = "../" * (docname.count("/") + 1)
+    target = f"path:{up}"
+    if repository:
+        target = f"https://github.com/{repository}/blob/main/"
+    source[0] = source[0].replace(f"]({up}", f"]({target}")

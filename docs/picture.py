@@ -130,10 +130,9 @@ def main():
     norm, margin = right.subplots(2, 1, sharex=True)
     draw_run(norm, adam[0], wrapped[0], "norm of the weights")
     draw_run(margin, adam[1], wrapped[1], "median margin")
-    norm.text(UPDATES, adam[0][-1] - 5.5, "Adam", color=ORANGE, fontsize=14, ha="right")
-    norm.text(
-        UPDATES, wrapped[0][-1] + 1.2, "Adam with LAWN", color=BLUE, fontsize=14, ha="right"
-    )
+    right_edge = {"x": UPDATES, "fontsize": 14, "ha": "right"}
+    norm.text(y=adam[0][-1] - 5.5, s="Adam", color=ORANGE, **right_edge)
+    norm.text(y=wrapped[0][-1] + 1.2, s="Adam with LAWN", color=BLUE, **right_edge)
     norm.text(SWITCH + 12, 9.5, "switch", color=GREY, fontsize=13)
     margin.set_xlabel("update", fontsize=13)
     path = Path(__file__).with_name("picture.png")
