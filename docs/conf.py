@@ -66,6 +66,7 @@ def setup(app):
     app.connect("source-read", link_repository_files)
     app.connect("doctree-read", strip_code_blocks)
     app.connect("doctree-read", link_names)
+    app.connect("doctree-resolved", let_names_break)
 
 
 def write_mathml(html, node, as_block):
@@ -108,6 +109,15 @@ def link_names(app, doctree):
             )
             literal.replace_self(link)
             link += literal
+
+
+def let_names_break(app, doctree, docname):
+    """Lets long names and paths break after a dot, a slash or an underscore."""
+    for literal in doctree.findall(nodes.literal):
+        first, *rest = re.split(r"(?<=[./_])(?=\w)", literal.astext())
+        literal[:] = [nodes.Text(first)]
+        for piece in rest:
+            literal += [nodes.raw("", "<wbr>", format="html"), nodes.Text(piece)]
 
 
 def link_repository_files(app, docname, source):
