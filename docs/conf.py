@@ -71,7 +71,9 @@ def setup(app):
 
 def write_mathml(html, node, as_block):
     """Writes a formula as MathML, which browsers draw by themselves."""
-    html.body.append(latex2mathml.tex2mathml(node.astext(), as_block=as_block))
+    # Without the braces docutils sets the index of an accented letter below it.
+    formula = re.sub(r"(\\(?:hat|tilde)\\[a-z]+)_", r"\1{}_", node.astext())
+    html.body.append(latex2mathml.tex2mathml(formula, as_block=as_block))
     raise nodes.SkipNode
 
 
