@@ -123,9 +123,13 @@ def let_names_break(app, doctree, docname):
 
 
 def link_repository_files(app, docname, source):
-    """Links files outside of `docs/` to the repository, or to a copy on the site."""
+    """Links files outside of `docs/` to the repository, or to a copy on the site.
+
+    Images stay as they are: Sphinx copies them.
+    """
     up = "../" * (docname.count("/") + 1)
     target = f"path:{up}"
     if repository:
         target = f"https://github.com/{repository}/blob/main/"
-    source[0] = source[0].replace(f"]({up}", f"]({target}")
+    outside = re.compile(rf"(?<!!)(\[[^]]*\]\(){re.escape(up)}")
+    source[0] = outside.sub(rf"\g<1>{target}", source[0])
