@@ -102,7 +102,10 @@ def main() -> None:
 
     first = train_epoch()
     versions = {"torch": torch.__version__}
-    print(json.dumps(first | {"platform": platform, "versions": versions}), flush=True)
+    print(
+        json.dumps(first | {"device": {"platform": platform}, "versions": versions}),
+        flush=True,
+    )
     for line in sys.stdin:
         done = [train_epoch() for _ in range(int(line))]
         sums = {k: sum(one[k] for one in done) for k in ("seconds", "samples")}

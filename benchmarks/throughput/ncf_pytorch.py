@@ -121,7 +121,10 @@ def main() -> None:
     first = train(1.0)
     platform = "gpu" if device.startswith("cuda") else "cpu"
     version = {"torch": torch.__version__}
-    print(json.dumps(first | {"platform": platform, "versions": version}), flush=True)
+    print(
+        json.dumps(first | {"device": {"platform": platform}, "versions": version}),
+        flush=True,
+    )
     for line in sys.stdin:
         done = [train(settings["torch_share"]) for _ in range(int(line))]
         sums = {k: sum(one[k] for one in done) for k in ("seconds", "samples")}

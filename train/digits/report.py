@@ -8,7 +8,7 @@ import numpy as np
 
 from train import plots
 from train.digits.experiment import TRAIN
-from train.digits.grid import GridResult
+from train.digits.grid import GridResult, Trial
 from train.digits.tables import differences, result_table, trial_table
 
 FILES = ("metrics.jsonl", "summary.json", "table.md")
@@ -37,14 +37,14 @@ def results(files: Mapping[str, Any]) -> list[GridResult]:
             if row["epoch"] == last:
                 for key, values in history.items():
                     values[0, row["trial"], row["seed"]] = _number(row[key])
-        hyperparameters = [
+        trials: list[Trial] = [
             {k: v for k, v in trial.items() if not isinstance(v, list)}
             for trial in summary["trials"]
         ]
         found.append(
             GridResult(
                 name,
-                hyperparameters,
+                trials,
                 [last],
                 history,
                 np.array(diverged),

@@ -175,8 +175,7 @@ def _compare(
     if validation:
         title = report.validation.measured.capitalize()
         parts.append(tables.section(title, validation))
-    draws = {name: partial(figure.savefig, dpi=150) for name, figure in figures.items()}
-    return parts, draws
+    return parts, {name: partial(f.savefig, dpi=150) for name, f in figures.items()}
 
 
 def _study(folder: Folder) -> str:

@@ -195,7 +195,7 @@ def read_packed(
             options = defaults[experiment] | row["options"]
             options = {k: options[k] for k in options if k not in row.get("absent", ())}
             config = {"config": options} | environments[row["environment"]]
-            files = {"config.json": config}
+            files: dict[str, Any] = {"config.json": config}
             if row["kind"] == "sweep":
                 files["trials.jsonl"] = trials.get(name, [])
             elif row["kind"] == "study":
