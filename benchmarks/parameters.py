@@ -10,7 +10,9 @@ import numpy as np
 import models
 
 
-def _variables(model: Any, *inputs: Any, **options: Any) -> Callable[[], Any]:
+def variables(model: Any, *inputs: Any, **options: Any) -> Callable[[], Any]:
+    """What gives the shapes of a model's parameters, from the arguments of a call."""
+
     def shapes() -> Any:
         init = lambda key: model.init(key, *inputs, **options)["params"]  # noqa: E731
         return jax.eval_shape(init, jax.random.key(0))
@@ -18,7 +20,8 @@ def _variables(model: Any, *inputs: Any, **options: Any) -> Callable[[], Any]:
     return shapes
 
 
-def _images(size: int) -> np.ndarray:
+def images(size: int) -> np.ndarray:
+    """One image, to initialise a model with."""
     return np.zeros((1, size, size, 3), np.float32)
 
 
@@ -26,9 +29,9 @@ _ONE = np.zeros(1, np.int32)
 # Shapes of the parameters of each tree.
 TREES: dict[str, Callable[[], Any]] = {
     # NCF's network at the sizes of MovieLens-1M.
-    "ncf": _variables(models.NCF(6040, 3706), _ONE, _ONE),
-    "vgg19": _variables(models.VGG19(), _images(32), train=False),
-    "resnet50": _variables(models.ResNet50(classes=1000), _images(224), train=False),
+    "ncf": variables(models.NCF(6040, 3706), _ONE, _ONE),
+    "vgg19": variables(models.VGG19(), images(32), train=False),
+    "resnet50": variables(models.ResNet50(classes=1000), images(224), train=False),
     # Four leaves of 25M elements, where nothing but memory traffic is left to see.
     "large": lambda: {
         f"dense_{i}": {"kernel": jax.ShapeDtypeStruct((5000, 5000), jnp.float32)}

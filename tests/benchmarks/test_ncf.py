@@ -70,7 +70,9 @@ def test_an_interpreter_without_torch_is_refused_at_once(python, tmp_path):
 
 
 def test_missing_data_is_refused_in_one_line(tmp_path):
-    done = benchmark("--jax-only", "--data-dir", tmp_path, "--out", tmp_path / "n.jsonl")
+    done = benchmark(
+        "--jax-only", "--data-dir", tmp_path, "--out", tmp_path / "n.jsonl"
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 

@@ -124,6 +124,7 @@ def pack(files: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             }
         )
         rows = [row for row in _rows(files, grid.name) if row["trial"] == best]
+        rows.sort(key=lambda row: (row["seed"], row["epoch"]))
         columns = ("seed", "epoch", *_CURVES)
         curves[grid.name] = {key: [row[key] for row in rows] for key in columns}
         curves[grid.name]["trial"] = best

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from matplotlib.figure import Figure
 
 from train import InputError, require, sweep, swept
 from train.digits import report as digits
@@ -175,7 +176,11 @@ def _compare(
     if validation:
         title = report.validation.measured.capitalize()
         parts.append(tables.section(title, validation))
-    return parts, {name: partial(f.savefig, dpi=150) for name, f in figures.items()}
+    return parts, {name: partial(_save, figure=f) for name, f in figures.items()}
+
+
+def _save(path: Path, figure: Figure) -> None:
+    figure.savefig(path, dpi=150)
 
 
 def _study(folder: Folder) -> str:

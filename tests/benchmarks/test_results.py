@@ -1,0 +1,169 @@
+"""The committed results: every table and figure is drawn again from its rows."""
+
+import functools
+import json
+from collections import defaultdict
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from benchmarks import arms, step_overhead
+from benchmarks.throughput import images, ncf
+from train.report import command as report
+
+RESULTS = arms.RESULTS
+# What each folder was drawn from, as in benchmarks/README.md.
+SOURCES = {
+    "recommenders": ("recommenders.jsonl",),
+    "images": ("images.jsonl/tuned",),
+    "images/free": ("images.jsonl/tuned/adam-lawn-256/final", "images.jsonl/free"),
+    "digits": ("digits.jsonl",),
+    "studies": ("studies.jsonl",),
+}
+
+
+def read(file):
+    return [json.loads(line) for line in (RESULTS / file).read_text().splitlines()]
+
+
+@functools.cache
+def content(folder):
+    """The texts of a folder, and what draws its figures."""
+    folders, unfinished = report.find([RESULTS / path for path in SOURCES[folder]])
+    assert not unfinished
+    return report.texts_and_figures(folders)
+
+
+def drawn(folder, monkeypatch):
+    """The figures of a folder, by file name."""
+    figures = {}
+    _, draws = content(folder)
+    for name, draw in draws.items():
+        with monkeypatch.context() as patch:
+            keep = lambda figure, *_, name=name, **__: figures.update({name: figure})  # noqa: E731
+            patch.setattr(Figure, "savefig", keep)
+            draw(RESULTS / folder / name)
+    return figures
+
+
+def test_no_file_but_what_is_drawn_and_what_it_is_drawn_from():
+    files = [path for path in RESULTS.rglob("*") if path.is_file()]
+    assert len(files) <= 40 and sum(path.stat().st_size for path in files) <= 1.5e6
+    tables = {path for path in files if path.parent != RESULTS and path.suffix == ".md"}
+    assert tables == {RESULTS / f / name for f in SOURCES for name in content(f)[0]}
+    figures = {path for path in files if path.suffix == ".png"}
+    assert figures == {RESULTS / f / name for f in SOURCES for name in content(f)[1]}
+
+
+@pytest.mark.parametrize("folder", SOURCES)
+def test_tables_of_runs_are_the_same_bytes(folder):
+    for name, text in content(folder)[0].items():
+        assert text.encode() == (RESULTS / folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("table", [m.TABLE for m in (step_overhead, images, ncf)])
+def test_tables_of_benchmarks_are_the_same_bytes(table):
+    text = table.text(arms.read(table.file))
+    assert text.encode() == table.file.with_suffix(".md").read_bytes()
+
+
+@pytest.mark.parametrize("folder", [f for f in SOURCES if f != "studies"])
+def test_figures_look_as_committed(folder, tmp_path):
+    for name, draw in content(folder)[1].items():
+        draw(tmp_path / name)
+        ours = matplotlib.image.imread(tmp_path / name)
+        there = matplotlib.image.imread(RESULTS / folder / name)
+        assert abs(np.subtract(ours.shape, there.shape)).max() <= 8
+        height, width, _ = np.minimum(ours.shape, there.shape)
+        difference = np.abs(ours[:height, :width] - there[:height, :width]).max(-1)
+        # Other fonts or another Matplotlib change some pixels, other data many more.
+        assert (difference > 0.1).mean() < 0.02
+
+
+def points(axes):
+    """The measured points of each method: a line with error bars."""
+    return {c.get_label(): c.lines[0].get_xydata() for c in axes.containers}
+
+
+def finals(file, metric):
+    """Mean of the last metric of the runs that differ in their seeds alone."""
+    defaults = {
+        r["experiment"]: r["options"] for r in read(file) if r["kind"] == "defaults"
+    }
+    groups = defaultdict(list)
+    for row in read(file):
+        if row["kind"] == "run":
+            options = defaults[row["experiment"]] | row["options"]
+            del options["seed"]
+            groups[json.dumps(options)].append(100 * row["last"][metric])
+    return [(json.loads(key), np.mean(values)) for key, values in groups.items()]
+
+
+def test_the_data_of_figure_1_are_the_curves(monkeypatch):
+    figure = drawn("recommenders", monkeypatch)["figure-1-ml-100k-100000.png"]
+    curves = {row["name"]: row for row in read("recommenders-curves.jsonl")}
+    plain, alpha = curves["figures/adam-2e-3"], curves["figures/adam-lawn-alpha"]
+    margin, hits = figure.axes
+    assert min(len(margin.get_lines()), len(hits.get_lines())) > 4
+    expected = [
+        np.multiply(run[f"{prefix}margin_p50"], run["logit_scale"])
+        for run in (plain, alpha)
+        for prefix in ("", "test_")
+    ]
+    for line, values in zip(margin.get_lines(), expected, strict=False):
+        np.testing.assert_allclose(line.get_ydata(), values, rtol=1e-12)
+    expected = [run[key] for run in (plain, alpha) for key in ("train_hr", "hr")]
+    for line, values in zip(hits.get_lines(), expected, strict=False):
+        np.testing.assert_allclose(line.get_ydata(), 100 * np.array(values))
+        np.testing.assert_array_equal(line.get_xdata(), plain["epoch"])
+
+
+@pytest.mark.parametrize(
+    "folder, figure, file, metric, shown",
+    [
+        ("recommenders", "figure-3-ml-100k.png", "recommenders.jsonl", "hr", 11),
+        ("images", "figure-3a-cifar10.png", "images.jsonl", "accuracy", 4),
+        ("images/free", "figure-7a-cifar10-256.png", "images.jsonl", "accuracy", 3),
+        (
+            "recommenders",
+            "figure-7b-ml-100k-100000.png",
+            "recommenders.jsonl",
+            "hr",
+            4,
+        ),
+    ],
+)
+def test_the_points_of_figures_are_means_of_rows(
+    folder, figure, file, metric, shown, monkeypatch
+):
+    (axes,) = drawn(folder, monkeypatch)[figure].axes
+    option = "batch_size" if figure.startswith("figure-3") else "free_epochs"
+    known = [(options[option], mean) for options, mean in finals(file, metric)]
+    found = np.concatenate(list(points(axes).values()))
+    assert len(found) >= shown
+    for x, y in found:
+        assert any(x == value and abs(y - mean) < 1e-9 for value, mean in known)
+
+
+def test_the_curves_of_digits_are_means_of_rows(monkeypatch):
+    figure = drawn("digits", monkeypatch)["curves.png"]
+    (curves,) = read("digits-curves.jsonl")
+    margin = figure.axes[0]
+    lines = [line for line in margin.get_lines() if len(line.get_xdata()) > 2]
+    names = [grid["optimizer"] for grid in read("digits.jsonl")[-1]["grids"]]
+    assert len(lines) == len(names) == 3
+    for line, name in zip(lines, names, strict=True):
+        curve, values = curves[name], defaultdict(list)
+        for epoch, value in zip(curve["epoch"], curve["median_margin"], strict=True):
+            values[epoch].append(value)
+        np.testing.assert_array_equal(line.get_xdata(), sorted(values))
+        means = [np.mean(values[epoch]) for epoch in sorted(values)]
+        np.testing.assert_allclose(line.get_ydata(), means, rtol=1e-12)
+
+
+def test_abandoned_grids_are_one_line_each():
+    rows = read("abandoned.jsonl")
+    assert [row["name"] for row in rows] == ["adam-10k", "five-epochs", "ynnpack"]
+    assert all(row["kind"] == "abandoned" and row["why"] for row in rows)
