@@ -1,7 +1,9 @@
 """The committed results: every table and figure is drawn again from its rows."""
 
+import fnmatch
 import functools
 import json
+import re
 from collections import defaultdict
 
 import matplotlib.image
@@ -167,3 +169,31 @@ def test_abandoned_grids_are_one_line_each():
     rows = read("abandoned.jsonl")
     assert [row["name"] for row in rows] == ["adam-10k", "five-epochs", "ynnpack"]
     assert all(row["kind"] == "abandoned" and row["why"] for row in rows)
+
+
+def test_the_rows_of_every_claim_exist():
+    claims = (RESULTS.parent / "README.md").read_text().split("## Claims")[1]
+    checked = 0
+    for line in claims.splitlines():
+        if not line.startswith("| ") or line.startswith("| claim"):
+            continue
+        cited = re.findall(r"`([^`]+)`", line.split("|")[3])
+        files = [name for name in cited if name.endswith(".jsonl")]
+        assert files
+        texts = {
+            value
+            for f in files
+            for row in read(f)
+            for value in row.values()
+            if isinstance(value, str)
+        }
+        for name in set(cited) - set(files):
+            assert fnmatch.filter(texts, name), name
+            checked += 1
+    assert checked > 20
+
+
+def test_links_of_the_findings_lead_somewhere():
+    for page in [RESULTS.parent / "README.md", *RESULTS.glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), (page.name, link)
