@@ -6,8 +6,8 @@ import json
 import re
 from collections import defaultdict
 
-import matplotlib.image
 import numpy as np
+import PIL.Image
 import pytest
 from matplotlib.figure import Figure
 
@@ -71,17 +71,24 @@ def test_tables_of_benchmarks_are_the_same_bytes(table):
     assert text.encode() == table.file.with_suffix(".md").read_bytes()
 
 
-@pytest.mark.parametrize("folder", [f for f in SOURCES if f != "studies"])
-def test_figures_look_as_committed(folder, tmp_path):
-    for name, draw in content(folder)[1].items():
-        draw(tmp_path / name)
-        ours = matplotlib.image.imread(tmp_path / name)
-        there = matplotlib.image.imread(RESULTS / folder / name)
-        assert abs(np.subtract(ours.shape, there.shape)).max() <= 8
-        height, width, _ = np.minimum(ours.shape, there.shape)
-        difference = np.abs(ours[:height, :width] - there[:height, :width]).max(-1)
-        # Other fonts or another Matplotlib change some pixels, other data many more.
-        assert (difference > 0.1).mean() < 0.02
+@pytest.mark.parametrize("folder", ["recommenders", "images", "images/free"])
+def test_committed_figures_show_the_data_of_the_rows(folder, monkeypatch):
+    for name, figure in drawn(folder, monkeypatch).items():
+        with PIL.Image.open(RESULTS / folder / name) as image:
+            assert image.info["Comment"] == report.data_digest(figure)
+            assert min(image.size) > 500 and np.std(image.convert("L")) > 10
+
+
+def test_the_committed_curves_of_digits_look_like_those_of_the_rows(tmp_path):
+    (draw,) = content("digits")[1].values()
+    draw(tmp_path / "curves.png")
+    files = tmp_path / "curves.png", RESULTS / "digits" / "curves.png"
+    ours, there = (np.asarray(PIL.Image.open(file).convert("L")) for file in files)
+    assert abs(np.subtract(ours.shape, there.shape)).max() <= 8
+    height, width = np.minimum(ours.shape, there.shape)
+    ours, there = ours[:height, :width] / 255, there[:height, :width] / 255
+    # Other fonts or another Matplotlib change some pixels.
+    assert (np.abs(ours - there) > 0.1).mean() < 0.02
 
 
 def points(axes):
@@ -163,6 +170,35 @@ def test_the_curves_of_digits_are_means_of_rows(monkeypatch):
         np.testing.assert_array_equal(line.get_xdata(), sorted(values))
         means = [np.mean(values[epoch]) for epoch in sorted(values)]
         np.testing.assert_allclose(line.get_ydata(), means, rtol=1e-12)
+
+
+def test_the_curves_of_digits_end_in_the_last_metrics():
+    (curves,) = read("digits-curves.jsonl")
+    for grid in read("digits.jsonl")[-1]["grids"]:
+        curve = curves[grid["optimizer"]]
+        for metric in ("loss", "median_margin", "test_accuracy", "weight_norm"):
+            ends = {
+                seed: value
+                for seed, epoch, value in zip(
+                    curve["seed"], curve["epoch"], curve[metric], strict=True
+                )
+                if epoch == grid["epoch"]
+            }
+            assert list(ends.values()) == grid["last"][metric][curve["trial"]]
+
+
+@pytest.mark.parametrize("file", ["recommenders", "images"])
+def test_the_curves_of_runs_end_in_the_last_metrics(file):
+    curves = {row["name"]: row for row in read(f"{file}-curves.jsonl")}
+    runs = [row for row in read(f"{file}.jsonl") if row["kind"] == "run"]
+    assert curves.keys() == {run["name"] for run in runs}
+    for run in runs:
+        curve = curves[run["name"]]
+        assert {k: v[-1] for k, v in curve.items() if k != "name"}.items() <= (
+            run["last"].items()
+        )
+        metric = "hr" if file == "recommenders" else "accuracy"
+        assert max(curve[metric]) == run["summary"]["best"][metric]
 
 
 def test_abandoned_grids_are_one_line_each():
