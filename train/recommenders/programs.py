@@ -18,6 +18,7 @@ from models import NCF
 from train.optimizers import Trial
 from train.recommenders import sampling
 from train.recommenders.sampling import Positives
+from train.shuffle import make_shuffle
 
 MARGIN_SAMPLES = 50_000  # Training samples whose margins are reported.
 _USERS_AT_ONCE = 256  # In evaluation.
@@ -108,7 +109,7 @@ def advance(
 
     def epoch(number, carry):
         key = jax.random.fold_in(_key(trial, 1), number)
-        shuffle = sampling.make_shuffle(jax.random.fold_in(key, steps), task.epoch_size)
+        shuffle = make_shuffle(jax.random.fold_in(key, steps), task.epoch_size)
 
         def step(carry, i):
             state, total = carry
@@ -182,7 +183,7 @@ def evaluate(
     }
     count = min(MARGIN_SAMPLES, task.epoch_size)
     key = jax.random.key(0)  # The same samples at each evaluation.
-    shuffle = sampling.make_shuffle(key, task.epoch_size)
+    shuffle = make_shuffle(key, task.epoch_size)
     user, item, label = sampling.samples(
         data.train,
         shuffle,

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 
 from train import optimizers
-from train.digits.grid import mean_std
-from train.digits.tables import paired_interval
-from train.report import papers
+from train.report import markdown, papers
 from train.report.figures import shared
-from train.report.read import Group, bootstrap_interval
-from train.runs import records
+from train.report.read import Group
+from train.statistics import bootstrap_interval, mean_std, paired_interval
 
 # Options that have no effect without a switch to constrained training.
 _LAWN_ONLY = (
@@ -144,7 +142,7 @@ def result_table(groups: Sequence[Group]) -> str:
             cells.append(published.text() if published else "none")
         cells.append(f"{np.mean([run.seconds for run in group.runs]):.0f}")
         rows.append(cells)
-    return records.table([*header, "s per run"], rows)
+    return markdown.table([*header, "s per run"], rows)
 
 
 def difference_table(groups: Sequence[Group]) -> str:
@@ -191,7 +189,7 @@ def difference_table(groups: Sequence[Group]) -> str:
         f"95% over {report.cases}",
         "95% over seeds",
     ]
-    return records.table(header, rows)
+    return markdown.table(header, rows)
 
 
 def _difference(group: Group, base: Group) -> list[str]:
