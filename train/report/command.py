@@ -103,6 +103,9 @@ def run(config: Config) -> None:
     if config.pack:
         suffix = config.pack.suffix
         require(suffix == ".jsonl", f"--pack must end in .jsonl; got {config.pack}")
+        for folder in folders:
+            if folder.experiment in REPORTS:
+                read_run(REPORTS[folder.experiment], folder)  # Refuses a damaged one.
         pack.write_packed(config.pack, folders, REPORTS)
         print(f"Packed {len(folders)} folders into {config.pack}")
         return

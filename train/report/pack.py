@@ -4,15 +4,16 @@
 beside it one row per run with its metrics against the epochs. A path inside of a packed
 file, such as ``NAME.jsonl/sweep-1``, stands for the folder that was packed.
 
-Options are kept as differences: the first rows, ``"kind": "defaults"``, hold for each
-experiment the value that most of its rows have, and ``"kind": "environment"`` the
-versions and the hardware, by number. The outcomes of single users or images are packed
-by each experiment's `Report`. Nothing is lost but the metrics that no figure shows:
-those are kept of the last evaluation alone.
+Options are kept as differences. The first rows, ``"kind": "defaults"``, hold the value
+that most rows of an experiment have, and rows ``"kind": "environment"`` hold versions
+and hardware by number. Each experiment's `Report` packs the outcomes of single users or
+images. Of the metrics that no figure shows, only those of the last evaluation are kept;
+nothing else that a report needs is lost.
 """
 
 import collections
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,12 @@ def write_packed(
             "name": name,
             "experiment": folder.experiment,
             "environment": environments.index(folder.environment),
-            "options": {k: v for k, v in options.items() if common.get(k, ...) != v},
+            "options": {
+                key: options[key]
+                for key, value in common.items()
+                # Compared as text, since 1, 1.0 and True are equal.
+                if key in options and json.dumps(options[key]) != json.dumps(value)
+            },
         }
         if absent := sorted(common.keys() - options.keys()):
             row["absent"] = absent
@@ -93,9 +99,12 @@ def write_packed(
         curves += [{"name": name} | curve] if curve else []
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        for path, content in ((file, rows), (curves_file(file), curves)):
-            if content:
-                path.write_text("".join(map(_line, content)), encoding="utf-8")
+        for path, content in ((curves_file(file), curves), (file, rows)):
+            part = path.with_name(path.name + ".part")
+            part.write_text("".join(map(_line, content)), encoding="utf-8")
+            os.replace(part, path)
+        if not curves:
+            curves_file(file).unlink()
     except OSError as error:
         raise InputError(
             f"cannot write {file} ({error.strerror}); choose another --pack"

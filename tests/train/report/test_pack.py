@@ -84,7 +84,7 @@ def write_all(runs):
     write_run(runs / "a", (rng.integers(6, size=USERS) / 5).tolist(), seed=3)
     write_run(runs / "b", level(240), **BASE)
     write_run(runs / "c", level(0), "diverged at step 9", optimizer="sgd", clip_norm=1)
-    short = write_run(runs / "d", level(250), optimizer="lamb")
+    short = write_run(runs / "d", level(250), optimizer="lamb", label_smoothing=0)
     document = json.loads((short / "config.json").read_text())
     del document["config"]["eval_every"]  # An option that came later.
     (short / "config.json").write_text(json.dumps(document | ENVIRONMENT))
@@ -126,6 +126,8 @@ def test_nothing_that_a_report_needs_is_lost(tmp_path):
         assert found[name].files.keys() == folder.files.keys()
         assert found[name].protocol == folder.protocol
         assert found[name].options == folder.options
+        kinds = {key: type(value) for key, value in folder.options.items()}
+        assert {k: type(v) for k, v in found[name].options.items()} == kinds
         assert found[name].environment == folder.environment
         for file in ("hits.json", "errors.json", "trials.jsonl", "findings.md"):
             assert found[name].files.get(file) == folder.files.get(file)
@@ -198,6 +200,10 @@ def test_bad_input_is_one_line(tmp_path):
     packed = tmp_path / "packed.jsonl"
     with pytest.raises(InputError, match="--pack must end in .jsonl; got .*packed"):
         report.run(report.Config((runs,), pack=tmp_path / "packed"))
+    damaged = write_run(tmp_path / "damaged" / "0", level(260))
+    (damaged / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    with pytest.raises(InputError, match="metrics.jsonl: row 1 is not a row of metric"):
+        report.run(report.Config((tmp_path / "damaged",), pack=packed))
     write_run(tmp_path / "other" / "runs" / "0", level(261), seed=1)
     with pytest.raises(InputError, match="two folders are named runs/0; pack the one"):
         both = (runs, tmp_path / "other" / "runs")
