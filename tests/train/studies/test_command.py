@@ -14,7 +14,6 @@ from train.studies import command as study
 from train.studies import constrained, exponential, rayleigh
 from train.studies import exponential_toy as toy
 
-
 pytestmark = pytest.mark.usefixtures("all_work_is_reported")
 
 
