@@ -317,10 +317,11 @@ def _rank_correlation(trained: Sequence[Outcome], first: str, second: str) -> fl
 def report(folder: Path) -> str:
     """Draws the figure into a folder and says what is in it."""
     config, data = Config(), digits()
-    trainings = len(_members(config)) + len(config.widths) * config.width_seeds / 2
-    # Two runs, whose batches are all images.
+    # Updates of all networks, by figure.
+    sizes = config.steps * len(_members(config))
+    wider = config.steps // 2 * len(config.widths) * config.width_seeds
     noisy = 2 * config.kicks.blocks[-1] * config.kicks.every
-    with ProgressReport(int(config.steps * trainings) + noisy) as progress:
+    with ProgressReport(sizes + wider + noisy) as progress:
         trained = sizes_and_labels(config, data, progress)
         wide = widths(config, data, progress)
         with progress.part("Figure 8", noisy):

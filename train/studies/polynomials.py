@@ -32,7 +32,7 @@ STEPS = 250_000  # of Figures 5 and 7
 LONG, EVERY = 10_000_000, 120_000  # of Figure 6: in all, and between perturbations
 NOISE = 0.45  # standard deviation of a perturbation in Figure 6; 0.6 in Figure 7
 POWER = 0.9  # of NMGD
-_COURSES = 7  # that `courses` returns
+COURSES = 7  # that `courses` returns
 
 
 class Fit(NamedTuple):
@@ -275,7 +275,7 @@ def _kicks(course: Course) -> int:
 
 def report(folder: Path) -> str:
     """Draws the figure into a folder and says what is in it."""
-    with ProgressReport(_COURSES + len(DEGREES)) as progress:
+    with ProgressReport(COURSES + len(DEGREES)) as progress:
         found = courses(progress=progress)
         norms = smallest_norms(progress=progress)
     figure(folder / "polynomials.png", found, norms)

@@ -1,13 +1,13 @@
-"""A check that all studies share."""
+"""A check that the tests of studies share."""
 
 import pytest
 
 from train.runs.progress import ProgressReport
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def all_work_is_reported(monkeypatch):
-    """Every study that ends must have reported exactly the work that it announced."""
+    """A study that ends must have reported exactly the work that it announced."""
     leave = ProgressReport.__exit__
 
     def checked(report, *error):

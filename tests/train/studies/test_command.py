@@ -14,6 +14,8 @@ from train.studies import command as study
 from train.studies import constrained, exponential, rayleigh
 from train.studies import exponential_toy as toy
 
+pytestmark = pytest.mark.usefixtures("all_work_is_reported")
+
 
 def test_a_study_leaves_its_findings_and_figure(tmp_path, capsys):
     out = tmp_path / "run"
