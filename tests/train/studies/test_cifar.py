@@ -171,7 +171,7 @@ def test_entries_are_of_the_updates_since_the_one_before(folder, small, monkeypa
     history = cifar.History(
         *(rng.random(shape) for shape in ((16,), (16, 3), (16, 3), (4,), (4,)))
     )
-    monkeypatch.setattr(cifar, "trainer", lambda *_: lambda *_: history)
+    monkeypatch.setattr(cifar, "trainer", lambda *_: lambda *_, **__: history)
     choices = dataclasses.replace(TINY, steps=16, eval_every=4)
     line = equilibrium.compute(choices, folder, False)[0][0]
     curves = exponential.cifar_trainer(SMALL, folder, False)(lambda t: 0.1 + t, 0.5)
