@@ -17,10 +17,10 @@ from lawn_optax._algorithms import sgd as sgd
 from lawn_optax._describe import describe as describe
 from lawn_optax._describe import logit_scale as logit_scale
 from lawn_optax._reset import reset_at as reset_at
-from lawn_optax._sphere import project_tangent as project_tangent
-from lawn_optax._sphere import renormalize as renormalize
 from lawn_optax._switch import switch_at as switch_at
 from lawn_optax._switch import switch_when as switch_when
+from lawn_optax._transforms import project_tangent as project_tangent
+from lawn_optax._transforms import renormalize as renormalize
 from lawn_optax._wrap import wrap as wrap
 from lawn_optax.baselines._rescale import rescale_on_decay as rescale_on_decay
 

@@ -7,16 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lawn_optax._geometry import AxisName
+from lawn_optax._constraint import Scale
 from lawn_optax._reset import Reset
-from lawn_optax._sphere import Scale
 from lawn_optax._switch import Step, switch_at
+from lawn_optax._types import AxisName, Groups, LearningRate, Mask, Scalar
 from lawn_optax._wrap import constrain
-from lawn_optax.groups._resolve import Groups
-
-Scalar = float | jax.Array
-LearningRate = Scalar | optax.Schedule
-Mask = optax.Params | Callable[[optax.Params], optax.Params] | None
 
 
 def sgd(

@@ -10,16 +10,12 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._reset import ResetState
-from lawn_optax._sphere import SphereState
 from lawn_optax._switch import PhaseState, SwitchState
+from lawn_optax._transforms import SphereState
+from lawn_optax._types import Groups, PyTree
 from lawn_optax._wrap import WrapState
 from lawn_optax.baselines._reparametrized import ReparametrizedState
-from lawn_optax.groups._resolve import (
-    Grouping,
-    Groups,
-    PyTree,
-    resolve,
-)
+from lawn_optax.groups._resolve import Grouping, resolve
 
 _STATES = (WrapState, SphereState, SwitchState, ResetState, ReparametrizedState)
 

@@ -18,20 +18,15 @@ before a weight is written: with r = c / |(1-a) w + u| the update is
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lawn_optax.groups._resolve import (
-    Block,
-    Grouping,
-    PyTree,
-    absent,
-)
+from lawn_optax._types import AxisName, PyTree
+from lawn_optax.groups._resolve import Block, Grouping, absent
 
-AxisName = None | str | tuple[str, ...] | Callable[[PyTree], PyTree]
 Leaves = Sequence[Any]
 
 

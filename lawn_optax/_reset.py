@@ -7,16 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lawn_optax._switch import (
-    PhaseState,
-    Step,
-    advance,
-    as_trigger,
-    begin,
-    check_params,
-    init_phase,
-    select,
-)
+from lawn_optax._switch import PhaseState, Step, advance, as_trigger, begin, init_phase
+from lawn_optax._types import check_params, select
 
 Reset = Literal["restart", "moments"] | None
 

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lawn_optax._types import select
+
 
 class Trigger(NamedTuple):
     """Decides when constrained training begins; made by `switch_when`."""
@@ -171,10 +173,6 @@ def advance(
 ALWAYS = as_trigger(0)
 
 
-def select(pred: jax.Array, on_true: Any, on_false: Any) -> Any:
-    return jax.tree.map(lambda t, f: jnp.where(pred, t, f), on_true, on_false)
-
-
 def switch_at(
     step: Step,
     transform: optax.GradientTransformation,
@@ -235,11 +233,3 @@ def switch_at(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def check_params(params: Any, name: str) -> None:
-    if params is None:
-        raise ValueError(
-            f"{name} needs `params`: it is a function of the current weights. Call "
-            "`tx.update(grads, state, params)`."
-        )

@@ -17,19 +17,11 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from lawn_optax._geometry import AxisName
+from lawn_optax._constraint import Scale, Sphere, init_sphere
 from lawn_optax._reset import Reset, check_reset, reset_state
-from lawn_optax._sphere import Scale, Sphere, init_sphere
-from lawn_optax._switch import (
-    PhaseState,
-    Step,
-    advance,
-    as_trigger,
-    begin,
-    check_params,
-    init_phase,
-)
-from lawn_optax.groups._resolve import Groups, resolve
+from lawn_optax._switch import PhaseState, Step, advance, as_trigger, begin, init_phase
+from lawn_optax._types import AxisName, Groups, check_params
+from lawn_optax.groups._resolve import resolve
 
 
 class WrapState(NamedTuple):

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lawn_optax._logits import require_same_shape, split_target, to_float32
+
 
 def focal_loss(
     logits: ArrayLike, labels: ArrayLike, gamma: ArrayLike = 2.0
@@ -52,7 +54,7 @@ def focal_loss(
     """
     if isinstance(gamma, (int, float)) and not gamma >= 0:
         raise ValueError(f"`gamma` must be a number of at least 0; got {gamma!r}.")
-    target, others = _split_target(logits, labels)
+    target, others = split_target(logits, labels)
     log_odds = target - jax.nn.logsumexp(others, axis=-1)
     return jax.nn.softplus(-log_odds) * jnp.exp(-(gamma * jax.nn.softplus(log_odds)))
 
@@ -87,7 +89,7 @@ def smooth_labels(labels: ArrayLike, epsilon: ArrayLike) -> jax.Array:
       arXiv:1512.00567, section 7 (which spreads over all classes).
     """
     _check_probability("epsilon", epsilon)
-    labels, epsilon = _to_float32(labels), jnp.asarray(epsilon)
+    labels, epsilon = to_float32(labels), jnp.asarray(epsilon)
     if labels.ndim == 0 or labels.shape[-1] < 2:
         raise ValueError(
             f"`labels` must be one-hot over at least 2 classes on the last axis; got "
@@ -122,7 +124,7 @@ def smooth_binary_labels(labels: ArrayLike, epsilon: ArrayLike) -> jax.Array:
       Gupta et al. 2021, arXiv:2108.05839, section 2.3.
     """
     _check_probability("epsilon", epsilon)
-    labels, epsilon = _to_float32(labels), jnp.asarray(epsilon)
+    labels, epsilon = to_float32(labels), jnp.asarray(epsilon)
     return (1 - epsilon) * labels + epsilon * (1 - labels)
 
 
@@ -196,7 +198,7 @@ def exponential_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
       Gupta et al. 2021, arXiv:2108.05839, section 1 ("exponential-type loss
       functions"); Lyu and Li 2020, arXiv:1906.05890 (theory of their margins).
     """
-    target, others = _split_target(logits, labels)
+    target, others = split_target(logits, labels)
     # Not exp(logsumexp(others) - target): its gradient would be inf * 0 on overflow.
     return jnp.exp(others - target[..., None]).sum(-1)
 
@@ -227,47 +229,11 @@ def binary_exponential_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     References:
       Lyu and Li 2020, arXiv:1906.05890.
     """
-    logits, labels = _to_float32(logits), jnp.asarray(labels)
-    _require_same_shape("logits", logits, "labels", labels)
+    logits, labels = to_float32(logits), jnp.asarray(labels)
+    require_same_shape("logits", logits, "labels", labels)
     return jnp.exp(jnp.where(labels > 0, -logits, logits))
 
 
 def _check_probability(name: str, value: ArrayLike) -> None:
     if isinstance(value, (int, float)) and not 0 <= value <= 1:
         raise ValueError(f"`{name}` must be a number from 0 to 1; got {value!r}.")
-
-
-def _split_target(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """The target's logit (NaN for a label that is no class), and the others' logits.
-
-    The others keep the class axis, with the target's place at -inf.
-    """
-    logits, labels = _to_float32(logits), jnp.asarray(labels)
-    if logits.ndim == 0 or logits.shape[-1] < 2 or logits.shape[:-1] != labels.shape:
-        raise ValueError(
-            "`logits` must have the shape of `labels` and one axis more, of at least 2 "
-            f"classes; got logits {logits.shape} and labels {labels.shape}."
-        )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(
-            f"`labels` must be integer classes; got {labels.dtype}. "
-            "Use `labels.argmax(-1)` for one-hot labels."
-        )
-    is_target = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    target = jnp.where(is_target, logits, 0).sum(-1)
-    target = jnp.where(is_target.any(-1), target, jnp.nan)
-    return target, jnp.where(is_target, -jnp.inf, logits)
-
-
-def _require_same_shape(name: str, x: jax.Array, other: str, y: jax.Array) -> None:
-    if x.shape != y.shape:
-        raise ValueError(
-            f"`{name}` and `{other}` must have the same shape; got {x.shape} and "
-            f"{y.shape}."
-        )
-
-
-def _to_float32(x: ArrayLike) -> jax.Array:
-    """As an array of at least float32."""
-    x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

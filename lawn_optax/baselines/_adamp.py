@@ -13,14 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._switch import check_params
+from lawn_optax._types import Groups, check_params
 from lawn_optax.groups import only_matrices
-from lawn_optax.groups._resolve import (
-    Grouping,
-    Groups,
-    absent,
-    resolve,
-)
+from lawn_optax.groups._resolve import Grouping, absent, resolve
 
 
 class InvariantState(NamedTuple):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._switch import check_params
+from lawn_optax._types import Groups, check_params
 from lawn_optax.baselines._reparametrized import (
     applied,
     bound_leaves,
@@ -17,12 +17,7 @@ from lawn_optax.baselines._reparametrized import (
     to_spheres,
 )
 from lawn_optax.groups import only_matrices
-from lawn_optax.groups._resolve import (
-    Grouping,
-    Groups,
-    absent,
-    resolve,
-)
+from lawn_optax.groups._resolve import Grouping, absent, resolve
 
 
 class BoundedState(NamedTuple):

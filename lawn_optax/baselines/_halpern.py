@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lawn_optax._switch import check_params
+from lawn_optax._types import check_params
 from lawn_optax.groups._resolve import absent
 
 

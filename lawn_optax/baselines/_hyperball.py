@@ -1,17 +1,17 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""Norm control that needs no gradient: steps of a fixed angle, and a pull to a norm."""
+"""Hyperball and Layca: steps of a fixed angle at a fixed norm."""
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._geometry import AxisName
-from lawn_optax._sphere import Sphere, on_sphere
+from lawn_optax._constraint import Sphere
+from lawn_optax._transforms import on_sphere
+from lawn_optax._types import AxisName, Groups
 from lawn_optax.groups import only_matrices
-from lawn_optax.groups._resolve import Groups, absent
+from lawn_optax.groups._resolve import absent
 
 
 def hyperball(
@@ -73,7 +73,7 @@ def hyperball(
         )
 
     def change(sphere: Sphere, us: list[Any]) -> list[Any]:
-        rate = _now(learning_rate, sphere)
+        rate = sphere.now(learning_rate)
         if project:
             us = _tangent(sphere, us)
 
@@ -89,59 +89,6 @@ def hyperball(
     return on_sphere("hyperball", groups, axis_name, change)
 
 
-def weight_norm_control(
-    rate: optax.ScalarOrSchedule,
-    target: optax.ScalarOrSchedule | None = None,
-    groups: Groups = "layer",
-    *,
-    axis_name: AxisName = None,
-) -> optax.GradientTransformationExtraArgs:
-    """Pulls each group's norm to a target, as weight decay pulls it to 0.
-
-    An update u, learning rate included, becomes ``u - rate (1 - target / |w|) w``. With
-    target 0 this is decoupled weight decay with the coefficient ``rate``.
-
-    Args:
-      rate: Share of the distance to the target that one update removes, in [0, 1]; or
-        a schedule, such as the learning rate's times a coefficient.
-      target: Norm of each group, or a schedule of it; None is the group's norm at the
-        first update.
-      groups: See `project_tangent`.
-      axis_name: See `project_tangent`.
-
-    Returns:
-      A transformation whose ``update`` needs ``params``, to be put behind the learning
-      rate. A group without a norm is not pulled.
-
-    Raises:
-      ValueError: In ``init``, if no leaf is constrained or labels do not fit.
-
-    Examples:
-      >>> import jax.numpy as jnp, lawn_optax as lawn
-      >>> tx = lawn.baselines.weight_norm_control(0.5, target=1.0)
-      >>> w = jnp.array([3.0, 4.0])
-      >>> updates, _ = tx.update(jnp.zeros(2), tx.init(w), w)
-      >>> print((w + updates).round(2))  # half way from norm 5 to norm 1
-      [1.8 2.4]
-
-    References:
-      After Loshchilov 2023, "Weight Norm Control", arXiv:2311.11446 (AdamWN).
-    """
-
-    def change(sphere: Sphere, us: list[Any]) -> list[Any]:
-        share, p, q, on = _now(rate, sphere), [], [], []
-        for ww, norm in zip(sphere.ww, sphere.norms, strict=True):
-            goal = norm if target is None else _now(target, sphere)
-            found = geometry.has_norm(ww)
-            # A free group has no norm of its own to return to.
-            on.append(found & (norm > 0) if target is None else found)
-            p.append(jnp.ones_like(ww))
-            q.append(share * (goal / jnp.sqrt(jnp.where(found, ww, 1)) - 1))
-        return geometry.combine(sphere.grouping, us, sphere.ws, p, q, on)
-
-    return on_sphere("weight_norm_control", groups, axis_name, change)
-
-
 def _tangent(sphere: Sphere, us: list[Any]) -> list[Any]:
     """The updates projected; none where only rounding is left, no way to follow."""
     uu = geometry.inner_products(sphere.grouping, us, us, sphere.axes)
@@ -153,8 +100,3 @@ def _tangent(sphere: Sphere, us: list[Any]) -> list[Any]:
     ]
     zeros = [None if absent(u) else jnp.zeros_like(u) for u in us]
     return geometry.choose(sphere.grouping, gone, zeros, us)
-
-
-def _now(value: Any, sphere: Sphere) -> jax.Array:
-    value = value(sphere.count) if callable(value) else value
-    return jnp.asarray(value, sphere.grouping.dtype)

@@ -14,25 +14,12 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._geometry import AxisName
+from lawn_optax._constraint import init_sphere
 from lawn_optax._reset import Reset, check_reset, reset_state
-from lawn_optax._sphere import init_sphere
-from lawn_optax._switch import (
-    PhaseState,
-    Step,
-    advance,
-    as_trigger,
-    begin,
-    check_params,
-    init_phase,
-)
+from lawn_optax._switch import PhaseState, Step, advance, as_trigger, begin, init_phase
+from lawn_optax._types import AxisName, Groups, check_params
 from lawn_optax.groups import only_matrices
-from lawn_optax.groups._resolve import (
-    Grouping,
-    Groups,
-    absent,
-    resolve,
-)
+from lawn_optax.groups._resolve import Grouping, absent, resolve
 
 
 class Polar(NamedTuple):

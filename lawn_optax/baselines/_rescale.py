@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._switch import check_params
-from lawn_optax.groups._resolve import Groups, resolve
+from lawn_optax._types import Groups, check_params
+from lawn_optax.groups._resolve import resolve
 
 
 class RescaleState(NamedTuple):

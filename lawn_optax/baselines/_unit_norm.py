@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._geometry import AxisName
-from lawn_optax._sphere import Sphere, on_sphere
-from lawn_optax.groups._resolve import Groups
+from lawn_optax._constraint import Sphere
+from lawn_optax._transforms import on_sphere
+from lawn_optax._types import AxisName, Groups
 
 # x -> (A, B) as above
 Turn = Callable[[jax.Array], tuple[jax.Array, jax.Array]]

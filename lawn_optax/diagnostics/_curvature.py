@@ -14,13 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lawn_optax._types import PyTree
 from lawn_optax.diagnostics._lanczos import Eigenvalue, top_eigenvalue
-from lawn_optax.diagnostics._per_example import (
-    count,
-    fold,
-    widen,
-)
-from lawn_optax.groups._resolve import PyTree
+from lawn_optax.diagnostics._per_example import count, fold, widen
 
 
 def top_hessian_eigenvalue(

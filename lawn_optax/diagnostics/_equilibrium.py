@@ -16,12 +16,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._geometry import AxisName
-from lawn_optax.groups._resolve import (
-    Groups,
-    PyTree,
-    resolve,
-)
+from lawn_optax._types import AxisName, Groups, PyTree
+from lawn_optax.groups._resolve import resolve
 
 
 def effective_learning_rate(

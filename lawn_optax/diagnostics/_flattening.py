@@ -8,14 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lawn_optax._logits import to_float32
+from lawn_optax._types import PyTree
 from lawn_optax.diagnostics._lanczos import dot, norm
-from lawn_optax.diagnostics._per_example import (
-    count,
-    fold,
-    widen,
-)
-from lawn_optax.groups._resolve import PyTree
-from lawn_optax.losses import _to_float32
+from lawn_optax.diagnostics._per_example import count, fold, widen
 
 
 class GradientNoise(NamedTuple):
@@ -48,7 +44,7 @@ def flattened_share(margins: ArrayLike, threshold: ArrayLike = 2.5) -> jax.Array
     References:
       Gupta et al. 2021, arXiv:2108.05839, Appendix B and Figure 4.
     """
-    margins = _to_float32(margins)
+    margins = to_float32(margins)
     if not margins.size:
         raise ValueError("`margins` must have at least one entry; got none.")
     share = jnp.mean(margins > threshold, dtype=margins.dtype)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lawn_optax.groups._resolve import PyTree
+from lawn_optax._types import PyTree
 
 
 class Eigenvalue(NamedTuple):

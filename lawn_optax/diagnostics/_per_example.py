@@ -7,11 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lawn_optax.groups._resolve import (
-    PyTree,
-    leaf_paths,
-    path_string,
-)
+from lawn_optax._types import PyTree
+from lawn_optax.groups._labels import leaf_paths, path_string
 
 
 def widen(loss: Callable[..., Any], params: PyTree) -> tuple[Callable[..., Any], Any]:

@@ -9,31 +9,8 @@ import numpy as np
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._geometry import AxisName
-from lawn_optax.diagnostics._curvature import (
-    top_hessian_eigenvalue as top_hessian_eigenvalue,
-)
-from lawn_optax.diagnostics._equilibrium import (
-    adamw_equilibrium_angle as adamw_equilibrium_angle,
-)
-from lawn_optax.diagnostics._equilibrium import (
-    adamw_equilibrium_time as adamw_equilibrium_time,
-)
-from lawn_optax.diagnostics._equilibrium import (
-    effective_learning_rate as effective_learning_rate,
-)
-from lawn_optax.diagnostics._equilibrium import (
-    sgd_equilibrium_angle as sgd_equilibrium_angle,
-)
-from lawn_optax.diagnostics._equilibrium import (
-    sgd_equilibrium_time as sgd_equilibrium_time,
-)
-from lawn_optax.groups._resolve import (
-    Groups,
-    PyTree,
-    absent,
-    resolve,
-)
+from lawn_optax._types import AxisName, Groups, PyTree
+from lawn_optax.groups._resolve import absent, resolve
 
 
 class ObserveState(NamedTuple):

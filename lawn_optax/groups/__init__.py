@@ -12,7 +12,7 @@ Paths name whole components, joined by "/": "attn" or "blocks/attn" match the le
 ``decoder/blocks/attn/kernel``, "att" does not.
 """
 
-from lawn_optax.groups._resolve import PerSlice
+from lawn_optax.groups._labels import PerSlice
 from lawn_optax.groups._select import (
     final_subnet,
     neuron,

@@ -8,12 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lawn_optax.groups._resolve import (
+from lawn_optax._types import Groups, GroupsFn, PyTree
+from lawn_optax.groups._labels import (
     Free,
-    Groups,
-    GroupsFn,
     PerSlice,
-    PyTree,
     label_tree,
     labels_of,
     leaf_paths,

@@ -7,17 +7,15 @@ yourself, with weights for a padded batch. Quantiles, calibration error and AUC 
 examples of the set at once: a mean over batches is not their value.
 """
 
+from lawn_optax.metrics._calibration import expected_calibration_error
 from lawn_optax.metrics._margins import (
-    auc,
     binary_margin,
-    expected_calibration_error,
-    hit_ratio,
     margin_quantiles,
     multiclass_margin,
-    ndcg,
     normalized_margin,
     smoothed_normalized_margin,
 )
+from lawn_optax.metrics._ranking import auc, hit_ratio, ndcg
 
 __all__ = [
     "auc",

@@ -7,12 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from lawn_optax.nrq._motion import (
-    angular_update,
-    as_float,
-    isotropic,
-    norm,
-)
+from lawn_optax.nrq._motion import angular_update, as_float, isotropic, norm
 
 
 class EquilibriumBounds(NamedTuple):

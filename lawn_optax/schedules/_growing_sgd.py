@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from lawn_optax._switch import check_params, select
+from lawn_optax._types import check_params, select
 from lawn_optax.schedules._exponential import ExponentialRates, look_up
 
 _LOG_2 = math.log(2)

@@ -92,6 +92,18 @@ def run(tx: optax.GradientTransformation, params: Any, steps: int, loss=loss):
     return params, states
 
 
+def updates_of(tx, values, **extra_args):
+    """What `tx` makes of the gradient (1, 0), once per value of switch_value."""
+    w = jnp.array([3.0, 4.0])
+    state, out = tx.init(w), []
+    for value in values:
+        update, state = tx.update(
+            jnp.array([1.0, 0.0]), state, w, switch_value=value, **extra_args
+        )
+        out.append(np.asarray(update).tolist())
+    return out, state
+
+
 def assert_close(actual: Any, expected: Any, *, rtol: float, atol: float = 0) -> None:
     """Same structure and values within the tolerances; NaN is close to nothing."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)

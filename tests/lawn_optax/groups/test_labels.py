@@ -13,11 +13,8 @@ import pytest
 
 import lawn_optax as lawn
 from lawn_optax import groups
-from lawn_optax.groups._resolve import (
-    Free,
-    PerSlice,
-    resolve,
-)
+from lawn_optax.groups._labels import Free, PerSlice
+from lawn_optax.groups._resolve import resolve
 from tests.support.trees import (
     MLP,
     dense,

@@ -1,9 +1,8 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""Norm spheres: the groups of one update, and the transformations that use them."""
+"""The constraint of one update: its groups, and the norms that they keep."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,32 +12,11 @@ import numpy as np
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._geometry import AxisName
-from lawn_optax._switch import (
-    ALWAYS,
-    PhaseState,
-    advance,
-    begin,
-    check_params,
-    init_phase,
-)
-from lawn_optax.groups._resolve import (
-    Grouping,
-    Groups,
-    absent,
-    resolve,
-)
+from lawn_optax._types import Groups
+from lawn_optax.groups._resolve import Grouping, absent, resolve
 
 # (<u,u>, <u,w>, <w,w>, whether constrained) -> what multiplies a group's update u
 Scale = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-
-
-class SphereState(NamedTuple):
-    """State of the transformations returned by `project_tangent`, `renormalize`."""
-
-    phase: PhaseState
-    norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 is free
-    fingerprint: jax.Array  # uint32[]; identifies the groups
 
 
 class Sphere(NamedTuple):
@@ -132,6 +110,11 @@ class Sphere(NamedTuple):
             q.append(qk)
         return geometry.combine(self.grouping, us, self.ws, p, q, on, factor)
 
+    def now(self, value: Any) -> jax.Array:
+        """A number, or what a schedule gives for this update."""
+        value = value(self.count) if callable(value) else value
+        return jnp.asarray(value, self.grouping.dtype)
+
 
 def init_sphere(groups: Groups, params: optax.Params) -> tuple[jax.Array, jax.Array]:
     grouping = resolve(groups, params)
@@ -139,103 +122,3 @@ def init_sphere(groups: Groups, params: optax.Params) -> tuple[jax.Array, jax.Ar
         jnp.zeros((grouping.num_norms,), grouping.dtype),
         jnp.asarray(grouping.fingerprint, jnp.uint32),
     )
-
-
-def project_tangent(
-    groups: Groups = "layer", *, axis_name: AxisName = None
-) -> optax.GradientTransformationExtraArgs:
-    """Projects updates to the tangent space of each group's norm sphere.
-
-    For each group of leaves with weights w and gradient (or update) g::
-
-        g <- g - (<w, g> / <w, w>) w
-
-    It acts from its first update on; `switch_at` delays it. Groups without a tangent
-    direction then (norm zero or not finite, one element) are free for good.
-
-    Args:
-      groups: What shares one norm: "layer", "leaf", "neuron", "all", or a callable
-        from the parameters to a tree of labels; see `lawn_optax.groups`.
-      axis_name: Mesh axes over which parameters are sharded, where it cannot be
-        inferred (``shard_map(check_vma=False)``, ``pmap``): names, or a callable from
-        the parameters to a tree with names (or None) per leaf.
-
-    Returns:
-      A transformation whose ``update`` needs ``params``.
-
-    Raises:
-      ValueError: In ``init``, if no leaf is constrained or labels do not fit.
-
-    Examples:
-      >>> import jax.numpy as jnp, lawn_optax as lawn
-      >>> tx = lawn.project_tangent()
-      >>> w = jnp.array([3.0, 4.0])
-      >>> g, _ = tx.update(jnp.array([25.0, 0.0]), tx.init(w), w)
-      >>> g.tolist()
-      [16.0, -12.0]
-
-    References:
-      LAWN, ICLR submission, eq. 3; Gupta et al. 2021, arXiv:2108.05839, Algorithm 3.
-    """
-    return on_sphere("project_tangent", groups, axis_name, Sphere.project)
-
-
-def renormalize(
-    groups: Groups = "layer", project: bool = True, *, axis_name: AxisName = None
-) -> optax.GradientTransformationExtraArgs:
-    """Changes updates so that each group's norm after them is the captured one.
-
-    The norm is captured at the first update and anchors all later ones: it is not read
-    again, so it does not drift. The learning rate must have acted before; put nothing
-    that changes updates behind it.
-
-    Args:
-      groups: See `project_tangent`.
-      project: Whether to project the update to the tangent space first.
-      axis_name: See `project_tangent`.
-
-    Returns:
-      A transformation whose ``update`` needs ``params``.
-
-    Raises:
-      ValueError: In ``init``, if no leaf is constrained or labels do not fit.
-
-    Examples:
-      >>> import jax.numpy as jnp, lawn_optax as lawn
-      >>> tx = lawn.renormalize()
-      >>> w = jnp.array([3.0, 4.0])
-      >>> u, _ = tx.update(jnp.array([1.0, 0.0]), tx.init(w), w)
-      >>> print(round(float(jnp.linalg.norm(w + u)), 5))
-      5.0
-
-    References:
-      LAWN, ICLR submission, Algorithm 1, lines 9-11; Gupta et al. 2021,
-      arXiv:2108.05839, Algorithm 4.
-    """
-    retract = functools.partial(Sphere.retract, project=project)
-    return on_sphere("renormalize", groups, axis_name, retract)
-
-
-def on_sphere(
-    name: str,
-    groups: Groups,
-    axis_name: AxisName,
-    change: Callable[[Sphere, list[Any]], list[Any]],
-) -> optax.GradientTransformationExtraArgs:
-    """The transformation that changes all updates by ``change(sphere, updates)``."""
-
-    def init_fn(params):
-        return SphereState(init_phase(ALWAYS), *init_sphere(groups, params))
-
-    def update_fn(updates, state, params=None, **extra_args):
-        check_params(params, name)
-        constrained, first = begin(ALWAYS, state.phase)
-        grouping = resolve(groups, params)
-        sphere, us = Sphere.capture(
-            grouping, axis_name, params, updates, state, constrained, first
-        )
-        phase = advance(ALWAYS, state.phase, first, extra_args)
-        updates = grouping.treedef.unflatten(change(sphere, us))
-        return updates, SphereState(phase, sphere.held(), state.fingerprint)
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
