@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from lawn_optax._constraint import Sphere, init_sphere
-from lawn_optax._switch import ALWAYS, PhaseState, advance, begin, init_phase
-from lawn_optax._types import AxisName, Groups, check_params
+from lawn_optax._constraint import Sphere, init_norms
+from lawn_optax._switch import ALWAYS, PhaseState, init_phase, next_phase, phase_now
+from lawn_optax._types import AxisName, Groups, check_params, check_static
 from lawn_optax.groups._resolve import resolve
 
 
 class SphereState(NamedTuple):
-    """State of the transformations returned by `project_tangent`, `renormalize`."""
+    """State of `project_tangent`, `renormalize` and the constraints of `baselines`."""
 
     phase: PhaseState
     norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 is free
@@ -39,15 +39,15 @@ def project_tangent(
     Args:
       groups: What shares one norm: "layer", "leaf", "neuron", "all", or a callable
         from the parameters to a tree of labels; see `lawn_optax.groups`.
-      axis_name: Mesh axes over which parameters are sharded, where it cannot be
-        inferred (``shard_map(check_vma=False)``, ``pmap``): names, or a callable from
-        the parameters to a tree with names (or None) per leaf.
+      axis_name: Mesh axes over which parameters are sharded, where they cannot be
+        inferred (`shard_map(check_vma=False)`, `pmap`): names, or a callable from the
+        parameters to a tree with names (or None) per leaf.
 
     Returns:
-      A transformation whose ``update`` needs ``params``.
+      A transformation whose `update` needs `params`.
 
     Raises:
-      ValueError: In ``init``, if no leaf is constrained or labels do not fit.
+      ValueError: In `init`, if no leaf is constrained or labels do not fit.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -64,24 +64,26 @@ def project_tangent(
 
 
 def renormalize(
-    groups: Groups = "layer", project: bool = True, *, axis_name: AxisName = None
+    groups: Groups = "layer", *, project: bool = True, axis_name: AxisName = None
 ) -> optax.GradientTransformationExtraArgs:
     """Changes updates so that each group's norm after them is the captured one.
 
     The norm is captured at the first update and anchors all later ones: it is not read
-    again, so it does not drift. The learning rate must have acted before; put nothing
-    that changes updates behind it.
+    again, so it does not drift. Put the learning rate before it, and nothing that
+    changes updates behind it.
 
     Args:
-      groups: See `project_tangent`.
-      project: Whether to project the update to the tangent space first.
-      axis_name: See `project_tangent`.
+      groups: What shares one norm; see `project_tangent`.
+      project: Whether to project the update to the tangent space first, the second
+        of the two projections of `wrap`.
+      axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``.
+      A transformation whose `update` needs `params`.
 
     Raises:
-      ValueError: In ``init``, if no leaf is constrained or labels do not fit.
+      TypeError: If `project` is traced or not a bool.
+      ValueError: In `init`, if no leaf is constrained or labels do not fit.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -95,8 +97,14 @@ def renormalize(
       LAWN, ICLR submission, Algorithm 1, lines 9-11; Gupta et al. 2021,
       arXiv:2108.05839, Algorithm 4.
     """
+    check_project(project)
     retract = functools.partial(Sphere.retract, project=project)
     return on_sphere("renormalize", groups, axis_name, retract)
+
+
+def check_project(project: Any) -> None:
+    """Raises where `project`, of a retraction, is traced or not a bool."""
+    check_static("project", project, "True or False", types=bool)
 
 
 def on_sphere(
@@ -105,20 +113,20 @@ def on_sphere(
     axis_name: AxisName,
     change: Callable[[Sphere, list[Any]], list[Any]],
 ) -> optax.GradientTransformationExtraArgs:
-    """The transformation that changes all updates by ``change(sphere, updates)``."""
+    """The transformation that changes all updates by `change(sphere, updates)`."""
 
     def init_fn(params):
-        return SphereState(init_phase(ALWAYS), *init_sphere(groups, params))
+        return SphereState(init_phase(ALWAYS), *init_norms(groups, params))
 
     def update_fn(updates, state, params=None, **extra_args):
         check_params(params, name)
-        constrained, first = begin(ALWAYS, state.phase)
+        constrained, first = phase_now(ALWAYS, state.phase)
         grouping = resolve(groups, params)
-        sphere, us = Sphere.capture(
+        sphere, leaves = Sphere.capture(
             grouping, axis_name, params, updates, state, constrained, first
         )
-        phase = advance(ALWAYS, state.phase, first, extra_args)
-        updates = grouping.treedef.unflatten(change(sphere, us))
-        return updates, SphereState(phase, sphere.held(), state.fingerprint)
+        phase = next_phase(ALWAYS, state.phase, first, extra_args)
+        updates = grouping.treedef.unflatten(change(sphere, leaves))
+        return updates, SphereState(phase, sphere.norm_vector(), state.fingerprint)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

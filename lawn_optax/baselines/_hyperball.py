@@ -8,7 +8,7 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._constraint import Sphere
-from lawn_optax._transforms import on_sphere
+from lawn_optax._transforms import check_project, on_sphere
 from lawn_optax._types import AxisName, Groups
 from lawn_optax.groups import only_matrices
 from lawn_optax.groups._resolve import absent
@@ -16,8 +16,8 @@ from lawn_optax.groups._resolve import absent
 
 def hyperball(
     learning_rate: optax.ScalarOrSchedule,
-    groups: Groups | None = None,
     *,
+    groups: Groups | None = None,
     project: bool = False,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -35,23 +35,23 @@ def hyperball(
     - MuonH: ``optax.chain(optax.contrib.muon(1e-3), hyperball(0.01))``
     - Layca: ``optax.chain(optax.sgd(1e-3, 0.9), hyperball(0.01, project=True))``
 
-    The authors of Layca do not train vectors at all. Peers read c again at each step,
-    which drifts; here it is captured once.
+    The authors of Layca do not train vectors at all. Other implementations read c again
+    at each step, so that it drifts; here it is captured once.
 
     Args:
-      learning_rate: Length of a step in units of the norm, or a schedule of it; a
-        length that does not decay does not converge.
+      learning_rate: Length of a step in units of the norm, or a schedule of it. With a
+        length that does not decay, training does not converge.
       groups: What shares one norm. By default each leaf of two axes or more; biases
         and other vectors are free. Use `lawn_optax.groups.stacked` for scanned layers.
       project: Whether to project u to the tangent space before it is scaled (Layca).
-      axis_name: See `project_tangent`.
+      axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
       A transformation whose ``update`` needs ``params``, to be put last in a chain. A
       group whose update is zero, or radial to rounding with ``project``, stands still.
 
     Raises:
-      TypeError: If ``project`` is traced or no bool.
+      TypeError: If `project` is traced or not a bool.
       ValueError: In ``init``, if no leaf is constrained or labels do not fit.
 
     Examples:
@@ -66,37 +66,36 @@ def hyperball(
       Wen et al. 2026, "Hyperball Optimization", arXiv:2606.16899 (AdamH, MuonH);
       Carbonnelle and De Vleeschouwer 2018, "Layer rotation", arXiv:1806.01603 (Layca).
     """
-    if not isinstance(project, bool):
-        raise TypeError(
-            f"`project` must be True or False, got {project!r}. It is static: under "
-            "`optax.inject_hyperparams` list it in `static_args`."
-        )
+    check_project(project)
 
-    def change(sphere: Sphere, us: list[Any]) -> list[Any]:
+    def change(sphere: Sphere, updates: list[Any]) -> list[Any]:
         rate = sphere.now(learning_rate)
         if project:
-            us = _tangent(sphere, us)
+            updates = sphere.project_small_groups(_tangent(sphere, updates))
 
-        def scale(uu, uw, ww, on):
-            length = rate * jnp.sqrt(ww / jnp.where(geometry.has_norm(uu), uu, 1))
-            # Not a number: it passes as it is.
-            still = ~geometry.has_norm(uu) & ~jnp.isnan(uu)
-            return jnp.where(on & ~jnp.isnan(uu), jnp.where(still, 0, length), 1)
+        def scale(update_sq, dot, weight_sq, active):
+            del dot
+            found = geometry.has_norm(update_sq)
+            length = rate * jnp.sqrt(weight_sq / jnp.where(found, update_sq, 1))
+            # A NaN is returned unchanged.
+            is_nan = jnp.isnan(update_sq)
+            still = ~found & ~is_nan
+            return jnp.where(active & ~is_nan, jnp.where(still, 0, length), 1)
 
-        return sphere.retract(us, project=project, scale=scale)
+        return sphere.retract(updates, project=project, scale=scale)
 
     groups = only_matrices("leaf") if groups is None else groups
     return on_sphere("hyperball", groups, axis_name, change)
 
 
-def _tangent(sphere: Sphere, us: list[Any]) -> list[Any]:
-    """The updates projected; none where only rounding is left, no way to follow."""
-    uu = geometry.inner_products(sphere.grouping, us, us, sphere.axes)
-    us = sphere.project(us)
-    tt = geometry.inner_products(sphere.grouping, us, us, sphere.axes)
+def _tangent(sphere: Sphere, updates: list[Any]) -> list[Any]:
+    """The projected updates; 0 where only rounding is left, which has no direction."""
+    before, _ = sphere.products(updates)
+    updates = sphere.project(updates)
+    after, _ = sphere.products(updates)
     gone = [
-        on & (t <= (8 * jnp.finfo(t.dtype).eps) ** 2 * u)
-        for on, t, u in zip(sphere.on, tt, uu, strict=True)
+        active & (t <= (8 * jnp.finfo(t.dtype).eps) ** 2 * u)
+        for active, t, u in zip(sphere.active, after, before, strict=True)
     ]
-    zeros = [None if absent(u) else jnp.zeros_like(u) for u in us]
-    return geometry.choose(sphere.grouping, gone, zeros, us)
+    zeros = [None if absent(u) else jnp.zeros_like(u) for u in updates]
+    return geometry.choose(sphere.grouping, gone, zeros, updates)

@@ -28,8 +28,8 @@ Turn = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 def unit_norm(
     method: str = "lagrange",
-    groups: Groups = "layer",
     *,
+    groups: Groups = "layer",
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Changes updates by one of four techniques of descent under norm constraints.
@@ -50,8 +50,8 @@ def unit_norm(
 
     Args:
       method: "lagrange", "coefficient", "tangent" or "natural" (the "true gradient").
-      groups: See `project_tangent`.
-      axis_name: See `project_tangent`.
+      groups: What shares one norm; see `project_tangent`.
+      axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
       A transformation whose ``update`` needs ``params``, to be put last in a chain,
@@ -102,21 +102,25 @@ def _great_circle(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.cos(x), jnp.sinc(x / jnp.pi)
 
 
-def _turned(sphere: Sphere, us: list[Any], turn: Turn) -> list[Any]:
-    # Projected before it is measured: of an update that is nearly radial, as that of an
+def _turned(sphere: Sphere, updates: list[Any], turn: Turn) -> list[Any]:
+    # Project before measuring: for an update that is nearly radial, as that of an
     # exponential loss becomes, the difference |u|^2 - a^2 |w|^2 would be all rounding.
-    us = sphere.project(us)
-    uu = geometry.inner_products(sphere.grouping, us, us, sphere.axes)
-    uw = geometry.inner_products(sphere.grouping, us, sphere.ws, sphere.axes)
-    p, q, on = [], [], []
+    updates = sphere.project(updates)
+    update_sq, dots = sphere.products(updates)
+    of_update, of_weights, active = [], [], []
     for k, norm in enumerate(sphere.norms):
-        ww = sphere.ww[k]
-        # Where the square of a finite update overflows, the weights stay.
-        lost = jnp.isposinf(uu[k]) & jnp.isfinite(uw[k])
-        a, b = turn(jnp.where(lost, 0, jnp.sqrt(uu[k])) / jnp.where(norm > 0, norm, 1))
+        weight_sq = sphere.weight_sq[k]
+        # Where the square of a finite update overflows, the weights do not move.
+        lost = jnp.isposinf(update_sq[k]) & jnp.isfinite(dots[k])
+        length = jnp.where(lost, 0, jnp.sqrt(update_sq[k]))
+        a, b = turn(length / jnp.where(norm > 0, norm, 1))
         b = jnp.where(lost, 0, b)
-        p.append(b)
-        q.append(norm * a / jnp.sqrt(ww) - b * jnp.where(ww > 0, uw[k] / ww, 0) - 1)
-        # Not finite from an update that is not: it passes as it is.
-        on.append(sphere.on[k] & jnp.isfinite(p[k]) & jnp.isfinite(q[k]))
-    return geometry.combine(sphere.grouping, us, sphere.ws, p, q, on)
+        along = jnp.where(weight_sq > 0, dots[k] / weight_sq, 0)
+        p, q = b, norm * a / jnp.sqrt(weight_sq) - b * along - 1
+        # A non-finite update is returned unchanged.
+        active.append(sphere.active[k] & jnp.isfinite(p) & jnp.isfinite(q))
+        of_update.append(p)
+        of_weights.append(q)
+    return geometry.combine(
+        sphere.grouping, updates, sphere.weights, of_update, of_weights, active
+    )

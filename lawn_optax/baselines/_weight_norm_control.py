@@ -15,8 +15,8 @@ from lawn_optax._types import AxisName, Groups
 def weight_norm_control(
     rate: optax.ScalarOrSchedule,
     target: optax.ScalarOrSchedule | None = None,
-    groups: Groups = "layer",
     *,
+    groups: Groups = "layer",
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Pulls each group's norm to a target, as weight decay pulls it to 0.
@@ -25,12 +25,12 @@ def weight_norm_control(
     target 0 this is decoupled weight decay with the coefficient ``rate``.
 
     Args:
-      rate: Share of the distance to the target that one update removes, in [0, 1]; or
-        a schedule, such as the learning rate's times a coefficient.
+      rate: Share, in [0, 1], of the distance to the target that one update removes, or
+        a schedule of it, such as the learning rate's schedule times a coefficient.
       target: Norm of each group, or a schedule of it; None is the group's norm at the
         first update.
-      groups: See `project_tangent`.
-      axis_name: See `project_tangent`.
+      groups: What shares one norm; see `project_tangent`.
+      axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
       A transformation whose ``update`` needs ``params``, to be put behind the learning
@@ -51,15 +51,18 @@ def weight_norm_control(
       After Loshchilov 2023, "Weight Norm Control", arXiv:2311.11446 (AdamWN).
     """
 
-    def change(sphere: Sphere, us: list[Any]) -> list[Any]:
-        share, p, q, on = sphere.now(rate), [], [], []
-        for ww, norm in zip(sphere.ww, sphere.norms, strict=True):
+    def change(sphere: Sphere, updates: list[Any]) -> list[Any]:
+        share, of_update, of_weights, active = sphere.now(rate), [], [], []
+        for weight_sq, norm in zip(sphere.weight_sq, sphere.norms, strict=True):
             goal = norm if target is None else sphere.now(target)
-            found = geometry.has_norm(ww)
+            found = geometry.has_norm(weight_sq)
             # A free group has no norm of its own to return to.
-            on.append(found & (norm > 0) if target is None else found)
-            p.append(jnp.ones_like(ww))
-            q.append(share * (goal / jnp.sqrt(jnp.where(found, ww, 1)) - 1))
-        return geometry.combine(sphere.grouping, us, sphere.ws, p, q, on)
+            active.append(found & (norm > 0) if target is None else found)
+            of_update.append(jnp.ones_like(weight_sq))
+            length = jnp.sqrt(jnp.where(found, weight_sq, 1))
+            of_weights.append(share * (goal / length - 1))
+        return geometry.combine(
+            sphere.grouping, updates, sphere.weights, of_update, of_weights, active
+        )
 
     return on_sphere("weight_norm_control", groups, axis_name, change)

@@ -16,15 +16,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._types import AxisName, Groups, PyTree
+from lawn_optax._types import AxisName, Groups, PyTree, as_float
 from lawn_optax.groups._resolve import resolve
 
 
 def effective_learning_rate(
     params: PyTree,
     learning_rate: ArrayLike,
-    groups: Groups = "layer",
     *,
+    groups: Groups = "layer",
     power: int = 2,
     axis_name: AxisName = None,
 ) -> jax.Array:
@@ -105,7 +105,7 @@ def sgd_equilibrium_angle(
     """
     _check(learning_rate, weight_decay)
     gamma = _decay("momentum", momentum)
-    return jnp.sqrt(2 * _float(learning_rate) * _float(weight_decay) / (1 + gamma))
+    return jnp.sqrt(2 * as_float(learning_rate) * as_float(weight_decay) / (1 + gamma))
 
 
 def adamw_equilibrium_angle(
@@ -139,7 +139,7 @@ def adamw_equilibrium_angle(
     """
     _check(learning_rate, weight_decay)
     b1 = _decay("b1", b1)
-    product = _float(learning_rate) * _float(weight_decay)
+    product = as_float(learning_rate) * as_float(weight_decay)
     return jnp.sqrt(2 * product * (1 - b1) / (1 + b1))
 
 
@@ -184,8 +184,8 @@ def sgd_equilibrium_time(
       is the squared norm; Wan et al. 2021, arXiv:2006.08419, Theorem 1.
     """
     equilibrium = sgd_equilibrium_angle(learning_rate, weight_decay, momentum)
-    product = _float(learning_rate) * _float(weight_decay)
-    rate = 4 * product / (1 - _float(momentum))
+    product = as_float(learning_rate) * as_float(weight_decay)
+    rate = 4 * product / (1 - as_float(momentum))
     return _time(angular_update, equilibrium, rate, tolerance)
 
 
@@ -228,7 +228,7 @@ def adamw_equilibrium_time(
       Kosson et al. 2024, "Rotational Equilibrium", arXiv:2305.17212, section 3.
     """
     equilibrium = adamw_equilibrium_angle(learning_rate, weight_decay, b1)
-    rate = 2 * _float(learning_rate) * _float(weight_decay)
+    rate = 2 * as_float(learning_rate) * as_float(weight_decay)
     return _time(angular_update, equilibrium, rate, tolerance)
 
 
@@ -237,17 +237,13 @@ def _time(
 ) -> jax.Array:
     if not 0 < tolerance < 1:
         raise ValueError(f"`tolerance` must be in (0, 1), got {tolerance!r}.")
-    angle = _float(angular_update)
+    angle = as_float(angular_update)
     start = (equilibrium / angle) ** 2
     # Where x is above 1 the angle is too small, and the other way round.
     end = jnp.where(start > 1, (1 - tolerance) ** -2, (1 + tolerance) ** -2)
     ratio = (start - 1) / (end - 1)
     time = jnp.where(ratio > 1, jnp.log(ratio) / rate, 0)
     return jnp.where((angle > 0) & (rate > 0), time, jnp.inf)
-
-
-def _float(x: ArrayLike) -> jax.Array:
-    return jnp.asarray(x, jnp.result_type(float))
 
 
 def _check(learning_rate: ArrayLike, weight_decay: ArrayLike) -> None:
@@ -262,4 +258,4 @@ def _check(learning_rate: ArrayLike, weight_decay: ArrayLike) -> None:
 def _decay(name: str, x: ArrayLike) -> jax.Array:
     if isinstance(x, int | float) and not 0 <= x < 1:
         raise ValueError(f"`{name}` must be in [0, 1), got {x!r}.")
-    return _float(x)
+    return as_float(x)

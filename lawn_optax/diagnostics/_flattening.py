@@ -1,16 +1,17 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""Loss flattening: examples that no longer pull, and the noise left in the gradient."""
+"""Loss flattening: examples whose gradient has vanished, and the gradient's noise."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
 
 from lawn_optax._logits import to_float32
 from lawn_optax._types import PyTree
-from lawn_optax.diagnostics._lanczos import dot, norm
+from lawn_optax.diagnostics._lanczos import norm
 from lawn_optax.diagnostics._per_example import count, fold, widen
 
 
@@ -102,8 +103,8 @@ def gradient_noise(
         shift = jax.tree.map(jnp.subtract, local, mean)
         total = before + size
         mean = jax.tree.map(lambda x, d: x + d * (size / total), mean, shift)
-        between = dot(shift, shift) * (before * size / total)
-        return total, mean, squares + dot(apart, apart) + between
+        between = optax.tree.vdot(shift, shift) * (before * size / total)
+        return total, mean, squares + optax.tree.vdot(apart, apart) + between
 
     zeros = jax.tree.map(jnp.zeros_like, wide)
     nothing = jnp.zeros_like(norm(wide))

@@ -14,18 +14,18 @@ Paths name whole components, joined by "/": "attn" or "blocks/attn" match the le
 
 from lawn_optax.groups._labels import PerSlice
 from lawn_optax.groups._select import (
-    final_subnet,
     neuron,
     not_paths,
     only_matrices,
+    only_paths,
     stacked,
 )
 
 __all__ = [
     "PerSlice",
-    "final_subnet",
     "neuron",
     "not_paths",
     "only_matrices",
+    "only_paths",
     "stacked",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lawn_optax._types import Groups, GroupsFn, PyTree
+from lawn_optax._types import Groups, GroupsFn, PyTree, check_static
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,20 +140,20 @@ _NAMED: dict[str, GroupsFn] = {
 
 def labels_of(groups: Groups, params: PyTree) -> list[Any]:
     """One label per leaf of ``params``, None or `Free` for free ones."""
-    if isinstance(groups, str):
-        if groups not in _NAMED:
-            raise ValueError(
-                f"`groups` must be one of {', '.join(map(repr, _NAMED))} or a callable "
-                f"from the parameters to labels, got {groups!r}"
-            )
-        labels = _NAMED[groups](params)
-    elif callable(groups):
+    check_static(
+        "groups",
+        groups,
+        "a name or a callable from the parameters to labels",
+        types=(str, Callable),
+    )
+    if callable(groups):
         labels = groups(params)
+    elif groups in _NAMED:
+        labels = _NAMED[groups](params)
     else:
-        raise TypeError(
-            "`groups` must be a name or a callable from the parameters to labels, got "
-            f"{type(groups).__name__}. It is static: under `optax.inject_hyperparams` "
-            "list it in `static_args`."
+        raise ValueError(
+            f"`groups` must be one of {', '.join(map(repr, _NAMED))} or a callable "
+            f"from the parameters to labels, got {groups!r}."
         )
     # None is a label here, not an empty subtree; a label may stand for a whole subtree.
     is_label = lambda x: x is None or isinstance(x, PerSlice | Free)  # noqa: E731

@@ -28,11 +28,10 @@ class Block:
     axes: tuple[tuple[int, ...], ...]  # per leaf: the axes kept, () for one norm
     shape: tuple[int, ...]  # the sizes of the kept axes in that order; () is one norm
     start: int  # where its norms begin in the vector of all norms
-    free: bool = False  # never constrained; LAMB has a trust ratio for such leaves, too
 
     @property
     def size(self) -> int:
-        """How many norms the block has."""
+        """Number of norms of the block."""
         return math.prod(self.shape)
 
 
@@ -60,13 +59,13 @@ class Grouping:
 
     @functools.cached_property
     def fingerprint(self) -> int:
-        """32 bits that differ between groupings, whatever the groups are called."""
+        """32 bits that identify the grouping, whatever the groups are called."""
         text = repr([[(self.paths[i], a) for i, a in zip(b.leaves, b.axes, strict=True)]
                      for b in self.blocks])  # fmt: skip
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
     def flatten(self, tree: PyTree, name: str) -> list[Any]:
-        """Leaves of a tree shaped like the parameters, `absent` ones included."""
+        """Leaves of a tree that has the structure of the parameters, some `absent`."""
         try:
             return self.treedef.flatten_up_to(tree)
         except ValueError as error:
@@ -75,17 +74,25 @@ class Grouping:
                 f"  {name}: {jax.tree.structure(tree)}\n  params: {self.treedef}"
             ) from error
 
-    def with_free_leaves(self) -> "Grouping":
-        """The same with a block of its own for each free leaf, after the others."""
-        alone = [
-            Block(self.paths[i], (i,), ((),), (), self.num_norms + k, free=True)
-            for k, (i, _) in enumerate(self.free)
+    def flatten_moving(
+        self, updates: PyTree, params: PyTree
+    ) -> tuple[list[Any], list[Any]]:
+        """Leaves of updates and parameters, None for a parameter without an update."""
+        leaves = self.flatten(updates, "updates")
+        pairs = zip(leaves, jax.tree.leaves(params), strict=True)
+        return leaves, [None if absent(u) else w for u, w in pairs]
+
+    def free_leaves(self) -> "Grouping":
+        """A grouping in which each free leaf is a block, and no other leaf is."""
+        blocks = [
+            Block(self.paths[i], (i,), ((),), (), start)
+            for start, (i, _) in enumerate(self.free)
         ]
-        return dataclasses.replace(self, blocks=(*self.blocks, *alone), free=())
+        return dataclasses.replace(self, blocks=tuple(blocks), free=())
 
 
 def absent(leaf: Any) -> bool:
-    """Whether a None, MaskedNode or other empty container stands for a leaf."""
+    """Whether None, a `MaskedNode` or another empty container stands for a leaf."""
     return not jax.tree.leaves(leaf)
 
 
@@ -116,7 +123,7 @@ def resolve(groups: Groups, params: PyTree) -> Grouping:
     blocks: list[Block] = []
     for key, group in members.items():
         name = str(key) or "/"
-        if any(block.name == name for block in blocks):  # such as 1 and "1"
+        if any(block.name == name for block in blocks):  # 1 and "1", for example
             name = repr(key)
         kept = {tuple(shapes[i][a] for a in axes) for i, axes in group}
         if len(kept) > 1:

@@ -140,23 +140,34 @@ def not_paths(*paths: str, base: Groups = "layer") -> GroupsFn:
     )
 
 
-def final_subnet(*paths: str, base: Groups = "layer") -> GroupsFn:
-    """Constrains only the final homogeneous subnet, whose modules you name.
+def only_paths(*paths: str, base: Groups = "layer") -> GroupsFn:
+    """Leaves all parameters free but those that are named.
 
-    It is the last layer and the homogeneous layers (linear, ReLU) directly before it;
-    which they are cannot be read off the parameters.
+    For the papers' final homogeneous subnet, name the last layer and the homogeneous
+    layers (linear, ReLU) directly before it; they cannot be read off the parameters.
 
     Args:
-      *paths: The modules of the subnet, as whole path components.
-      base: Groups of the leaves in it.
+      *paths: Whole path components, such as "head" or "decoder/head".
+      base: Groups of the named leaves.
 
     Returns:
-      A callable for ``groups``, which raises ValueError if a path matches no leaf.
+      A callable for `groups`, which raises ValueError if a path matches no leaf.
+
+    Examples:
+      >>> import jax.numpy as jnp, lawn_optax as lawn
+      >>> params = {"conv": {"kernel": jnp.ones((3, 4))}, "head": jnp.ones((4, 2))}
+      >>> print(lawn.describe(params, lawn.groups.only_paths("head", base="leaf")))
+      group  norms  elements  leaves
+      head       1         8  head (4, 2)
+      <BLANKLINE>
+      free         elements  why
+      conv/kernel        12  not named in only_paths
 
     References:
       Gupta et al. 2021, arXiv:2108.05839, section 2.1 and eq. 1.
     """
-    return _only(base, lambda params: _matches(params, paths), "outside final_subnet")
+    chosen = lambda params: _matches(params, paths)  # noqa: E731
+    return _only(base, chosen, "not named in only_paths")
 
 
 def _only(

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lawn_optax._types import as_float
+
 
 def equilibrium_norm(
     sigma: ArrayLike, learning_rate: ArrayLike, weight_decay: ArrayLike, dim: int
@@ -335,7 +337,3 @@ def isotropic(sigma: ArrayLike) -> jax.Array:
             f"`sigma` must be one number, got the shape {jnp.shape(sigma)}."
         )
     return as_float(sigma)
-
-
-def as_float(x: ArrayLike) -> jax.Array:
-    return jnp.asarray(x, jnp.result_type(float))

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from lawn_optax.nrq._motion import angular_update, as_float, isotropic, norm
+from lawn_optax._types import as_float
+from lawn_optax.nrq._motion import angular_update, isotropic, norm
 
 
 class EquilibriumBounds(NamedTuple):

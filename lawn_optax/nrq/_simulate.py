@@ -211,7 +211,7 @@ def simulate(
             jnp.sqrt(_sum(x * x)),
             x[:, 0] ** 2 / _sum(x * x),
             loss_of(x, spectrum),
-            jax.vmap(lambda u, w: diagnostics.angular_update(u, w, "all")[0])(
+            jax.vmap(lambda u, w: diagnostics.angular_update(u, w, groups="all")[0])(
                 updates, x
             ),
         )

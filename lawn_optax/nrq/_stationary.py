@@ -10,7 +10,8 @@ from jax.core import Tracer
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
-from lawn_optax.nrq._motion import as_float, isotropic
+from lawn_optax._types import as_float
+from lawn_optax.nrq._motion import isotropic
 
 
 def stationary_log_density(

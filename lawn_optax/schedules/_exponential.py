@@ -19,6 +19,8 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from lawn_optax.schedules._phases import whole_steps
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ExponentialRates:
@@ -199,8 +201,8 @@ def exponential_cosine(
     References:
       Li and Arora 2019, arXiv:1910.07454, section 4.2 and eq. 8.
     """
-    total = _whole(total_steps, "total_steps")
-    per_epoch = _whole(steps_per_epoch, "steps_per_epoch")
+    total = whole_steps("total_steps", total_steps, least=1)
+    per_epoch = whole_steps("steps_per_epoch", steps_per_epoch, least=1)
     share = np.arange(total) // per_epoch * (per_epoch / total)
     rates = peak_value * (1 + np.cos(np.pi * share)) / 2
     return _equivalent(*rate_tables(rates, momentum, weight_decay, total), momentum)
@@ -239,7 +241,7 @@ def rate_tables(
     schedule: Any, momentum: float, weight_decay: Any, total_steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rates and weight decays of all updates, checked."""
-    total = _whole(total_steps, "total_steps")
+    total = whole_steps("total_steps", total_steps, least=1)
     rates = _table("schedule", schedule, total)
     decays = _table("weight_decay", weight_decay, total)
     _check(rates, momentum, decays)
@@ -283,14 +285,6 @@ def _check(rates: np.ndarray, momentum: float, decays: np.ndarray) -> None:
             f"{limit / decays[step]:.6g} or the weight decay "
             f"{limit / rates[step]:.6g}."
         )
-
-
-def _whole(steps: int, name: str) -> int:
-    if not (steps >= 1 and float(steps).is_integer()):
-        raise ValueError(
-            f"`{name}` must be a whole number of updates, 1 or more; got {steps!r}."
-        )
-    return int(steps)
 
 
 def first_step(found: np.ndarray) -> int | None:

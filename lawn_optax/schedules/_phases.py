@@ -3,6 +3,7 @@
 
 from decimal import ROUND_HALF_UP, Decimal
 from math import isfinite
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,9 +64,9 @@ def three_phase(
             "`peak_value` must be a finite learning rate of at least 0; got "
             f"{peak_value!r}."
         )
-    free_steps = _whole_steps("free_steps", free_steps)
-    warmup_steps = _whole_steps("warmup_steps", warmup_steps)
-    total_steps = _whole_steps("total_steps", total_steps)
+    free_steps = whole_steps("free_steps", free_steps)
+    warmup_steps = whole_steps("warmup_steps", warmup_steps)
+    total_steps = whole_steps("total_steps", total_steps)
     known = all(isinstance(n, int) for n in (free_steps, warmup_steps, total_steps))
     if known and total_steps < max(1, free_steps + warmup_steps):
         raise ValueError(
@@ -232,7 +233,7 @@ def epochs_to_steps(epochs: float, steps_per_epoch: int) -> int:
     """
     if not (epochs >= 0 and isfinite(epochs)):
         raise ValueError(f"Epochs must be a finite number, 0 or more; got {epochs!r}.")
-    steps = _whole_steps("steps_per_epoch", steps_per_epoch)
+    steps = whole_steps("steps_per_epoch", steps_per_epoch)
     if steps < 1:
         raise ValueError(
             f"`steps_per_epoch` must be at least 1; got {steps_per_epoch!r}. "
@@ -242,13 +243,14 @@ def epochs_to_steps(epochs: float, steps_per_epoch: int) -> int:
     return int(product.to_integral_value(ROUND_HALF_UP))
 
 
-def _whole_steps(name: str, steps: int | jax.Array) -> int | jax.Array:
+def whole_steps(name: str, steps: Any, least: int = 0) -> Any:
     """A Python int from a whole number; JAX arrays, perhaps traced, pass unchecked."""
     if isinstance(steps, jax.Array):
         return steps
-    if not (steps >= 0 and float(steps).is_integer()):
+    if not (steps >= least and float(steps).is_integer()):
         raise ValueError(
-            f"`{name}` must be a whole number of updates, 0 or more; got {steps!r}. "
-            "For epochs use `epochs_to_steps` or the `_epochs` form of the schedule."
+            f"`{name}` must be a whole number of updates, {least} or more; got "
+            f"{steps!r}. For epochs use `epochs_to_steps` or the `_epochs` form of the "
+            "schedule."
         )
     return int(steps)

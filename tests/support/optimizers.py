@@ -146,4 +146,4 @@ def moved(before: Any, after: Any) -> bool:
 
 
 def norms_of(params: Any, groups: Any = "layer") -> np.ndarray:
-    return np.asarray(lawn.diagnostics.group_norms(params, groups))
+    return np.asarray(lawn.diagnostics.group_norms(params, groups=groups))

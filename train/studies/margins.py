@@ -84,7 +84,7 @@ def outcome(
     With ReLU and no biases the scores are those of the network with norms 1 times the
     product of the norms.
     """
-    norms = diagnostics.group_norms(kernels, "leaf")
+    norms = diagnostics.group_norms(kernels, groups="leaf")
     scores, labels = logits_of(kernels, data.inputs[:size]), labels[:size]
     test = logits_of(kernels, data.test_inputs)
     margins, product = metrics.multiclass_margin(scores, labels), float(norms.prod())

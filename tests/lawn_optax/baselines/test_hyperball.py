@@ -125,7 +125,7 @@ def test_at_learning_rate_zero_weights_stay_and_zero_kernels_are_free():
 
 def test_each_slice_of_a_stack_turns_by_itself(x64):
     w, u = draw(shape=(3, 4, 2))
-    tx = baselines.hyperball(0.2, groups.stacked(base="leaf"))
+    tx = baselines.hyperball(0.2, groups=groups.stacked(base="leaf"))
     step, _ = tx.update(jnp.asarray(u), tx.init(jnp.asarray(w)), jnp.asarray(w))
     expected = [hyperball(a, b, 0.2) for a, b in zip(w, u, strict=True)]
     np.testing.assert_allclose(w + step, expected, rtol=1e-13)

@@ -235,11 +235,11 @@ def test_weights_of_norm_1_at_the_effective_rate_turn_alike(power):
 
 def test_the_effective_rate_is_per_group_and_0_for_zero_weights():
     w = {"a": {"kernel": jnp.full((2, 2), 2.0)}, "b": jnp.zeros(3)}
-    found = diagnostics.effective_learning_rate(w, 0.8, "leaf")
+    found = diagnostics.effective_learning_rate(w, 0.8, groups="leaf")
     np.testing.assert_array_equal(found, np.float32([0.8 / 16, 0]))
-    found = diagnostics.effective_learning_rate(w, 0.8, "leaf", power=1)
+    found = diagnostics.effective_learning_rate(w, 0.8, groups="leaf", power=1)
     np.testing.assert_array_equal(found, np.float32([0.8 / 4, 0]))
-    found = diagnostics.effective_learning_rate({"a": w["a"]}, 0.8, "neuron")
+    found = diagnostics.effective_learning_rate({"a": w["a"]}, 0.8, groups="neuron")
     np.testing.assert_array_equal(found, np.float32([0.8 / 8, 0.8 / 8]))
     with pytest.raises(ValueError, match="`power` must be 2"):
         diagnostics.effective_learning_rate(w, 0.8, power=3)

@@ -151,7 +151,7 @@ def test_an_empty_tree_is_no_error(choice):
 
 
 @pytest.mark.parametrize(
-    "helper", [groups.not_paths("x"), groups.final_subnet("x"), groups.stacked("x")]
+    "helper", [groups.not_paths("x"), groups.only_paths("x"), groups.stacked("x")]
 )
 def test_an_empty_tree_is_no_error_for_helpers_with_paths(helper):
     assert sharing({}, helper) == {}
