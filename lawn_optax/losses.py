@@ -1,12 +1,12 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-r"""The losses that the LAWN papers compare, where Optax has none of that form.
+r"""Losses that the LAWN papers compare and that Optax does not have in that form.
 
-To be used beside ``optax.losses``: cross entropy is
-``optax.softmax_cross_entropy_with_integer_labels``, logistic loss
-``optax.sigmoid_binary_cross_entropy``, binary focal loss
-``optax.sigmoid_focal_loss``. As there, a loss is returned for each example, so take the
-mean yourself; :func:`flood` then acts on that mean. Losses are computed and returned in
-float32 for lower precisions, and in float64 for float64.
+Use them beside those of Optax: cross entropy is
+`optax.softmax_cross_entropy_with_integer_labels`, logistic loss
+`optax.sigmoid_binary_cross_entropy`, binary focal loss `optax.sigmoid_focal_loss`. As
+there, each example has its own loss: take the mean yourself, on which `flood` then
+acts. Losses are computed and returned in float32 for lower precisions, and in float64
+for float64.
 """
 
 import jax
@@ -24,24 +24,24 @@ def focal_loss(
     .. math::
         FL = -(1 - p_y)^\gamma \log p_y, \qquad p = \mathrm{softmax}(z)
 
-    With :math:`s = z_y - \log \sum_{k \ne y} e^{z_k}` we have :math:`p_y =
-    \sigma(s)`, so both factors come from :math:`s` without cancellation, and the
-    gradient is finite for every finite logit and :math:`\gamma`. For binary problems
-    use ``optax.sigmoid_focal_loss``: the same loss of a single logit.
+    With ``s = z_y - log sum_(k != y) exp(z_k)`` we have ``p_y = sigma(s)``, so both
+    factors come from s without cancellation, and the gradient is finite for every
+    finite logit and gamma. For binary problems use `optax.sigmoid_focal_loss`: it is
+    the same loss for a single logit.
 
     Args:
       logits: float[..., classes], at least 2 classes.
       labels: int[...], the target class of each example, 0 to classes - 1. A label
         outside gives NaN.
-      gamma: focusing exponent, at least 0; 0 is the cross entropy. The papers use 0.5,
+      gamma: Focusing exponent, at least 0; 0 is the cross entropy. The papers use 0.5,
         2 and 5.
 
     Returns:
       float[...], the loss of each example.
 
     Raises:
-      TypeError: if the labels are not integers.
-      ValueError: if the shapes do not fit, or gamma is negative or NaN.
+      TypeError: If the labels are not integers.
+      ValueError: If the shapes do not fit, or gamma is negative or NaN.
 
     Examples:
       >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
@@ -65,20 +65,20 @@ def smooth_labels(labels: ArrayLike, epsilon: ArrayLike) -> jax.Array:
     .. math::
         q_k = (1 - \epsilon) y_k + \frac{\epsilon}{K - 1} (1 - y_k)
 
-    Epsilon is spread over the *other* K - 1 classes. ``optax.smooth_labels`` spreads
+    Epsilon is spread over the *other* K - 1 classes. `optax.smooth_labels` spreads
     its alpha over all K, the target included; the two agree for
-    :math:`\alpha = \epsilon K / (K - 1)`. Give the result to
-    ``optax.softmax_cross_entropy``.
+    ``alpha = epsilon K / (K - 1)``. Give the result to
+    `optax.softmax_cross_entropy`.
 
     Args:
       labels: float[..., classes], one-hot, at least 2 classes.
-      epsilon: probability taken from the target, 0 to 1. The papers use 0.05.
+      epsilon: Probability taken from the target, 0 to 1. The papers use 0.05.
 
     Returns:
       float[..., classes], which sum to 1.
 
     Raises:
-      ValueError: for fewer than 2 classes, or an epsilon outside 0 to 1.
+      ValueError: For fewer than 2 classes, or an epsilon outside 0 to 1.
 
     Examples:
       >>> print(smooth_labels(jax.nn.one_hot(1, 5), 0.1))
@@ -101,20 +101,20 @@ def smooth_labels(labels: ArrayLike, epsilon: ArrayLike) -> jax.Array:
 def smooth_binary_labels(labels: ArrayLike, epsilon: ArrayLike) -> jax.Array:
     r"""Label smoothing for binary labels: 1 becomes 1 - epsilon, 0 becomes epsilon.
 
-    :func:`smooth_labels` for two classes, where the one other class gets all of
-    epsilon: :math:`q = (1 - \epsilon) y + \epsilon (1 - y)`. In Optax's form this is
-    :math:`\alpha = 2 \epsilon`. Give the result to
-    ``optax.sigmoid_binary_cross_entropy``.
+    `smooth_labels` for two classes, where the one other class gets all of
+    epsilon: ``q = (1 - epsilon) y + epsilon (1 - y)``. In Optax's form this is
+    ``alpha = 2 epsilon``. Give the result to
+    `optax.sigmoid_binary_cross_entropy`.
 
     Args:
       labels: float[...] or int[...], 0 or 1.
-      epsilon: probability taken from the target, 0 to 1. The papers use 0.05.
+      epsilon: Probability taken from the target, 0 to 1. The papers use 0.05.
 
     Returns:
       float[...].
 
     Raises:
-      ValueError: for an epsilon outside 0 to 1.
+      ValueError: For an epsilon outside 0 to 1.
 
     Examples:
       >>> print(smooth_binary_labels(jnp.array([1, 0]), 0.05))
@@ -134,19 +134,19 @@ def flood(loss: ArrayLike, level: ArrayLike) -> jax.Array:
     .. math::
         \tilde L = |L - b| + b
 
-    This is the form of Ishida et al. The LAWN papers print :math:`|L - b|`: the same
+    This is the form of Ishida et al. The LAWN papers print ``|L - b|``: the same
     gradient, but here the value above the level is the loss itself, to the bit, so
-    that logged losses stay comparable. At :math:`L = b` the gradient is that of L.
+    that logged losses stay comparable. At ``L = b`` the gradient is that of L.
 
     Args:
       loss: float[], the mean loss of the batch.
-      level: flood level b, at least 0. The papers search 0.2, 0.3 and 0.4.
+      level: Flood level b, at least 0. The papers search 0.2, 0.3 and 0.4.
 
     Returns:
       float[], the flooded loss.
 
     Raises:
-      ValueError: if the loss is not a scalar (flooding each example is another method),
+      ValueError: If the loss is not a scalar (flooding each example is another method),
         or the level is negative or NaN.
 
     Examples:
@@ -174,9 +174,9 @@ def exponential_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     .. math::
         L = \sum_{k \ne y} \exp(-(z_y - z_k))
 
-    This is :math:`e^L - 1` of the cross entropy L. Only differences of logits enter,
-    so a common shift does no harm, and neither value nor gradient is NaN for finite
-    logits; a margin below about -88 (float32) overflows to infinity, as the loss does.
+    This is ``exp(L) - 1`` of the cross entropy L. Only differences of logits enter, so
+    a common shift does no harm. Neither value nor gradient is NaN for finite logits,
+    but a margin below about -88 (float32) gives infinity.
 
     Args:
       logits: float[..., classes], at least 2 classes.
@@ -187,8 +187,8 @@ def exponential_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
       float[...], the loss of each example.
 
     Raises:
-      TypeError: if the labels are not integers.
-      ValueError: if the shapes do not fit.
+      TypeError: If the labels are not integers.
+      ValueError: If the shapes do not fit.
 
     Examples:
       >>> print(exponential_loss(jnp.array([[2.0, 0.0, 0.0]]), jnp.array([0])).round(4))
@@ -213,13 +213,13 @@ def binary_exponential_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
 
     Args:
       logits: float[...], one score per example.
-      labels: [...], positive where above 0: both 0/1 and -1/1 will do. No soft labels.
+      labels: [...], positive where above 0: 0/1 and -1/1 both work, soft labels do not.
 
     Returns:
       float[...], the loss of each example.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: If the shapes differ.
 
     Examples:
       >>> loss = binary_exponential_loss(jnp.array([2.0, 2.0]), jnp.array([1, 0]))

@@ -57,10 +57,10 @@ def adamp(
         `lawn_optax.project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``.
+      A transformation whose `update` needs `params`.
 
     Raises:
-      ValueError: In ``init``, if no leaf has units or labels do not fit.
+      ValueError: In `init`, if no leaf has units or labels do not fit.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
@@ -109,10 +109,10 @@ def sgdp(
         `lawn_optax.project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``.
+      A transformation whose `update` needs `params`.
 
     Raises:
-      ValueError: In ``init``, if no leaf has units or labels do not fit.
+      ValueError: In `init`, if no leaf has units or labels do not fit.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn

@@ -113,7 +113,7 @@ def bounded_weight_norm(
       nothing behind it that changes updates: the weights are a function of v.
 
     Raises:
-      ValueError: In ``init``, if no leaf has channels or labels do not fit.
+      ValueError: In `init`, if no leaf has channels or labels do not fit.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn

@@ -47,12 +47,12 @@ def hyperball(
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``, to be put last in a chain. A
-      group whose update is zero, or radial to rounding with ``project``, stands still.
+      A transformation whose `update` needs `params`, to be put last in a chain. A
+      group whose update is zero, or radial to rounding with `project`, stands still.
 
     Raises:
       TypeError: If `project` is traced or not a bool.
-      ValueError: In ``init``, if no leaf is constrained or labels do not fit.
+      ValueError: In `init`, if no leaf is constrained or labels do not fit.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn

@@ -87,7 +87,7 @@ def reparametrize(
     reset: Reset = "restart",
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """LAWN by reparametrisation: ``inner`` trains v, the weights are a function of it.
+    """LAWN by reparametrisation: `inner` trains v, the weights are a function of it.
 
     From the switch on ``w = c v / |v|``, where v begins as w and c is its norm: the
     other implementation that the LAWN paper names. Unlike in `lawn_optax.wrap` nothing
@@ -106,12 +106,12 @@ def reparametrize(
         `lawn_optax.project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``. Extra arguments reach
-      ``inner``. Put nothing behind it that changes updates: the weights are a function
+      A transformation whose `update` needs `params`. Extra arguments reach
+      `inner`. Put nothing behind it that changes updates: the weights are a function
       of v.
 
     Raises:
-      ValueError: For a negative step or an unknown reset; in ``init``, if no leaf is
+      ValueError: For a negative step or an unknown reset; in `init`, if no leaf is
         constrained or labels do not fit.
       TypeError: If `groups` or `reset` is traced, or the step is not a number.
 

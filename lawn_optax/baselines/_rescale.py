@@ -56,13 +56,13 @@ def rescale_on_decay(
         the fourth root of the rate, and 1/2 for Adam, where it is the square root.
 
     Returns:
-      A transformation whose ``update`` needs ``params``. Put it last in the chain,
+      A transformation whose `update` needs `params`. Put it last in the chain,
       after the learning rate and the weight decay. Do not combine it with `wrap`: it
       would break the captured norms, and with fixed norms it has nothing to correct.
 
     Raises:
       TypeError: If `schedule` is not a function.
-      ValueError: In ``init``, if no leaf is chosen or labels do not fit.
+      ValueError: In `init`, if no leaf is chosen or labels do not fit.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn

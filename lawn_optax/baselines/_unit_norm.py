@@ -1,12 +1,13 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """The four techniques of descent under norm constraints, as retractions of one step.
 
-With x = |u - a w| / c, the length of the tangent step in units of the norm, two of them
-turn the weights in the plane of w and the step::
+With x = |u - a w| / c, the length of the tangent step in units of the norm, two of the
+techniques turn the weights in the plane of w and the step::
 
     w <- c A(x) w / |w| + B(x) (u - a w)      |A|^2 + |x B|^2 = 1
 
-by their own A and B. The other two are `project_tangent` and `renormalize` of a step.
+each by its own A and B. The other two apply `project_tangent` or `renormalize` to the
+step.
 """
 
 import functools
@@ -34,32 +35,33 @@ def unit_norm(
 ) -> optax.GradientTransformationExtraArgs:
     """Changes updates by one of four techniques of descent under norm constraints.
 
-    Each group's norm stays c, read at the first update as in `renormalize` (normalise
-    the weights before to keep the norm 1). With V = w / c, G = u / c for an update u,
-    which is minus the learning rate times the gradient, and t = G - (V'G) V::
+    Each group's norm stays c, read at the first update as in `renormalize`. (To train
+    with norm 1, normalise the weights first.) With V = w / c, G = u / c for an update
+    u, which is minus the learning rate times the gradient, and t = G - (V'G) V::
 
         "lagrange"     V <- V + G - k V,   k = 1 + V'G - sqrt(1 - |G|^2 + (V'G)^2)
         "coefficient"  V <- (V + G) / |V + G|
         "tangent"      V <- V + t
         "natural"      V <- V cos |t| + t sin |t| / |t|
 
-    They agree to first order in the step. "tangent" alone drifts: each step multiplies
-    the norm by the root of ``1 + |t|^2``, second order in the step, and so first order
-    over a fixed stretch of gradient flow; the others keep c to rounding. "natural"
-    follows the great circle along the natural gradient of the sphere.
+    They agree to first order in the step. Only "tangent" drifts: each step multiplies
+    the norm by the root of ``1 + |t|^2``, which is second order in the step, and so
+    first order over a fixed time of gradient flow. The others keep c to rounding.
+    "natural" follows the great circle along the natural gradient of the sphere.
 
     Args:
-      method: "lagrange", "coefficient", "tangent" or "natural" (the "true gradient").
+      method: Technique: "lagrange", "coefficient", "tangent" or "natural" (the "true
+        gradient").
       groups: What shares one norm; see `project_tangent`.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``, to be put last in a chain,
+      A transformation whose `update` needs `params`, to be put last in a chain,
       behind the learning rate. For ``|t| > 1`` there is no real multiplier k:
       "lagrange" then turns the weights by a right angle, the most that it can.
 
     Raises:
-      ValueError: For an unknown method; in ``init``, if no leaf is constrained or
+      ValueError: For an unknown method; in `init`, if no leaf is constrained or
         labels do not fit.
 
     Examples:

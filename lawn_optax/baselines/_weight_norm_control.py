@@ -22,7 +22,7 @@ def weight_norm_control(
     """Pulls each group's norm to a target, as weight decay pulls it to 0.
 
     An update u, learning rate included, becomes ``u - rate (1 - target / |w|) w``. With
-    target 0 this is decoupled weight decay with the coefficient ``rate``.
+    target 0 this is decoupled weight decay with the coefficient `rate`.
 
     Args:
       rate: Share, in [0, 1], of the distance to the target that one update removes, or
@@ -33,11 +33,11 @@ def weight_norm_control(
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``, to be put behind the learning
+      A transformation whose `update` needs `params`, to be put behind the learning
       rate. A group without a norm is not pulled.
 
     Raises:
-      ValueError: In ``init``, if no leaf is constrained or labels do not fit.
+      ValueError: In `init`, if no leaf is constrained or labels do not fit.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn

@@ -33,7 +33,7 @@ def weight_normalization(
 ) -> optax.GradientTransformationExtraArgs:
     """Weight normalisation around any optimizer: ``w = g v / |v|``, with v, g trained.
 
-    The model sees w; ``inner`` gets the gradients::
+    The model sees w; `inner` gets the gradients::
 
         dL/dg = <dL/dw, v> / |v|        dL/dv = (g / |v|) (dL/dw - (dL/dg / |v|) v)
 
@@ -56,7 +56,7 @@ def weight_normalization(
       nothing behind it that changes updates.
 
     Raises:
-      ValueError: In ``init``, if no leaf is constrained or labels do not fit.
+      ValueError: In `init`, if no leaf is constrained or labels do not fit.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn

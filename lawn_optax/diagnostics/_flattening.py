@@ -28,7 +28,8 @@ def flattened_share(margins: ArrayLike, threshold: ArrayLike = 2.5) -> jax.Array
     Args:
       margins: float[...], of any shape, such as from `metrics.binary_margin` or
         `metrics.multiclass_margin` of the training examples.
-      threshold: The papers' logistic loss is flat from about 2.5, where it is 0.08.
+      threshold: Margin from which the loss is flat; the logistic loss is 0.08 at the
+        papers' 2.5.
 
     Returns:
       float32[] (float64 for float64 margins), 0 to 1; NaN if a margin is.
@@ -67,13 +68,15 @@ def gradient_noise(
 
     Args:
       loss: ``loss(params, example)``, a scalar.
-      params: Real parameters; below float32 the gradients have their accuracy.
-      examples: Arrays whose first axis is the example; a sample of the training data
-        will do.
-      chunk_size: Examples at once; memory grows by as many times the parameters.
+      params: Real parameters; below float32, the gradients have only the accuracy of
+        their type.
+      examples: Arrays whose first axis is the example; a sample of the training data is
+        enough.
+      chunk_size: Number of examples at once; memory grows by one copy of the parameters
+        for each.
 
     Returns:
-      ``trace`` and ``gradient_norm``, float32[] (float64 if a leaf is).
+      `trace` and `gradient_norm`, float32[] (float64 if a leaf is).
 
     Raises:
       TypeError: If a leaf is not a real floating-point number.

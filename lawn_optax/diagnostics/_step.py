@@ -55,7 +55,7 @@ def radial_fraction(
     """Share of each group's update along its weights, ``|<u,w>| / (|u| |w|)``.
 
     Args:
-      updates: Gradients or updates, shaped like ``params``.
+      updates: Gradients or updates, shaped like `params`.
       params: Parameters before the update.
       groups: What shares one norm; see `lawn_optax.wrap`.
       axis_name: Mesh axes over which parameters are sharded; see
@@ -83,7 +83,7 @@ def angular_update(
     """Angle between each group's weights before and after the update, in radians.
 
     Args:
-      updates: Updates that will be added to ``params``.
+      updates: Updates that will be added to `params`.
       params: Parameters before the update.
       groups: What shares one norm; see `lawn_optax.wrap`.
       axis_name: Mesh axes over which parameters are sharded; see
@@ -119,7 +119,7 @@ def observe(
         `lawn_optax.project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``.
+      A transformation whose `update` needs `params`.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn

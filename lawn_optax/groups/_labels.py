@@ -18,7 +18,7 @@ from lawn_optax._types import Groups, GroupsFn, PyTree, check_static
 
 @dataclasses.dataclass(frozen=True)
 class PerSlice:
-    """A label with one norm per index of the kept ``axes`` instead of one norm."""
+    """A label for one norm per index of the kept `axes` instead of a single norm."""
 
     label: Hashable
     axes: tuple[int, ...]
@@ -32,7 +32,7 @@ class Free:
 
 
 def leaf_paths(params: PyTree) -> list[tuple[tuple[Any, ...], Any]]:
-    """(key path, leaf) pairs, seeing through boxes of one array (nnx, Partitioned)."""
+    """(key path, leaf) pairs, without boxes around one array (nnx, Partitioned)."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     below = collections.Counter(
         path[:k] for path, _ in leaves for k in range(len(path))
@@ -85,7 +85,7 @@ def _is_list_item(params: PyTree, path: tuple[Any, ...]) -> bool:
 
 
 def label_tree(params: PyTree, label: Callable[[tuple[Any, ...], Any], Any]) -> PyTree:
-    """A tree of labels, one call of ``label(path, leaf)`` per leaf of ``params``."""
+    """A tree with the label ``label(path, leaf)`` for each leaf of `params`."""
     labels = [label(path, leaf) for path, leaf in leaf_paths(params)]
     return jax.tree.unflatten(jax.tree.structure(params), labels)
 
@@ -139,7 +139,7 @@ _NAMED: dict[str, GroupsFn] = {
 
 
 def labels_of(groups: Groups, params: PyTree) -> list[Any]:
-    """One label per leaf of ``params``, None or `Free` for free ones."""
+    """One label per leaf of `params`, None or `Free` for free ones."""
     check_static(
         "groups",
         groups,

@@ -97,7 +97,7 @@ def absent(leaf: Any) -> bool:
 
 
 def resolve(groups: Groups, params: PyTree) -> Grouping:
-    """The grouping of ``params``; raises if there are leaves and all are free."""
+    """The grouping of `params`; raises if there are leaves and all are free."""
     leaves = leaf_paths(params)
     paths = tuple(path_string(path) for path, _ in leaves)
     shapes = tuple(tuple(np.shape(leaf)) for _, leaf in leaves)

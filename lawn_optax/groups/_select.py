@@ -29,12 +29,12 @@ def neuron(axis: Axis | Callable[[str], Axis] = -1) -> GroupsFn:
     kernel; other vectors are free.
 
     Args:
-      axis: The output axis or axes of a kernel: -1 for Flax and Haiku, 0 for Equinox,
-        (-2, -1) for Flax attention kernels (features, heads, head_dim); or a callable
-        from a leaf's path to them.
+      axis: Output axis or axes of a kernel: -1 for Flax and Haiku, 0 for Equinox, (-2,
+        -1) for Flax attention kernels (features, heads, head_dim); or a callable from
+        the path of a leaf to them.
 
     Returns:
-      A callable for ``groups``.
+      A callable for `groups`.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -50,12 +50,13 @@ def stacked(*paths: str, axis: int = 0, base: Groups = "layer") -> GroupsFn:
     """One norm per index of a stacked axis, such as that of scanned layers or experts.
 
     Args:
-      *paths: Where leaves are stacked; none means everywhere.
+      *paths: Paths of the stacked leaves; without any, all leaves are stacked.
       axis: The stacked axis.
-      base: Groups within one slice, as if the axis were not there; elsewhere too.
+      base: Groups within one slice, found as if the stacked axis were not there, and of
+        all other leaves.
 
     Returns:
-      A callable for ``groups``.
+      A callable for `groups`.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -104,7 +105,7 @@ def only_matrices(base: Groups = "layer") -> GroupsFn:
       base: Groups of the leaves with two axes or more.
 
     Returns:
-      A callable for ``groups``.
+      A callable for `groups`.
     """
     return _only(
         base,
@@ -114,14 +115,14 @@ def only_matrices(base: Groups = "layer") -> GroupsFn:
 
 
 def not_paths(*paths: str, base: Groups = "layer") -> GroupsFn:
-    """Leaves what is named free, such as embeddings, routers or gates.
+    """Leaves the named parameters free, such as embeddings, routers or gates.
 
     Args:
       *paths: Whole path components, such as "embed" or "decoder/head".
       base: Groups of the other leaves.
 
     Returns:
-      A callable for ``groups``, which raises ValueError if a path matches no leaf.
+      A callable for `groups`, which raises ValueError if a path matches no leaf.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn

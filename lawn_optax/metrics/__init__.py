@@ -1,7 +1,7 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """Margins, calibration and ranking metrics, as pure functions of scores.
 
-All work under ``jit`` and ``vmap`` and accumulate in float32, or in float64 for float64
+All work under `jit` and `vmap` and accumulate in float32, or in float64 for float64
 scores. Margins, hit ratio and NDCG are returned for each example or row: take the mean
 yourself, with weights for a padded batch. Quantiles, calibration error and AUC need all
 examples of the set at once: a mean over batches is not their value.

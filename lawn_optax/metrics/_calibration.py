@@ -19,20 +19,22 @@ def expected_calibration_error(
 
     Bin m holds the examples whose confidence, the probability of the predicted class,
     lies in ((m-1)/M, m/M]: a confidence on an edge belongs to the bin below it (edges
-    are rounded to the confidence's dtype). Of equal scores the first is predicted.
+    are rounded to the confidence's dtype). If scores are equal, the first class is
+    predicted.
 
     Args:
-      logits: float[..., classes] with ``labels`` int[...], or, for binary problems,
+      logits: float[..., classes] with `labels` int[...], or, for binary problems,
         float[...] with labels of the same shape (positive where above 0). For
         probabilities p give log p, or log p - log(1 - p) if binary.
-      labels: see above. One-hot labels would be read as many binary ones.
-      num_bins: M, at least 1.
+      labels: Classes or binary labels, as above. One-hot labels would be read as many
+        binary ones.
+      num_bins: Number of bins M, at least 1.
 
     Returns:
       float[], 0 to 1; NaN if any logit is.
 
     Raises:
-      ValueError: if the shapes do not fit or ``num_bins`` is below 1.
+      ValueError: If the shapes do not fit or `num_bins` is below 1.
 
     Examples:
       >>> logits = jnp.log(jnp.array([[0.8, 0.2], [0.8, 0.2], [0.4, 0.6]]))

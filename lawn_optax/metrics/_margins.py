@@ -11,18 +11,18 @@ from lawn_optax._logits import require_same_shape, split_target, to_float32
 def binary_margin(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     r"""The logit, signed so that a right prediction is positive.
 
-    :math:`m = z` for a positive label, :math:`-z` for a negative one. Its mean or
-    median is a statistic for :func:`lawn_optax.switch_when`.
+    ``m = z`` for a positive label, ``-z`` for a negative one. Its mean or
+    median is a statistic for `lawn_optax.switch_when`.
 
     Args:
       logits: float[...], one score per example.
-      labels: [...], positive where above 0: both 0/1 and -1/1 will do. No soft labels.
+      labels: [...], positive where above 0: 0/1 and -1/1 both work, soft labels do not.
 
     Returns:
       float[...].
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: If the shapes differ.
 
     Examples:
       >>> print(binary_margin(jnp.array([2.0, -1.0, 3.0]), jnp.array([1, 1, 0])))
@@ -37,7 +37,7 @@ def binary_margin(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
 
 
 def multiclass_margin(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
-    r"""The target's score minus the best other score, :math:`z_y-\max_{k\ne y} z_k`.
+    r"""The target's score minus the best other score, ``z_y - max_(k != y) z_k``.
 
     Args:
       logits: float[..., classes], at least 2 classes.
@@ -48,8 +48,8 @@ def multiclass_margin(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
       float[...], positive where the example is classified correctly.
 
     Raises:
-      TypeError: if the labels are not integers.
-      ValueError: if the shapes do not fit.
+      TypeError: If the labels are not integers.
+      ValueError: If the shapes do not fit.
 
     Examples:
       >>> logits = jnp.array([[3.0, 1.0, 0.0], [3.0, 1.0, 0.0]])
@@ -73,7 +73,7 @@ def margin_quantiles(margins: ArrayLike, q: ArrayLike = 0.5) -> jax.Array:
       q: float or float[quantiles], each 0 to 1.
 
     Returns:
-      float with the shape of ``q``.
+      float with the shape of `q`.
 
     Examples:
       >>> print(margin_quantiles(jnp.array([-1.0, 0.0, 2.0, 9.0]), jnp.array([0.5, 1])))
@@ -100,7 +100,7 @@ def normalized_margin(margins: ArrayLike, norms: ArrayLike) -> jax.Array:
       norms: float[layers], the L2 norm of each layer, all above 0.
 
     Returns:
-      float[...], with the shape of ``margins``.
+      float[...], with the shape of `margins`.
 
     Examples:
       >>> print(normalized_margin(jnp.array([6.0, -3.0]), jnp.array([2.0, 1.5])))
@@ -125,10 +125,10 @@ def smoothed_normalized_margin(mean_loss: ArrayLike, norms: ArrayLike) -> jax.Ar
 
     Args:
       mean_loss: float[...], logistic loss or cross entropy; 0 gives infinity.
-      norms: float[layers], as in :func:`normalized_margin`.
+      norms: float[layers], as in `normalized_margin`.
 
     Returns:
-      float[...], with the shape of ``mean_loss``; negative for a loss above log 2.
+      float[...], with the shape of `mean_loss`; negative for a loss above log 2.
 
     Examples:
       >>> loss = jax.nn.softplus(-jnp.array(6.0))  # the logistic loss of margin 6

@@ -32,7 +32,7 @@ def hit_ratio(
 
     Args:
       scores: float[..., candidates], higher is better.
-      k: length of the recommended list, at least 1.
+      k: Length of the recommended list, at least 1.
       target: int or int[...], index of the positive in each row.
       mask: bool[..., candidates], True where there is a candidate; None for all.
 
@@ -61,18 +61,18 @@ def ndcg(
 ) -> jax.Array:
     r"""NDCG@k with one positive among the candidates, for each row.
 
-    The gain is :math:`1 / \log_2(r + 2)` for the 0-based rank r of the positive if it
+    The gain is ``1 / log2(r + 2)`` for the 0-based rank r of the positive if it
     is below k, else 0; the ideal gain is 1. Ties count by their expectation, the mean
-    gain over the ranks g, ..., g + e of :func:`hit_ratio`, and NaN never helps.
+    gain over the ranks g, ..., g + e of `hit_ratio`, and NaN never helps.
 
     Args:
       scores: float[..., candidates], higher is better.
-      k: length of the recommended list, at least 1.
+      k: Length of the recommended list, at least 1.
       target: int or int[...], index of the positive in each row.
       mask: bool[..., candidates], True where there is a candidate; None for all.
 
     Returns:
-      float[...], 0 to 1 for each row; NaN as in :func:`hit_ratio`.
+      float[...], 0 to 1 for each row; NaN as in `hit_ratio`.
 
     Examples:
       >>> scores = jnp.array([[3.0, 1.0, 2.0, 4.0], [5.0, 1.0, 2.0, 4.0]])
@@ -88,7 +88,7 @@ def ndcg(
 def auc(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
     r"""Area under the ROC curve, from ranks, in O(n log n).
 
-    The chance that a random positive i is scored above a random negative j, ties
+    It is the chance that a random positive i is scored above a random negative j, ties
     counting one half (the Mann-Whitney statistic of P positives and N negatives):
 
     .. math::
@@ -96,13 +96,13 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
 
     Args:
       scores: float[...], higher is more positive; all examples count as one set.
-      labels: [...], positive where above 0: both 0/1 and -1/1 will do.
+      labels: [...], positive where above 0: 0/1 and -1/1 both work.
 
     Returns:
       float[], 0 to 1. NaN without a positive or a negative, or if any score is NaN.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: If the shapes differ.
 
     Examples:
       >>> print(auc(jnp.array([0.1, 0.4, 0.4, 0.8]), jnp.array([0, 0, 1, 1])))
@@ -132,7 +132,7 @@ def _mean_gain(
     mask: ArrayLike | None,
     gain: Callable[[np.ndarray], np.ndarray],
 ) -> jax.Array:
-    """The mean gain over the ranks below k that ties leave open to the positive."""
+    """The mean gain over the ranks that the positive may have, 0 from rank k on."""
     if k < 1:
         raise ValueError(f"`k` must be at least 1; got {k}.")
     scores = to_float32(scores)
