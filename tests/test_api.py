@@ -72,6 +72,17 @@ def test_what_a_module_shows_is_its_all(name):
     assert shown <= set(names) <= set(vars(module))
 
 
+def test_every_state_is_exported_beside_the_function_that_makes_it():
+    states = {
+        node.name
+        for path in LIBRARY
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("State")
+    }
+    assert len(states) > 10
+    assert states <= {name.rpartition(".")[2] for name in PUBLIC}
+
+
 def test_the_api_pages_show_each_public_name_once():
     pages = "\n".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
     shown = re.findall(r"auto(?:function|class):: lawn_optax\.(\w+)", pages)
@@ -236,11 +247,12 @@ def test_no_file_imports_itself_by_way_of_others():
     ]
     graph = {path: set(imported_files(path)) & set(files) for path in files}
     assert sum(map(len, graph.values())) > len(files)
+    circle: list[str] = []
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
         circle = [str(path.relative_to(ROOT)) for path in error.args[1]]
-        pytest.fail("circle of imports: " + " <- ".join(circle))
+    assert not circle, " <- ".join(circle)
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.name)

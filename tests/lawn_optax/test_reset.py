@@ -1,12 +1,14 @@
 """What becomes of the moments at the switch."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import lawn_optax as lawn
-from tests.support.optimizers import assert_same_bits, updates_of
+from tests.support.asserts import assert_same_bits
+from tests.support.optimizers import updates_of
 
 
 def test_reset_at_resets_once_at_its_step():
@@ -48,3 +50,27 @@ def test_an_unknown_reset_is_refused(reset):
     ):
         with pytest.raises(ValueError, match="'restart', 'moments' or None, got"):
             make()
+
+
+def placeholder_fails_with(error):
+    """SGD with momentum whose `init` raises on trees without leaves."""
+    inner = optax.trace(0.5)
+
+    def init(params):
+        if not jax.tree.leaves(params):
+            raise error("no leaves")
+        return inner.init(params)
+
+    return optax.GradientTransformation(init, inner.update)
+
+
+@pytest.mark.parametrize("error", [AttributeError, IndexError, TypeError, ValueError])
+def test_moments_are_found_by_shape_where_init_needs_leaves(error):
+    out, _ = updates_of(lawn.reset_at(2, placeholder_fails_with(error)), range(4))
+    assert [u[0] for u in out] == [1.0, 1.5, 1.0, 1.5]
+
+
+def test_other_errors_of_an_inner_optimizer_are_not_swallowed():
+    tx = lawn.reset_at(2, placeholder_fails_with(RuntimeError))
+    with pytest.raises(RuntimeError, match="no leaves"):
+        updates_of(tx, range(1))

@@ -7,13 +7,8 @@ import optax
 import pytest
 
 import lawn_optax as lawn
-from tests.support.optimizers import (
-    assert_close,
-    network,
-    norms_of,
-    run,
-    updates_of,
-)
+from tests.support.asserts import assert_close, norms_of
+from tests.support.optimizers import network, run, updates_of
 
 
 def first_constrained(trigger, values):

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from lawn_optax import baselines
-from tests.support.optimizers import assert_same_bits, network, run
+from tests.support.asserts import assert_same_bits
+from tests.support.optimizers import network, run
 
 
 def invariant(w, g, delta):

@@ -7,17 +7,8 @@ import optax
 import pytest
 
 from lawn_optax import baselines, groups
-from tests.support.optimizers import (
-    INNERS,
-    assert_close,
-    assert_same_bits,
-    loss,
-    moved,
-    network,
-    run,
-    signature,
-    stepper,
-)
+from tests.support.asserts import assert_close, assert_same_bits, moved, signature
+from tests.support.optimizers import INNERS, loss, network, run, stepper
 
 KERNELS = ("first", "second")
 

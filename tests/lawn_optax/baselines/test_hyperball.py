@@ -9,13 +9,8 @@ import optax
 import pytest
 
 from lawn_optax import baselines, groups
-from tests.support.optimizers import (
-    assert_close,
-    loss,
-    moved,
-    network,
-    run,
-)
+from tests.support.asserts import assert_close, moved
+from tests.support.optimizers import loss, network, run
 
 KERNELS = ("first", "second")
 

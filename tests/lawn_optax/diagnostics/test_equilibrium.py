@@ -8,6 +8,7 @@ import pytest
 
 import lawn_optax as lawn
 from lawn_optax import diagnostics
+from tests.support.asserts import close
 
 # Predictions are of the first order in these; simulations relax within 1 / (2 RATE).
 RATE = 1e-3
@@ -60,10 +61,6 @@ def simulate(step, steps, norm0, trials=16, dim=64, size=1.0, steady=False):
         turned.append(np.sqrt(np.mean(angles(w, new) ** 2)))
         w = new
     return np.array(turned), np.linalg.norm(w, axis=1)
-
-
-def close(actual, expected, rtol):
-    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=0, equal_nan=False)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 0.9])

@@ -8,6 +8,7 @@ import pytest
 
 import lawn_optax as lawn
 from lawn_optax import diagnostics
+from tests.support.asserts import close
 
 group_norms = jax.jit(diagnostics.group_norms, static_argnums=1)
 radial_fraction = jax.jit(diagnostics.radial_fraction, static_argnums=2)
@@ -45,10 +46,6 @@ def angle64(u, w):
 
 def cosine64(u, w):
     return abs(u @ w) / np.linalg.norm(u) / np.linalg.norm(w)
-
-
-def close(actual, expected, rtol=1e-6, atol=0.0):
-    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol, equal_nan=False)
 
 
 @pytest.mark.parametrize("groups", ["layer", "neuron"])
