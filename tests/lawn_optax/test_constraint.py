@@ -51,10 +51,12 @@ def test_only_small_groups_under_a_trust_ratio_are_projected_ahead(name, params,
 
 
 def test_the_division_by_one_is_for_cpus_and_for_updates_without_a_scale(monkeypatch):
-    tx = lawn.wrap(optax.sgd(0.1), groups="leaf")
-    on_cpu = operations(tx, LARGE)
+    def wrapped():  # anew each time: JAX remembers the program of a function
+        return operations(lawn.wrap(optax.sgd(0.1), groups="leaf"), LARGE)
+
+    on_cpu = wrapped()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    elsewhere = operations(tx, LARGE)
+    elsewhere = wrapped()
     assert on_cpu["div"] == elsewhere["div"] + len(LARGE)
     barriers = on_cpu["optimization_barrier"], elsewhere["optimization_barrier"]
     assert barriers == (len(LARGE), len(LARGE))
