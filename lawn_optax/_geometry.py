@@ -75,7 +75,7 @@ def _dot(x: jax.Array, y: jax.Array, kept: tuple[int, ...], dtype: Any) -> jax.A
     x, y = x.astype(dtype), y.astype(dtype)
     summed = tuple(a for a in range(x.ndim) if a not in kept)
     if any(getattr(jax.typeof(x * y).sharding, "spec", ())):
-        # With explicit mesh axes, `dot_general` needs an output sharding; `sum` not.
+        # `dot_general` needs an output sharding for explicit mesh axes; `sum` does not.
         total = jnp.sum(x * y, axis=summed)
         return jnp.transpose(total, [sorted(kept).index(axis) for axis in kept])
     # On a CPU, sum(x * y) is accumulated term by term for some shapes, with an error of

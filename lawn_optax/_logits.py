@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 
 
 def split_target(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """The target's logit (NaN for a label that is no class), and the others' logits.
+    """The target's logit (NaN for a label out of range), and the others' logits.
 
     The others keep the class axis, with the target's place at -inf.
     """

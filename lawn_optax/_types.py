@@ -15,7 +15,7 @@ LearningRate = Scalar | optax.Schedule
 Mask = optax.Params | Callable[[optax.Params], optax.Params] | None
 GroupsFn = Callable[[PyTree], PyTree]
 Groups = str | GroupsFn  # a name, or a function from the parameters to labels
-Projections = Literal[1, 2]  # of the gradient only; of gradient and update
+Projections = Literal[1, 2]  # 1: the gradient only; 2: gradient and update
 AxisName = None | str | tuple[str, ...] | Callable[[PyTree], PyTree]
 
 

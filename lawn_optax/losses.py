@@ -199,7 +199,7 @@ def exponential_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
       functions"); Lyu and Li 2020, arXiv:1906.05890 (theory of their margins).
     """
     target, others = split_target(logits, labels)
-    # Not exp(logsumexp(others) - target): its gradient would be inf * 0 on overflow.
+    # The gradient of exp(logsumexp(others) - target) would be inf * 0 on overflow.
     return jnp.exp(others - target[..., None]).sum(-1)
 
 

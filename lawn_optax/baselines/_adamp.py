@@ -149,7 +149,7 @@ def _project_invariant(
     units: Groups = only_matrices("neuron") if groups is None else groups
 
     def init_fn(params):
-        resolve(units, params)  # so that wrong labels show here
+        resolve(units, params)  # raises here if labels do not fit
         return inner.init(params)
 
     def update_fn(updates, state, params=None, **extra_args):

@@ -237,7 +237,7 @@ def bound_leaves(grouping: Grouping) -> set[int]:
 
 
 def applied(v: Any, u: Any) -> jax.Array:
-    """V + u, rounded as the state keeps it, so that the weights agree with v."""
+    """The sum v + u, rounded as the state keeps it: the weights must agree with v."""
     new, dtype = jnp.asarray(v + u), jnp.result_type(v)
     if jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits < 32:
         new = geometry.rounded(new, dtype)

@@ -91,7 +91,7 @@ def rescale_on_decay(
         )
 
     def init_fn(params):
-        resolve(groups, params)  # so that wrong labels show here
+        resolve(groups, params)  # raises here if labels do not fit
         return RescaleState(jnp.zeros([], jnp.int32))
 
     def update_fn(updates, state, params=None, **extra_args):

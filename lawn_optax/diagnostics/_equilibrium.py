@@ -240,7 +240,7 @@ def _time(
         raise ValueError(f"`tolerance` must be in (0, 1), got {tolerance!r}.")
     angle = as_float(angular_update)
     start = (equilibrium / angle) ** 2
-    # Where x is above 1 the angle is too small, and the other way round.
+    # Where x is above 1 the angle is too small; where below, too large.
     end = jnp.where(start > 1, (1 - tolerance) ** -2, (1 + tolerance) ** -2)
     ratio = (start - 1) / (end - 1)
     time = jnp.where(ratio > 1, jnp.log(ratio) / rate, 0)

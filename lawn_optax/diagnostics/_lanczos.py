@@ -79,5 +79,5 @@ def norm(x: PyTree) -> jax.Array:
 
 
 def _divided(x: PyTree, length: jax.Array) -> PyTree:
-    # Not times 1 / length, which overflows where the length is tiny.
+    # A product with 1 / length would overflow where the length is tiny.
     return jax.tree.map(lambda a: a / jnp.where(length > 0, length, 1), x)

@@ -39,8 +39,9 @@ def leaf_paths(params: PyTree) -> list[tuple[tuple[Any, ...], Any]]:
     )
 
     def unboxed(path: tuple[Any, ...]) -> tuple[Any, ...]:
-        # nnx.State and linen's Partitioned end a path with `.value`, alone there. An
-        # Equinox field of that name has fields beside it, or follows an attribute.
+        # In nnx.State and linen's Partitioned a path ends with `.value`, the only field
+        # of its node. An Equinox field of that name has others beside it, or follows
+        # an attribute.
         boxed = (
             len(path) > 1
             and isinstance(path[-1], jax.tree_util.GetAttrKey)
@@ -155,7 +156,7 @@ def labels_of(groups: Groups, params: PyTree) -> list[Any]:
             f"`groups` must be one of {', '.join(map(repr, _NAMED))} or a callable "
             f"from the parameters to labels, got {groups!r}."
         )
-    # None is a label here, not an empty subtree; a label may stand for a whole subtree.
+    # Here None is a label, not an empty subtree. A label may stand for a subtree.
     is_label = lambda x: x is None or isinstance(x, PerSlice | Free)  # noqa: E731
     try:
         full = jax.tree.map(

@@ -25,8 +25,8 @@ class Block:
 
     name: str
     leaves: tuple[int, ...]  # positions among the flattened parameters
-    axes: tuple[tuple[int, ...], ...]  # per leaf: the axes kept, () for one norm
-    shape: tuple[int, ...]  # the sizes of the kept axes in that order; () is one norm
+    axes: tuple[tuple[int, ...], ...]  # kept axes of each leaf; () for one norm
+    shape: tuple[int, ...]  # sizes of the kept axes, in that order; () is one norm
     start: int  # where its norms begin in the vector of all norms
 
     @property
@@ -42,10 +42,10 @@ class Grouping:
     treedef: Any
     paths: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
-    real_sizes: tuple[int, ...]  # elements per leaf, a complex one counted twice
+    real_sizes: tuple[int, ...]  # elements per leaf; a complex one counts twice
     blocks: tuple[Block, ...]
     free: tuple[tuple[int, str], ...]  # (leaf, reason)
-    dtype: Any  # of the vector of norms
+    dtype: Any  # type of the vector of norms
 
     @property
     def num_norms(self) -> int:

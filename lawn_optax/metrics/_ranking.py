@@ -116,7 +116,7 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
     dtype = to_float32(scores).dtype
     order = jnp.argsort(scores.ravel())
     scores, positive = scores.ravel()[order], labels.ravel()[order] > 0
-    # Exact integer counts of the negatives among the lowest 0, 1, ..., n scores.
+    # Numbers of negatives among the lowest 0, 1, ..., n scores, as exact integers.
     negatives = jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(~positive)])
     below = negatives[jnp.searchsorted(scores, scores, side="left")]
     not_above = negatives[jnp.searchsorted(scores, scores, side="right")]
@@ -141,7 +141,7 @@ def _mean_gain(
     valid = jnp.broadcast_to(True if mask is None else mask, scores.shape)
     score = jnp.where(is_target, scores, 0).sum(-1, keepdims=True)
     rivals = valid & ~is_target
-    # "Not at most" rather than "above": NaN then counts against the positive.
+    # `~(x <= score)`, not `x > score`, so that NaN counts against the positive.
     above = (rivals & ~(scores <= score)).sum(-1, keepdims=True)
     tied = (rivals & (scores == score)).sum(-1, keepdims=True)
     rank = np.arange(min(k, scores.shape[-1]))

@@ -137,7 +137,7 @@ def stationary_mode(
     """
     k, dim = _rate(spectrum, sigma, learning_rate, weight_decay), spectrum.shape[0]
     # The derivative of the logarithm, times 2 f (1 - f), is quadratic in r = 1 - f:
-    # 2 k r^2 - (2 k + p - 4) r + p - 3. Its smaller root, without cancellation.
+    # 2 k r^2 - (2 k + p - 4) r + p - 3. This is its smaller root, without cancellation.
     half = k + dim / 2 - 2
     root = jnp.sqrt(half**2 - 2 * k * (dim - 3))
     return jnp.where(dim > 3, (dim - 3) / (half + root), jnp.nan)

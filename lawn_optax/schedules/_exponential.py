@@ -213,9 +213,9 @@ def _equivalent(
     rates: np.ndarray, decays: np.ndarray, momentum: float
 ) -> ExponentialRates:
     """Theorem 2.5, for numbers that have been checked."""
-    # With d = 1 - alpha and r = 1/alpha - 1 = d / (1 - d), eq. 6 is a sum of terms
-    # that are not negative, d_t = eta lambda + (eta / eta') gamma r_{t-1}: no digits
-    # are lost, however close to 1 alpha is.
+    # With d = 1 - alpha and r = 1/alpha - 1 = d / (1 - d), eq. 6 is a sum without
+    # negative terms, d_t = eta lambda + (eta / eta') gamma r_{t-1}: no digits are lost,
+    # even where alpha is close to 1.
     d, r, before = np.empty_like(rates), 0.0, float(rates[0])
     for t, (rate, decay) in enumerate(
         zip(rates.tolist(), decays.tolist(), strict=True)
@@ -223,7 +223,7 @@ def _equivalent(
         d[t] = rate * decay + rate / before * momentum * r
         if d[t] >= 1:
             raise ValueError(
-                "The weights would change their sign, for which there is no equivalent:"
+                "The weights would change their sign, which has no equivalent:"
                 f" alpha must be positive, got {1 - d[t]:.6g} at step {t}. The learning"
                 f" rate there must be below {rate / d[t]:.6g}; got {rate:.6g}."
             )
@@ -252,7 +252,7 @@ def rate_tables(
 def _table(name: str, value: Any, total: int) -> np.ndarray:
     """float64[total] of a number, a schedule or a table."""
     if callable(value):
-        # The table is a constant also where the optimizer is made inside `jit`.
+        # The table must be a constant even where the optimizer is made inside `jit`.
         with jax.ensure_compile_time_eval():
             value = jax.vmap(value)(jnp.arange(total, dtype=jnp.int32))
     table = np.array(np.broadcast_to(np.asarray(value, np.float64), (total,)))

@@ -32,13 +32,11 @@ class RescaledState(NamedTuple):
 class PlateauState(NamedTuple):
     """State of the transformation returned by `plateau_sgd`."""
 
-    log_rate: (
-        jax.Array
-    )  # float32[] (float64 with x64); of the next update, whose `value`
-    # may lower it yet
+    # float32[] (float64 with x64); rate of the next update, before its `value` acts
+    log_rate: jax.Array
     log_growth: jax.Array  # float32[] (float64 with x64); since the last halving
     halvings: jax.Array  # int32[]; how often the weights were halved
-    plateau: Any  # that of `plateau`; its scale is what is left of the exponent
+    plateau: Any  # state of `plateau`; its scale is the remaining share of the exponent
     trace: optax.OptState  # momentum, like the parameters
 
 
@@ -227,13 +225,13 @@ def _observed(
 
 def _step(moments: Any, params: Any, rate: jax.Array, times: jax.Array) -> Any:
     """Updates that end at the ordinary new weights halved so many times."""
-    scale = jnp.ldexp(jnp.ones((), rate.dtype), -times)  # exact, as exp2 is not
+    scale = jnp.ldexp(jnp.ones((), rate.dtype), -times)  # exact, unlike exp2
 
     def one(m: jax.Array, w: jax.Array) -> jax.Array:
         wide = jnp.result_type(m, w, jnp.float32)
         m_, w_ = m.astype(wide), jnp.asarray(w).astype(wide)
         u = -rate.astype(wide) * m_
-        # (w + u) / 2 - w loses no digit of its result; a smaller factor would.
+        # (w + u) / 2 - w loses no digit; with a smaller factor it would.
         return jnp.where(times > 0, scale.astype(wide) * (w_ + u) - w_, u).astype(
             m.dtype
         )

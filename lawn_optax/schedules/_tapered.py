@@ -133,7 +133,7 @@ def tapered_bound(
     steps = np.arange(len(rates))
     begins = (np.diff(rates, prepend=0) != 0) | (np.diff(decays, prepend=-1) != 0)
     since = steps - np.maximum.accumulate(np.where(begins, steps, 0))
-    # The first product is the largest one, as neither factor rises.
+    # The first product is the largest one, because neither factor rises.
     ratio = momentum * np.exp(-2 * _log_root((rates * decays)[:1], momentum))
     return np.where(begins, np.inf, 1.5 * ratio**since)
 
@@ -177,7 +177,7 @@ def growth_exponent(
 def _log_root(products: np.ndarray, momentum: float) -> np.ndarray:
     """Logarithm of the larger root of eq. 4, with its difference from 1 exact."""
     sqrt = math.sqrt(momentum)
-    # The discriminant as a product: as printed it is a difference of equal numbers.
+    # The discriminant as a product; as printed, it is a difference of equal numbers.
     low, high = (1 - sqrt) ** 2 - products, (1 + sqrt) ** 2 - products
     discriminant = np.maximum(low, 0) * high
     below = 1 - momentum + products + np.sqrt(discriminant)
