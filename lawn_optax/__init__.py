@@ -14,21 +14,37 @@ from lawn_optax._algorithms import adam as adam
 from lawn_optax._algorithms import lamb as lamb
 from lawn_optax._algorithms import lamb_plus as lamb_plus
 from lawn_optax._algorithms import sgd as sgd
+from lawn_optax._describe import captured_norms as captured_norms
 from lawn_optax._describe import describe as describe
 from lawn_optax._describe import logit_scale as logit_scale
+from lawn_optax._reset import ResetState as ResetState
 from lawn_optax._reset import reset_at as reset_at
-from lawn_optax._sphere import project_tangent as project_tangent
-from lawn_optax._sphere import renormalize as renormalize
+from lawn_optax._switch import PhaseState as PhaseState
+from lawn_optax._switch import SwitchState as SwitchState
+from lawn_optax._switch import SwitchWhenState as SwitchWhenState
 from lawn_optax._switch import switch_at as switch_at
 from lawn_optax._switch import switch_when as switch_when
+from lawn_optax._transforms import SphereState as SphereState
+from lawn_optax._transforms import project_tangent as project_tangent
+from lawn_optax._transforms import renormalize as renormalize
+from lawn_optax._wrap import LawnState as LawnState
 from lawn_optax._wrap import wrap as wrap
+from lawn_optax.baselines._rescale import RescaleState as RescaleState
 from lawn_optax.baselines._rescale import rescale_on_decay as rescale_on_decay
 
 __version__ = _version("lawn-optax")
 
 __all__ = [
+    "LawnState",
+    "PhaseState",
+    "RescaleState",
+    "ResetState",
+    "SphereState",
+    "SwitchState",
+    "SwitchWhenState",
     "adam",
     "baselines",
+    "captured_norms",
     "describe",
     "diagnostics",
     "groups",

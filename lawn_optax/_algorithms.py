@@ -1,30 +1,37 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""The papers' algorithms with their defaults: SGD-, Adam-, LAMB- and LAMB+-LAWN."""
+"""The papers' algorithms with their defaults: SGD-, Adam-, LAMB- and LAMB+-LAWN.
+
+Each takes the arguments of Optax's optimizer of the same name, in that order.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from lawn_optax._geometry import AxisName
+from lawn_optax._constraint import ScaleFn
 from lawn_optax._reset import Reset
-from lawn_optax._sphere import Scale
 from lawn_optax._switch import Step, switch_at
+from lawn_optax._types import (
+    AxisName,
+    Groups,
+    LearningRate,
+    Mask,
+    Projections,
+    Scalar,
+)
 from lawn_optax._wrap import constrain
-from lawn_optax.groups._resolve import Groups
-
-Scalar = float | jax.Array
-LearningRate = Scalar | optax.Schedule
-Mask = optax.Params | Callable[[optax.Params], optax.Params] | None
 
 
 def sgd(
     learning_rate: LearningRate,
     momentum: Scalar | None = 0.9,
     nesterov: bool = False,
+    accumulator_dtype: Any = None,
     *,
-    weight_decay: Scalar = 0.0,
+    weight_decay: LearningRate = 0.0,
     mask: Mask = None,
     switch_step: Step = 0,
     groups: Groups = "layer",
@@ -34,19 +41,22 @@ def sgd(
     """SGD-LAWN: SGD with momentum, free first, then at fixed weight norms.
 
     Args:
-      learning_rate: Per update; a number or a schedule, which the switch leaves alone.
+      learning_rate: Step size, a number or a schedule; the switch does not restart the
+        schedule.
       momentum: Decay of the momentum, or None for none.
       nesterov: Whether to use Nesterov momentum.
-      weight_decay: Coefficient of the decay added to the gradient in the free phase.
-      mask: Which leaves decay, as in `optax.adamw`: a tree of bools, or a function from
-        the parameters to one. None for all.
-      switch_step: See `wrap`.
-      groups: See `wrap`.
-      reset: See `wrap`.
-      axis_name: See `project_tangent`.
+      accumulator_dtype: Type of the momentum; None is that of the parameters.
+      weight_decay: Coefficient of the decay that is added to the gradient in the free
+        phase, a number or a schedule.
+      mask: Leaves that decay, as in `optax.adamw`: a tree of bools, or a function from
+        the parameters to one; None is all.
+      switch_step: Number of free updates, or a `switch_when` trigger; see `wrap`.
+      groups: What shares one norm; see `wrap`.
+      reset: What happens to the momentum at the switch; see `reset_at`.
+      axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``.
+      A transformation with a `LawnState`, whose `update` needs `params`.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -59,18 +69,18 @@ def sgd(
     References:
       Gupta et al. 2021, arXiv:2108.05839, section 3 and Appendix C (no listing).
     """
-    direction = optax.chain(
-        *_free_decay(weight_decay, mask, switch_step),
-        optax.identity() if momentum is None else optax.trace(momentum, nesterov),
-    )
-    return constrain(
-        direction,
+    if momentum is None:
+        direction = optax.identity()
+    else:
+        direction = optax.trace(momentum, nesterov, accumulator_dtype)
+    return _algorithm(
+        "sgd",
+        optax.chain(*_free_decay(weight_decay, mask, switch_step), direction),
+        learning_rate,
         switch_step,
-        groups=groups,
-        reset=reset,
-        projections=2,
-        axis_name=axis_name,
-        scale=_minus(learning_rate),
+        groups,
+        reset,
+        axis_name,
     )
 
 
@@ -79,33 +89,41 @@ def adam(
     b1: Scalar = 0.9,
     b2: Scalar = 0.999,
     eps: Scalar = 1e-6,
+    eps_root: Scalar = 0.0,
+    mu_dtype: Any = None,
     *,
-    weight_decay: Scalar = 0.0,
+    nesterov: bool = False,
+    weight_decay: LearningRate = 0.0,
     mask: Mask = None,
     switch_step: Step = 0,
     groups: Groups = "layer",
     reset: Reset = "restart",
-    projections: int = 2,
+    projections: Projections = 2,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam-LAWN: Adam, free first, then at fixed weight norms.
 
     Args:
-      learning_rate: Per update; a number or a schedule, which the switch leaves alone.
+      learning_rate: Step size, a number or a schedule; the switch does not restart the
+        schedule.
       b1: Decay of the first moment.
       b2: Decay of the second moment.
-      eps: Added to the root of the second moment.
-      weight_decay: Coefficient of the decay added after the moments, in the free phase.
-      mask: Which leaves decay, as in `optax.adamw`: a tree of bools, or a function from
-        the parameters to one. None for all.
-      switch_step: See `wrap`.
-      groups: See `wrap`.
-      reset: See `wrap`.
-      projections: See `wrap`.
-      axis_name: See `project_tangent`.
+      eps: Number added to the root of the second moment; `optax.adam` has 1e-8.
+      eps_root: Number added to the second moment under the root.
+      mu_dtype: Type of the first moment; None is that of the parameters.
+      nesterov: Whether to use Nesterov momentum.
+      weight_decay: Coefficient of the decay that is added after the moments in the free
+        phase, as in `optax.adamw`; a number or a schedule.
+      mask: Leaves that decay, as in `optax.adamw`: a tree of bools, or a function from
+        the parameters to one; None is all.
+      switch_step: Number of free updates, or a `switch_when` trigger; see `wrap`.
+      groups: What shares one norm; see `wrap`.
+      reset: What happens to the moments at the switch; see `reset_at`.
+      projections: 2 projects gradient and update, 1 the gradient only.
+      axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``.
+      A transformation with a `LawnState`, whose `update` needs `params`.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -119,17 +137,16 @@ def adam(
       Gupta et al. 2021, arXiv:2108.05839, Algorithms 6, 7; LAWN, ICLR submission,
       Algorithm 1, which has both projections; eps as in Appendix D.
     """
-    direction = optax.chain(
-        optax.scale_by_adam(b1, b2, eps), *_free_decay(weight_decay, mask, switch_step)
-    )
-    return constrain(
-        direction,
+    direction = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    return _algorithm(
+        "adam",
+        optax.chain(direction, *_free_decay(weight_decay, mask, switch_step)),
+        learning_rate,
         switch_step,
-        groups=groups,
-        reset=reset,
+        groups,
+        reset,
+        axis_name,
         projections=projections,
-        axis_name=axis_name,
-        scale=_minus(learning_rate),
     )
 
 
@@ -138,9 +155,10 @@ def lamb(
     b1: Scalar = 0.9,
     b2: Scalar = 0.999,
     eps: Scalar = 1e-6,
-    *,
-    weight_decay: Scalar = 0.0,
+    eps_root: Scalar = 0.0,
+    weight_decay: LearningRate = 0.0,
     mask: Mask = None,
+    *,
     phi: Callable[[jax.Array], jax.Array] = lambda norm: norm,
     switch_step: Step = 0,
     groups: Groups = "layer",
@@ -149,31 +167,34 @@ def lamb(
 ) -> optax.GradientTransformationExtraArgs:
     """LAMB-LAWN: LAMB, free first, then at fixed weight norms.
 
-    With Adam's direction r, projected to the tangent space in the constrained phase and
-    r + weight_decay * w in the free one, each group's update is::
+    Let r be Adam's direction: projected to the tangent space in the constrained phase,
+    plus ``weight_decay * w`` in the free one. Each group's update is then::
 
         - learning_rate * phi(|w|) / |r| * r
 
     before the retraction. The trust ratio is one per group (kernel and bias together)
-    where ``optax.lamb`` has one per leaf; it is 1 where w or r is zero, and a leaf
-    that `groups` leaves free has its own.
+    where `optax.lamb` has one per leaf. It is 1 where w or r is zero, and a leaf that
+    `groups` leaves free has its own.
 
     Args:
-      learning_rate: Per update; a number or a schedule, which the switch leaves alone.
+      learning_rate: Step size, a number or a schedule; the switch does not restart the
+        schedule.
       b1: Decay of the first moment.
       b2: Decay of the second moment.
-      eps: Added to the root of the second moment.
-      weight_decay: Coefficient of the decay in r, in the free phase.
-      mask: Which leaves decay, as in `optax.adamw`: a tree of bools, or a function from
-        the parameters to one. None for all.
+      eps: Number added to the root of the second moment.
+      eps_root: Number added to the second moment under the root.
+      weight_decay: Coefficient of the decay in r, in the free phase, a number or a
+        schedule.
+      mask: Leaves that decay, as in `optax.adamw`: a tree of bools, or a function from
+        the parameters to one; None is all.
       phi: Function of the weight norm in the trust ratio.
-      switch_step: See `wrap`.
-      groups: See `wrap`.
-      reset: See `wrap`.
-      axis_name: See `project_tangent`.
+      switch_step: Number of free updates, or a `switch_when` trigger; see `wrap`.
+      groups: What shares one norm and one trust ratio; see `wrap`.
+      reset: What happens to the moments at the switch; see `reset_at`.
+      axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``.
+      A transformation with a `LawnState`, whose `update` needs `params`.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -187,10 +208,17 @@ def lamb(
       Gupta et al. 2021, arXiv:2108.05839, Algorithms 8, 9, with eps outside the root
       and phi of the weights before the update, as in You et al. 2020, arXiv:1904.00962.
     """
-    return _lamb(
-        learning_rate, b1, b2, eps, weight_decay, mask, phi, jnp.inf, switch_step,
-        groups, reset, axis_name,
-    )  # fmt: skip
+    direction = optax.scale_by_adam(b1, b2, eps, eps_root)
+    return _algorithm(
+        "lamb",
+        optax.chain(direction, *_free_decay(weight_decay, mask, switch_step)),
+        learning_rate,
+        switch_step,
+        groups,
+        reset,
+        axis_name,
+        trust_ratio=_trust_ratio(phi),
+    )
 
 
 def lamb_plus(
@@ -198,9 +226,10 @@ def lamb_plus(
     b1: Scalar = 0.9,
     b2: Scalar = 0.999,
     eps: Scalar = 1e-6,
-    *,
-    weight_decay: Scalar = 0.0,
+    eps_root: Scalar = 0.0,
+    weight_decay: LearningRate = 0.0,
     mask: Mask = None,
+    *,
     phi: Callable[[jax.Array], jax.Array] = lambda norm: norm,
     switch_step: Step = 0,
     groups: Groups = "layer",
@@ -223,53 +252,73 @@ def lamb_plus(
     References:
       Gupta et al. 2021, arXiv:2108.05839, Appendix D.4.3.
     """
-    return _lamb(
-        learning_rate, b1, b2, eps, weight_decay, mask, phi, 1.0, switch_step, groups,
-        reset, axis_name,
-    )  # fmt: skip
-
-
-def _lamb(
-    learning_rate, b1, b2, eps, weight_decay, mask, phi, cap, switch_step, groups,
-    reset, axis_name,
-):  # fmt: skip
-    direction = optax.chain(
-        optax.scale_by_adam(b1, b2, eps), *_free_decay(weight_decay, mask, switch_step)
+    direction = optax.scale_by_adam(b1, b2, eps, eps_root)
+    return _algorithm(
+        "lamb_plus",
+        optax.chain(direction, *_free_decay(weight_decay, mask, switch_step)),
+        learning_rate,
+        switch_step,
+        groups,
+        reset,
+        axis_name,
+        trust_ratio=_trust_ratio(phi, cap=1.0),
     )
-    minus = _minus(learning_rate)
 
-    def scale(count: jax.Array) -> Scale:
-        def minus_rate_times_ratio(uu, uw, ww, on):
-            radial = jnp.where(on & (ww > 0), uw * uw / ww, 0)
-            length = jnp.sqrt(jnp.maximum(uu - radial, 0))  # of the projected direction
-            known = (ww > 0) & (length > 0)
-            ratio = jnp.where(known, phi(jnp.sqrt(ww)) / length, 1)
-            return minus(count)(uu, uw, ww, on) * jnp.minimum(ratio, cap)
 
-        return minus_rate_times_ratio
+def _algorithm(
+    name: str,
+    direction: optax.GradientTransformation,
+    learning_rate: LearningRate,
+    switch_step: Step,
+    groups: Groups,
+    reset: Reset,
+    axis_name: AxisName,
+    projections: Projections = 2,
+    trust_ratio: ScaleFn | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """`wrap` of the direction times the ratio and minus the learning rate."""
+
+    def scale(count: jax.Array) -> ScaleFn:
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+
+        def factor(update_sq, dot, weight_sq, active):
+            minus_rate = jnp.full_like(update_sq, -jnp.asarray(rate, update_sq.dtype))
+            if trust_ratio is None:
+                return minus_rate
+            return minus_rate * trust_ratio(update_sq, dot, weight_sq, active)
+
+        return factor
 
     return constrain(
+        name,
         direction,
         switch_step,
         groups=groups,
         reset=reset,
-        projections=2,
+        projections=projections,
         axis_name=axis_name,
         scale=scale,
+        has_trust_ratio=trust_ratio is not None,
     )
 
 
-def _minus(learning_rate: LearningRate) -> Callable[[jax.Array], Scale]:
-    def scale(count: jax.Array) -> Scale:
-        rate = learning_rate(count) if callable(learning_rate) else learning_rate
-        return lambda uu, *_: jnp.full_like(uu, -jnp.asarray(rate, uu.dtype))
+def _trust_ratio(
+    phi: Callable[[jax.Array], jax.Array], cap: float = jnp.inf
+) -> ScaleFn:
+    def trust_ratio(update_sq, dot, weight_sq, active):
+        radial = jnp.where(active & (weight_sq > 0), dot * dot / weight_sq, 0)
+        length = jnp.sqrt(jnp.maximum(update_sq - radial, 0))  # after the projection
+        known = (weight_sq > 0) & (length > 0)
+        ratio = jnp.where(known, phi(jnp.sqrt(weight_sq)) / length, 1)
+        return jnp.minimum(ratio, cap)
 
-    return scale
+    return trust_ratio
 
 
 def _free_decay(
-    weight_decay: Scalar, mask: Mask, step: Step
+    weight_decay: LearningRate, mask: Mask, step: Step
 ) -> list[optax.GradientTransformation]:
+    """Weight decay that ends at the switch, as no or one part of a chain."""
     if isinstance(weight_decay, int | float) and weight_decay == 0:
         return []
     decay = optax.add_decayed_weights(weight_decay, mask)

@@ -1,5 +1,5 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""Reads LAWN's state wherever it is nested: the report of groups, extended LAWN."""
+"""Finds LAWN's state at any depth: the report of groups, norms, extended LAWN."""
 
 from typing import Any, NamedTuple
 
@@ -8,41 +8,33 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lawn_optax import _geometry as geometry
+from lawn_optax import diagnostics
+from lawn_optax._constraint import CapturedNorms
 from lawn_optax._reset import ResetState
-from lawn_optax._sphere import SphereState
 from lawn_optax._switch import PhaseState, SwitchState
-from lawn_optax._wrap import WrapState
-from lawn_optax.baselines._reparametrized import ReparametrizedState
-from lawn_optax.groups._resolve import (
-    Grouping,
-    Groups,
-    PyTree,
-    resolve,
-)
-
-_STATES = (WrapState, SphereState, SwitchState, ResetState, ReparametrizedState)
+from lawn_optax._types import Groups, PyTree
+from lawn_optax.groups._resolve import Grouping, resolve
 
 
-class Held(NamedTuple):
-    """What one LAWN state holds."""
+class _Found(NamedTuple):
+    """The captured norms of one state, under the phase that holds for them."""
 
     phase: PhaseState
-    norms: jax.Array  # float32[..., num_norms]
-    fingerprint: jax.Array  # uint32[...]
+    norms: Any  # as in the state; from `_find` an array [num_norms]
+    fingerprint: jax.Array
 
 
 def logit_scale(opt_state: optax.OptState, alpha: float | jax.Array) -> jax.Array:
     """The factor for the class scores in extended LAWN: alpha once constrained, else 1.
 
-    Multiply the logits by it in the loss of the update that ``opt_state`` is for.
+    Multiply the logits by it in the loss whose gradient goes into the next update.
 
     Args:
       opt_state: Any optimizer state with a LAWN state in it, at any depth.
       alpha: Factor in (0, 1) of the constrained phase.
 
     Returns:
-      float32[]; ``alpha`` if the next update is constrained, else 1. A replicated state
+      float32[]; `alpha` if the next update is constrained, else 1. A replicated state
       gives one number per replica.
 
     Raises:
@@ -60,9 +52,11 @@ def logit_scale(opt_state: optax.OptState, alpha: float | jax.Array) -> jax.Arra
     References:
       Gupta et al. 2021, arXiv:2108.05839, section 3, "An extended LAWN method".
     """
-    # The outermost states know: one inside `switch_at` runs from its own beginning.
-    states = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, _STATES))
-    flags = [s.phase.constrained for s in states if isinstance(s, _STATES)]
+    # Read the outermost states only: a state inside `switch_at` starts counting when it
+    # first runs.
+    kinds = CapturedNorms, SwitchState, ResetState
+    states = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kinds))
+    flags = [s.phase.constrained for s in states if isinstance(s, kinds)]
     if not flags:
         raise ValueError("There is no LAWN state in the optimizer state.")
     constrained = flags[0]
@@ -77,17 +71,19 @@ def describe(
     """A table of which leaves share which norm, and which are free and why.
 
     Args:
-      params: Parameters; shapes suffice (``jax.ShapeDtypeStruct``) without ``state``.
-      groups: As given to the optimizer.
+      params: Parameters; without `state` their shapes suffice
+        (`jax.ShapeDtypeStruct`).
+      groups: What shares one norm, as given to the optimizer.
       state: Optimizer state with a LAWN state at any depth (chain, masked, MultiSteps,
-        replicated). Adds whether and when it switched, and each captured norm beside
-        the present one, so that what breaks the constraint shows.
+        replicated). The table then says whether and when it switched, and shows each
+        captured norm beside the present one: they differ where something breaks the
+        constraint.
 
     Returns:
       The table, one line per group and per free leaf.
 
     Raises:
-      ValueError: If no leaf is constrained, labels do not fit, ``state`` has no LAWN
+      ValueError: If no leaf is constrained, labels do not fit, `state` has no LAWN
         state, or it was made for other groups.
 
     Examples:
@@ -107,16 +103,15 @@ def describe(
     lines: list[str] = []
     captured = present = None
     if state is not None:
-        held = find(state, grouping)
-        captured = np.asarray(held.norms).reshape(-1, grouping.num_norms)[0]
-        switched_at = int(np.asarray(held.phase.switched_at).reshape(-1)[0])
-        count = int(np.asarray(held.phase.count).reshape(-1)[0])
+        found = _find(state, grouping)[0]
+        switched_at = int(np.asarray(found.phase.switched_at).reshape(-1)[0])
+        count = int(np.asarray(found.phase.count).reshape(-1)[0])
         if switched_at < 0:
             lines += [f"free phase after {count} updates: no norm is captured yet", ""]
-            captured = None
         else:
             lines += [f"constrained since update {switched_at} of {count}", ""]
-            present = np.asarray(group_norms(params, grouping))
+            captured = found.norms
+            present = np.asarray(diagnostics.group_norms(params, groups=groups))
 
     head = ["group", "norms", "elements"]
     head += ["captured", "now", "off by"] if captured is not None else []
@@ -141,39 +136,72 @@ def describe(
     return "\n".join(lines)
 
 
-def group_norms(params: PyTree, grouping: Grouping) -> jax.Array:
-    """All norms of the groups now, float32[num_norms], in the order of the state."""
-    ws = jax.tree.leaves(params)
-    axes = geometry.reduction_axes(None, params, ws)
-    squares = geometry.inner_products(grouping, ws, ws, axes)
-    return jnp.sqrt(geometry.join(squares, grouping.dtype))
+def captured_norms(
+    state: optax.OptState, params: PyTree, *, groups: Groups = "layer"
+) -> dict[str, np.ndarray]:
+    """The norms that an optimizer state holds, by the names of their groups.
+
+    Args:
+      state: Optimizer state with a LAWN state at any depth (chain, masked, MultiSteps,
+        replicated), outside `jit`.
+      params: Parameters; shapes suffice (`jax.ShapeDtypeStruct`).
+      groups: What shares one norm, as given to the optimizer.
+
+    Returns:
+      A dictionary from the names that `describe` prints to a scalar array, or an array
+      with one entry per slice. 0 means that no norm is captured: in the free phase, and
+      for groups that are free for good.
+
+    Raises:
+      ValueError: If `state` has no LAWN state, none that was made for these groups, or
+        several with different norms.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, lawn_optax as lawn
+      >>> params = {"dense": {"kernel": jnp.array([3.0, 4.0])}}
+      >>> tx = optax.chain(lawn.wrap(optax.sgd(0.1)))
+      >>> _, state = tx.update(params, tx.init(params), params)
+      >>> print(*lawn.captured_norms(state, params).items())
+      ('dense', array(5., dtype=float32))
+    """
+    first, *others = _find(state, resolve(groups, params))
+    if not all(np.array_equal(first.norms, one.norms) for one in others):
+        raise ValueError(
+            f"The optimizer state has {1 + len(others)} LAWN states for these groups, "
+            "with different norms: pass the part of it that holds one of them."
+        )
+    return diagnostics.by_name(first.norms, params, groups=groups)
 
 
-def find(state: optax.OptState, grouping: Grouping) -> Held:
-    """The LAWN state made for these groups; raises if there is none."""
-    held = list(_held(state, None))
-    if not held:
+def _find(state: optax.OptState, grouping: Grouping) -> list[_Found]:
+    """The states with norms that were made for these groups; raises if none was."""
+    everything = list(_states_with_norms(state, None))
+    if not everything:
         raise ValueError("There is no LAWN state in the optimizer state.")
-    for one in held:
-        if np.all(np.asarray(one.fingerprint) == grouping.fingerprint):
-            return one
-    raise ValueError(
-        "The optimizer state was made for other groups than these: pass the `groups` "
-        "and the parameters that the optimizer was made with (under `optax.masked` or "
-        "`optax.partition`, with None for what they mask out)."
-    )
+    found = [
+        one._replace(norms=np.asarray(one.norms).reshape(-1, grouping.num_norms)[0])
+        for one in everything
+        if np.all(np.asarray(one.fingerprint) == grouping.fingerprint)
+    ]
+    if not found:
+        raise ValueError(
+            "The optimizer state was made for other groups than these: pass the "
+            "`groups` and the parameters that the optimizer was made with (under "
+            "`optax.masked` or `optax.partition`, with None for what they mask out)."
+        )
+    return found
 
 
-def _held(node: Any, phase: PhaseState | None):
-    if isinstance(node, WrapState | SphereState | ReparametrizedState):
-        yield Held(phase or node.phase, node.norms, node.fingerprint)
-    if isinstance(node, SwitchState):  # knows the step, the sphere inside does not
-        yield from _held(node.transform_state, node.phase)
-        yield from _held(node.before_state, None)
+def _states_with_norms(node: Any, phase: PhaseState | None):
+    if isinstance(node, CapturedNorms):
+        yield _Found(phase or node.phase, node.norms, node.fingerprint)
+    if isinstance(node, SwitchState):  # it knows the step, the state inside does not
+        yield from _states_with_norms(node.transform_state, node.phase)
+        yield from _states_with_norms(node.before_state, None)
         return
     for child in jax.tree.leaves(node, is_leaf=lambda x: x is not node):
         if child is not node:
-            yield from _held(child, phase)
+            yield from _states_with_norms(child, phase)
 
 
 def _norm_cells(captured: np.ndarray, now: np.ndarray) -> list[str]:

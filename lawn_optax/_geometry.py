@@ -1,45 +1,41 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""Inner products, tangent projection and retraction per group, knowing no optimizer.
+"""Inner products, tangent projection and retraction per group, without an optimizer.
 
 Numbers that belong to groups are lists with one array per block, of the block's shape:
-a scalar, or an entry per slice. (In one vector they would be sliced in the kernel of
-every leaf, so that no two leaves of equal shape could share one: on a ResNet-50 the
-step took 1.7 times longer to compile.) Trees are lists of leaves in the order of
-`Grouping.paths`; a gradient or update may be absent.
+a scalar, or one entry per slice. (If they were one vector, the kernel of every leaf
+would slice it at another place, so that no two leaves of equal shape could share a
+kernel: on a ResNet-50 the step took 1.7 times longer to compile.) Trees are lists of
+leaves in the order of `Grouping.paths`; a gradient or update may be absent.
 
 With a = <u,w>/<w,w>, the projected step w + u - a w has the norm
 
     |(1-a) w + u|^2 = <w,w> + <u,u> - a <u,w>
 
-so the retraction onto the sphere of radius c is known from three inner products,
-before a weight is written: with r = c / |(1-a) w + u| the update is
+so three inner products determine the retraction onto the sphere of radius c, before a
+weight is written: with r = c / |(1-a) w + u| the update is
 
     r u + (r (1-a) - 1) w.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lawn_optax.groups._resolve import (
-    Block,
-    Grouping,
-    PyTree,
-    absent,
-)
+from lawn_optax._types import AxisName, PyTree
+from lawn_optax.groups._resolve import Block, Grouping, absent
 
-AxisName = None | str | tuple[str, ...] | Callable[[PyTree], PyTree]
 Leaves = Sequence[Any]
 
 
 def reduction_axes(axis_name: AxisName, params: PyTree, ws: Leaves) -> list[tuple]:
     """Mesh axes over which each leaf's sums are completed, per leaf.
 
-    Without `axis_name`: the axes that the parameter varies on inside `shard_map`. Not
-    every mesh axis: the sums of a replicated leaf would be counted once per device.
+    Without `axis_name` they are the axes that the parameter varies on inside
+    `shard_map`. They are not all mesh axes, because the sums of a replicated leaf would
+    then be counted once per device.
     """
     if axis_name is None:
         return [() if absent(w) else _varying(w) for w in ws]
@@ -59,7 +55,7 @@ def _varying(w: jax.Array) -> tuple[str, ...]:
 def inner_products(
     grouping: Grouping, xs: Leaves, ys: Leaves, axes: Sequence[tuple]
 ) -> list[jax.Array]:
-    """Real inner products <x, y> per block, over the leaves that have both."""
+    """Real inner products <x,y> per block, over the leaves that have both x and y."""
     sums = []
     for block in grouping.blocks:
         total = jnp.zeros(block.shape, grouping.dtype)
@@ -79,11 +75,11 @@ def _dot(x: jax.Array, y: jax.Array, kept: tuple[int, ...], dtype: Any) -> jax.A
     x, y = x.astype(dtype), y.astype(dtype)
     summed = tuple(a for a in range(x.ndim) if a not in kept)
     if any(getattr(jax.typeof(x * y).sharding, "spec", ())):
-        # With explicit mesh axes a contraction must be told its sharding, a sum not.
+        # `dot_general` needs an output sharding for explicit mesh axes; `sum` does not.
         total = jnp.sum(x * y, axis=summed)
         return jnp.transpose(total, [sorted(kept).index(axis) for axis in kept])
-    # A sum of products would be one term after another on a CPU for some shapes, and
-    # off by 5e-6 where the weights are alike.
+    # On a CPU, sum(x * y) is accumulated term by term for some shapes, with an error of
+    # 5e-6 where the weights are alike.
     highest = jax.lax.Precision.HIGHEST
     contract = (summed, summed), (kept, kept)
     return jax.lax.dot_general(x, y, contract, precision=highest)
@@ -94,32 +90,30 @@ def _complex(dtype: Any) -> Any:
 
 
 def join(parts: Leaves, dtype: Any) -> jax.Array:
-    """One vector of what is listed per block, as the optimizer state keeps it."""
+    """Joins one array per block to one vector, as the optimizer state keeps it."""
     flat = [part.reshape(-1) for part in parts]
     return jnp.concatenate([jnp.zeros((0,), dtype), *flat])
 
 
 def split(grouping: Grouping, vector: jax.Array) -> list[jax.Array]:
-    """The reverse of `join`; 0 for blocks that are always free, not in the vector."""
+    """The reverse of `join`."""
     return [
-        jnp.zeros(block.shape, vector.dtype)
-        if block.free
-        else vector[block.start : block.start + block.size].reshape(block.shape)
+        vector[block.start : block.start + block.size].reshape(block.shape)
         for block in grouping.blocks
     ]
 
 
 def movable(block: Block, grouping: Grouping, xs: Leaves) -> bool:
-    """Whether a block has two elements or more per norm that an x moves."""
+    """Whether a block has at least two elements per norm in leaves that have an x."""
     moved = sum(grouping.real_sizes[i] for i in block.leaves if not absent(xs[i]))
-    return not block.free and moved >= 2 * block.size
+    return moved >= 2 * block.size
 
 
 def has_norm(squared: jax.Array) -> jax.Array:
     """Whether a squared norm is usable: finite, and not lost to underflow.
 
-    Below tiny/eps the squares of single weights are flushed to zero one by one, and
-    the sum no longer has the relative accuracy of the type.
+    Below tiny/eps the squares of some weights are flushed to zero, and the sum no
+    longer has the relative accuracy of its type.
     """
     info = jnp.finfo(squared.dtype)
     return (squared > info.tiny / info.eps) & jnp.isfinite(squared)
@@ -128,10 +122,10 @@ def has_norm(squared: jax.Array) -> jax.Array:
 def tangent(
     grouping: Grouping, xs: Leaves, ws: Leaves, xw: Leaves, ww: Leaves, on: Leaves
 ) -> list[Any]:
-    """Gives x - (<x,w>/<w,w>) w for blocks that are `on`; the others untouched.
+    """Gives x - (<x,w>/<w,w>) w for blocks that are `on`, and x for the others.
 
-    LAWN submission eq. 3. A coefficient that is not finite leaves x as it is: a NaN
-    gradient reaches the inner optimizer exactly as it came.
+    LAWN submission, eq. 3. Where the coefficient is not finite x is returned, so that
+    a NaN gradient reaches the inner optimizer exactly as it came.
     """
     out = list(xs)
     for k, i, spread in _members(grouping, xs):
@@ -148,15 +142,15 @@ def retraction(
     """Coefficients (p, q) so that w + p u + q w has the norms, u projected if asked."""
     if project:
         a = jnp.where(ww > 0, uw / ww, 0)
-        # Never below <w,w> in exact arithmetic; in floating point an update that is
-        # long and nearly parallel to w cancels, and must not end in a negative root.
+        # In exact arithmetic this is at least <w,w>. In floating point, a long update
+        # nearly parallel to w cancels, and the root must not become negative.
         squared = jnp.maximum(ww + uu - a * uw, ww)
     else:
         a = jnp.zeros_like(ww)
         squared = ww + 2 * uw + uu
     r = norms / jnp.sqrt(squared)
-    # Where the square of a finite update overflows, the weights stay where they are.
-    # With an infinite entry <u,w> would not be finite either.
+    # Where the square of a finite update overflows, the weights do not move. (If the
+    # update had an infinite entry, <u,w> would not be finite either.)
     lost = jnp.isposinf(uu) & jnp.isfinite(uw) & jnp.isfinite(ww)
     stay = norms / jnp.sqrt(ww)
     return jnp.where(lost, 0, r), jnp.where(lost, stay, r * (1 - a)) - 1
@@ -171,9 +165,9 @@ def combine(
     on: Leaves,
     factor: Leaves | None = None,
 ) -> list[Any]:
-    """Gives p f u + q w for blocks that are `on`, f u for others (f: 1 if None).
+    """Gives p f u + q w for blocks that are `on`, f u for others; f is `factor` or 1.
 
-    The result keeps the type of u. Where that is narrower than float32 it is
+    The result has the type of u. Where that is narrower than float32, the result is
     round(w + p f u + q w) - w, so that the new weight is the exact one rounded once.
     """
     out = list(us)
@@ -182,8 +176,17 @@ def combine(
         u = u if factor is None else spread(factor[k]) * u
         step = spread(p[k]) * u + spread(q[k]) * w
         if jnp.finfo(us[i].dtype).bits < 32:
-            step = _rounded(w + step, ws[i].dtype) - w
+            step = rounded(w + step, ws[i].dtype) - w
         out[i] = jnp.where(spread(on[k]), step, u).astype(us[i].dtype)
+    return out
+
+
+def multiply(grouping: Grouping, factor: Leaves, us: Leaves) -> list[Any]:
+    """Gives f u, in the type of u; leaves outside all blocks are untouched."""
+    out = list(us)
+    for k, i, spread in _members(grouping, us):
+        wide = spread(factor[k]) * _widen(us[i], grouping.dtype)
+        out[i] = wide.astype(us[i].dtype)
     return out
 
 
@@ -196,7 +199,7 @@ def choose(grouping: Grouping, on: Leaves, xs: Leaves, ys: Leaves) -> list[Any]:
 
 
 def _members(grouping: Grouping, xs: Leaves):
-    """(block number, leaf number, per block -> ready to broadcast with the leaf)."""
+    """(number of the block, of the leaf, and what broadcasts the block's numbers)."""
     for k, block in enumerate(grouping.blocks):
         for i, kept in zip(block.leaves, block.axes, strict=True):
             if not absent(xs[i]):
@@ -218,7 +221,8 @@ def _widen(x: jax.Array, dtype: Any) -> jax.Array:
     return jnp.asarray(x).astype(wide)
 
 
-def _rounded(x: jax.Array, dtype: Any) -> jax.Array:
-    # Not a pair of casts: XLA may keep the excess precision of those.
+def rounded(x: jax.Array, dtype: Any) -> jax.Array:
+    """A wide array rounded to a narrow type, but still wide."""
+    # XLA may keep the excess precision of a pair of casts.
     info = jnp.finfo(dtype)
     return jax.lax.reduce_precision(x, info.nexp, info.nmant)

@@ -1,5 +1,5 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""What becomes of an optimizer's moments at the switch."""
+"""What happens to an optimizer's moments at the switch."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -10,13 +10,12 @@ import optax
 from lawn_optax._switch import (
     PhaseState,
     Step,
-    advance,
     as_trigger,
-    begin,
-    check_params,
     init_phase,
-    select,
+    next_phase,
+    phase_now,
 )
+from lawn_optax._types import check_params, check_static, select
 
 Reset = Literal["restart", "moments"] | None
 
@@ -38,7 +37,7 @@ def reset_state(
     first: jax.Array,
     reset: Reset,
 ) -> optax.OptState:
-    """The inner state with its moments fresh if `first`, LAWN Algorithm 2."""
+    """The inner state, with fresh moments if `first`; LAWN Algorithm 2."""
     if reset is None:
         return state
     marks = _mark_moments(inner, state, params)
@@ -50,8 +49,8 @@ def reset_state(
         ):
             return select(first, new, old)
         children, treedef = _one_level(mark)
-        if jax.tree_util.treedef_is_leaf(treedef):  # it belongs to no moments
-            return old
+        if jax.tree_util.treedef_is_leaf(treedef):
+            return old  # this leaf is not part of any moment
         parts = zip(
             children,
             treedef.flatten_up_to(old),
@@ -71,7 +70,10 @@ def _mark_moments(
         return optax.tree_utils.tree_map_params(
             inner, lambda _: _MOMENTS, state, is_leaf=lambda _: True
         )
-    except Exception:  # It runs `init` on an empty tree: not all bear that (L-BFGS).
+    except (AttributeError, IndexError, TypeError, ValueError):
+        # It calls `init` with a tree without leaves, on which some optimizers fail.
+        # L-BFGS raises IndexError; the others come from an `init` that looks for the
+        # structure of its own parameters. The shapes of the leaves decide instead.
         pass
     treedef, shapes = jax.tree.structure(params), _shapes(params)
 
@@ -97,7 +99,7 @@ def _is_named(node: Any) -> bool:
 
 
 def _holds_moments(field: Any) -> bool:
-    """Whether a field holds moments itself and not in a state nested in it."""
+    """Whether a field holds moments itself, not only in a state nested in it."""
     if field is _MOMENTS or _is_named(field):
         return field is _MOMENTS
     children, treedef = _one_level(field)
@@ -110,33 +112,34 @@ def _one_level(node: Any) -> tuple[list[Any], Any]:
 
 
 def check_reset(reset: Any) -> None:
-    if reset not in ("restart", "moments", None):
-        raise ValueError(
-            f"`reset` must be 'restart', 'moments' or None, got {reset!r}."
-        )
+    """Raises where `reset` is traced or unknown."""
+    names = "'restart', 'moments' or None"
+    check_static("reset", reset, names, values=("restart", "moments", None))
 
 
 def reset_at(
     step: Step, inner: optax.GradientTransformation, reset: Reset = "restart"
 ) -> optax.GradientTransformationExtraArgs:
-    """Runs ``inner`` and resets its moments once, before update number ``step``.
+    """Runs `inner` and resets its moments once, before update number `step`.
 
     Args:
-      step: 0-based number of the update that begins with fresh moments, possibly
+      step: Number, from 0, of the update that begins with fresh moments, possibly
         traced, or a `switch_when` trigger.
       inner: Any optimizer.
-      reset: ``"restart"``: all state shaped like the parameters returns to what
-        ``inner.init`` gives for the parameters of that moment, together with the other
-        fields of the NamedTuples that directly hold it (Adam's count, so that its bias
-        correction restarts); states without moments, such as the count of a learning
-        rate schedule, go on. ``"moments"``: only the state shaped like the parameters;
-        Adam's steps 3 to 7 are then several times too long. None: nothing.
+      reset: "restart" returns all state shaped like the parameters to what `inner.init`
+        gives for the parameters of that moment, together with the other fields of the
+        NamedTuples that directly hold it (Adam's count, so that its bias correction
+        restarts); states without moments, such as the count of a learning-rate
+        schedule, go on. "moments" resets only the state shaped like the parameters;
+        steps 3 to 7 of Adam are then several times too long. None resets nothing.
 
     Returns:
-      A transformation; its ``update`` needs ``params`` unless ``reset`` is None.
+      A transformation with a `ResetState`, whose `update` needs `params` unless
+      `reset` is None.
 
     Raises:
-      ValueError: If ``reset`` is something else.
+      ValueError: If `reset` is another value, or the step is negative.
+      TypeError: If `reset` is traced, or the step is not a number.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
@@ -150,9 +153,8 @@ def reset_at(
       [1.0, 1.5, 1.0, 1.5]
 
     References:
-      Gupta et al. 2021, arXiv:2108.05839, Algorithm 2 (``"moments"``); LAWN, ICLR
-      submission, Algorithm 1, whose t begins at 1 in the constrained phase
-      (``"restart"``).
+      Gupta et al. 2021, arXiv:2108.05839, Algorithm 2 ("moments"); LAWN, ICLR
+      submission, Algorithm 1, whose t begins at 1 in the constrained phase ("restart").
     """
     check_reset(reset)
     trigger = as_trigger(step)
@@ -164,10 +166,10 @@ def reset_at(
     def update_fn(updates, state, params=None, **extra_args):
         if reset is not None:
             check_params(params, "reset_at")
-        _, first = begin(trigger, state.phase)
+        _, first = phase_now(trigger, state.phase)
         inner_state = reset_state(inner, state.inner_state, params, first, reset)
         updates, inner_state = inner.update(updates, inner_state, params, **extra_args)
-        phase = advance(trigger, state.phase, first, extra_args)
+        phase = next_phase(trigger, state.phase, first, extra_args)
         return updates, ResetState(phase, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,7 +1,8 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """When constrained training begins, and what runs before and after.
 
-`wrap` and its parts all keep a `PhaseState`; `begin` reads it and `advance` moves it.
+`wrap` and its parts all keep a `PhaseState`: `phase_now` reads it, and `next_phase`
+makes that of the next update.
 """
 
 from collections.abc import Callable
@@ -12,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lawn_optax._types import select
+
 
 class Trigger(NamedTuple):
     """Decides when constrained training begins; made by `switch_when`."""
 
     init: Callable[[], Any]  # () -> the trigger's own state
-    ready: Callable[[Any, jax.Array], Any]  # (own state, count) -> bool[]
-    watch: Callable[[Any, dict], Any]  # (own state, extra arguments) -> own state
+    is_due: Callable[[Any, jax.Array], Any]  # (own state, count) -> bool[]
+    observe: Callable[[Any, dict], Any]  # (own state, extra arguments) -> own state
 
 
 Step = int | jax.Array | Trigger
@@ -28,9 +31,9 @@ class PhaseState(NamedTuple):
     """Where a transformation stands between free and constrained training."""
 
     count: jax.Array  # int32[]; updates done so far
-    switched_at: jax.Array  # int32[]; first constrained update (0-based), -1 while free
+    switched_at: jax.Array  # int32[]; first constrained update, from 0; -1 while free
     constrained: jax.Array  # bool[]; whether the next update is constrained
-    watched: Any  # the trigger's own state, () for a step
+    watched: Any  # the trigger's own state; () for a step
 
 
 class SwitchState(NamedTuple):
@@ -57,24 +60,26 @@ def switch_when(
     key: str = "switch_value",
     plateau: float | jax.Array | None = None,
 ) -> Trigger:
-    """Switches once a smoothed statistic reaches a threshold; takes a step's place.
+    """Switches once a smoothed statistic reaches a threshold; pass it as a step.
 
-    The statistic is an extra argument of ``update``, named ``key``, such as the median
+    The statistic is an extra argument of `update`, named `key`, such as the median
     margin of the batch (`lawn_optax.metrics`; about 3 for logistic loss) or its
     accuracy. It is smoothed by a bias-corrected exponential moving average. When the
-    average reaches ``threshold`` in update t, it latches: update t+1 is the first
-    constrained one. Values that are not finite are passed over.
+    average reaches `threshold` in update t, it latches: update t+1 is the first
+    constrained one. Values that are not finite are ignored.
 
     Args:
-      threshold: Least value of the smoothed statistic.
+      threshold: Value that the smoothed statistic must reach.
       decay: Decay of the moving average, in [0, 1).
-      key: Name of the extra argument. Not ``value``, which L-BFGS reads as the loss.
-      plateau: If given, also wait until the average has risen by less than this over
-        its own window of 1/(1-decay) updates, at least one window after the start:
-        "accuracy starts plateauing at a decent high value".
+      key: Name of the extra argument; not `value`, which L-BFGS reads as the loss.
+      plateau: Largest rise of the average over its own window of 1/(1-decay) updates
+        that counts as a plateau: "accuracy starts plateauing at a decent high value".
+        The switch then also waits for a plateau, and for one window after the start.
+        None does not wait.
 
     Returns:
-      A trigger for ``step`` in `switch_at`, `reset_at`, `wrap` and the algorithms.
+      A trigger, to be passed as the step to `switch_at`, `reset_at`, `wrap` and the
+      algorithms.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
@@ -99,12 +104,12 @@ def switch_when(
             latched=jnp.zeros([], bool),
         )
 
-    def watch(state: SwitchWhenState, extra_args: dict) -> SwitchWhenState:
+    def observe(state: SwitchWhenState, extra_args: dict) -> SwitchWhenState:
         if key not in extra_args:
             raise ValueError(
                 f"switch_when needs the extra argument `{key}` in every update: call "
                 f"`tx.update(grads, state, params, {key}=...)`. "
-                "TrainState.apply_gradients does not pass extra arguments on."
+                "`TrainState.apply_gradients` does not pass extra arguments on."
             )
         value = jnp.asarray(extra_args[key], jnp.float32)
         count = jnp.asarray(optax.safe_increment(state.count))
@@ -113,7 +118,7 @@ def switch_when(
         lagged = decay * state.lagged + (1 - decay) * (mean / weight)
         latched = mean / weight >= threshold
         if plateau is not None:
-            # The average of a line lags it by its rise over one window.
+            # An exponential moving average lags behind a line by one window's rise.
             rise = (mean - lagged) / weight
             latched &= (rise < plateau) & (count * (1 - decay) >= 1)
         seen = SwitchWhenState(
@@ -121,10 +126,11 @@ def switch_when(
         )
         return select(jnp.isfinite(value), seen, state)
 
-    return Trigger(init, lambda state, _: state.latched, watch)
+    return Trigger(init, lambda state, _: state.latched, observe)
 
 
 def as_trigger(step: Step) -> Trigger:
+    """A trigger that is due from a step on, or the trigger itself."""
     if isinstance(step, Trigger):
         return step
     number = isinstance(step, int | np.integer) and not isinstance(step, bool)
@@ -134,8 +140,8 @@ def as_trigger(step: Step) -> Trigger:
     ):
         raise TypeError(
             "The switch step must be a whole number of updates, an integer scalar "
-            f"array or a `switch_when` trigger, got {step!r}. Round epochs to steps "
-            "yourself: round(epochs * steps_per_epoch)."
+            f"array or a `switch_when` trigger, got {step!r}. Round epochs to steps: "
+            "`lawn_optax.schedules.epochs_to_steps(epochs, steps_per_epoch)`."
         )
     if number and step < 0:
         raise ValueError(f"The switch step must be at least 0, got {step}.")
@@ -143,36 +149,34 @@ def as_trigger(step: Step) -> Trigger:
 
 
 def init_phase(trigger: Trigger) -> PhaseState:
+    """The phase of the first update."""
     count, watched = jnp.zeros([], jnp.int32), trigger.init()
-    ready = jnp.asarray(trigger.ready(watched, count))
-    return PhaseState(count, jnp.full([], -1, jnp.int32), ready, watched)
+    due = jnp.asarray(trigger.is_due(watched, count))
+    return PhaseState(count, jnp.full([], -1, jnp.int32), due, watched)
 
 
-def begin(trigger: Trigger, phase: PhaseState) -> tuple[jax.Array, jax.Array]:
+def phase_now(trigger: Trigger, phase: PhaseState) -> tuple[jax.Array, jax.Array]:
     """(whether this update is constrained, whether it is the first such one).
 
-    Once constrained, always constrained: an injected step may be raised later.
+    Once constrained, training stays so, even if an injected step is raised later.
     """
     switched = phase.switched_at >= 0
-    constrained = switched | trigger.ready(phase.watched, phase.count)
+    constrained = switched | trigger.is_due(phase.watched, phase.count)
     return constrained, constrained & ~switched
 
 
-def advance(
+def next_phase(
     trigger: Trigger, phase: PhaseState, first: jax.Array, extra_args: dict
 ) -> PhaseState:
+    """The phase of the next update; `first` comes from `phase_now`."""
     switched_at = jnp.where(first, phase.count, phase.switched_at)
     count = jnp.asarray(optax.safe_increment(phase.count))
-    watched = trigger.watch(phase.watched, extra_args)
-    ready = (switched_at >= 0) | trigger.ready(watched, count)
-    return PhaseState(count, switched_at, ready, watched)
+    watched = trigger.observe(phase.watched, extra_args)
+    due = (switched_at >= 0) | trigger.is_due(watched, count)
+    return PhaseState(count, switched_at, due, watched)
 
 
 ALWAYS = as_trigger(0)
-
-
-def select(pred: jax.Array, on_true: Any, on_false: Any) -> Any:
-    return jax.tree.map(lambda t, f: jnp.where(pred, t, f), on_true, on_false)
 
 
 def switch_at(
@@ -180,16 +184,17 @@ def switch_at(
     transform: optax.GradientTransformation,
     before: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Runs ``before`` for ``step`` updates and ``transform`` from then on.
+    """Runs `before` for `step` updates and `transform` from then on.
 
-    The idle one keeps its state. Both are evaluated and one is chosen, so that the
-    switch costs no recompilation and works under ``vmap``.
+    The idle one keeps its state. Both are evaluated and one result is chosen, so the
+    switch needs no recompilation and works under `vmap`.
 
     Args:
-      step: Number of updates before the switch (0-based number of the first update
-        that ``transform`` makes), possibly traced, or a `switch_when` trigger.
-      transform: What acts from the switch on.
-      before: What acts until then; ``optax.identity()`` by default.
+      step: Number of updates before the switch, possibly traced, or a `switch_when`
+        trigger. Counted from 0, it is the number of the first update that `transform`
+        makes.
+      transform: Transformation from the switch on.
+      before: Transformation until then; `optax.identity()` by default.
 
     Returns:
       A transformation.
@@ -221,25 +226,17 @@ def switch_at(
         )
 
     def update_fn(updates, state, params=None, **extra_args):
-        constrained, first = begin(trigger, state.phase)
+        constrained, first = phase_now(trigger, state.phase)
         free, before_state = before.update(
             updates, state.before_state, params, **extra_args
         )
-        bound, transform_state = transform.update(
+        after, transform_state = transform.update(
             updates, state.transform_state, params, **extra_args
         )
-        return select(constrained, bound, free), SwitchState(
-            advance(trigger, state.phase, first, extra_args),
+        return select(constrained, after, free), SwitchState(
+            next_phase(trigger, state.phase, first, extra_args),
             select(constrained, state.before_state, before_state),
             select(constrained, transform_state, state.transform_state),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def check_params(params: Any, name: str) -> None:
-    if params is None:
-        raise ValueError(
-            f"{name} needs `params`: it is a function of the current weights. Call "
-            "`tx.update(grads, state, params)`."
-        )

@@ -1,39 +1,48 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""Fixed norms as Optax transformations: the parts, and `wrap` made of them.
+"""Fixed norms around any optimizer: start reading here.
 
     gradients --> [tangent projection] --> inner optimizer --> [tangent projection]
                         |                        |              --> [retraction]
                  `project_tangent`           `reset_at`           `renormalize`
 
-The bracketed parts act from the switch on (`switch_at`, in `_phase`); at the switch the
-norms are captured and the moments of the inner optimizer reset.
+The bracketed parts act from the switch on (`switch_at`). At the switch the norms are
+captured and the moments of the inner optimizer are reset. `_constraint` has what
+happens to the groups in one update, `_transforms` the parts as transformations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optax
 
-from lawn_optax._geometry import AxisName
+from lawn_optax._constraint import ScaleFn, Sphere, init_norms
 from lawn_optax._reset import Reset, check_reset, reset_state
-from lawn_optax._sphere import Scale, Sphere, init_sphere
 from lawn_optax._switch import (
     PhaseState,
     Step,
-    advance,
     as_trigger,
-    begin,
-    check_params,
     init_phase,
+    next_phase,
+    phase_now,
 )
-from lawn_optax.groups._resolve import Groups, resolve
+from lawn_optax._types import (
+    AxisName,
+    Groups,
+    Projections,
+    check_params,
+    check_static,
+)
+from lawn_optax.groups._resolve import resolve
 
 
-class WrapState(NamedTuple):
-    """State of the transformation returned by `wrap` and by the algorithms."""
+class LawnState(NamedTuple):
+    """State of the transformation returned by `wrap` and by the algorithms.
+
+    `captured_norms` gives its norms by the names of their groups.
+    """
 
     phase: PhaseState
     norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 is free
@@ -47,13 +56,13 @@ def wrap(
     *,
     groups: Groups = "layer",
     reset: Reset = "restart",
-    projections: int = 2,
+    projections: Projections = 2,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """LAWN around any optimizer: free training first, then fixed weight norms.
 
-    The first ``switch_step`` updates are those of ``inner``. Then each group's norm
-    c = ``|w|`` is captured, the moments of ``inner`` are reset, and later updates do::
+    The first `switch_step` updates are those of `inner`. Then each group's norm
+    ``c = |w|`` is captured, the moments of `inner` are reset, and later updates do::
 
         g <- g - (<w, g> / <w, w>) w           gradient to the tangent space
         u <- inner(g)                          learning rate and schedules included
@@ -61,30 +70,34 @@ def wrap(
         w <- c (w + u) / |w + u|               retraction
 
     It equals ``optax.chain(switch_at(n, project_tangent()), reset_at(n, inner),
-    switch_at(n, renormalize()))``.
+    switch_at(n, renormalize()))``. Compile the training step (`jax.jit`): without it,
+    every update finds the groups and calls `inner.init` anew.
 
     Args:
       inner: The whole optimizer, learning rate included.
-      switch_step: Number of free updates; 0 constrains from the first. May be traced,
-        or a `switch_when` trigger.
+      switch_step: Number of free updates, possibly traced, or a `switch_when` trigger;
+        0 constrains from the first update.
       groups: What shares one norm: "layer" (all leaves of one module), "leaf",
         "neuron", "all", or a callable; see `lawn_optax.groups` and `describe`.
-      reset: What becomes of the moments at the switch; see `reset_at`.
-      projections: 2 projects gradient and update; 1 the gradient only.
-      axis_name: See `project_tangent`.
+      reset: What happens to the moments at the switch: "restart", "moments" or None;
+        see `reset_at`.
+      projections: 2 projects gradient and update, 1 the gradient only.
+      axis_name: Mesh axes over which parameters are sharded, where they cannot be
+        inferred; see `project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``. Extra arguments reach
-      ``inner``.
+      A transformation with a `LawnState`, whose `update` needs `params`. Extra
+      arguments reach `inner`.
 
     Raises:
       ValueError: For a negative step, an unknown reset or number of projections; in
-        ``init`` if no leaf is constrained or labels do not fit.
-      TypeError: If ``projections`` or ``groups`` is traced, or the step is no number.
+        `init`, if no leaf is constrained or labels do not fit.
+      TypeError: If `projections`, `reset` or `groups` is traced, or the step is not a
+        number.
 
     .. warning::
       Put nothing behind it in a chain that changes updates: the norms would not hold.
-      ``optax.MultiSteps`` and ``optax.apply_if_finite`` go outside.
+      Put `optax.MultiSteps` and `optax.apply_if_finite` around it.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
@@ -102,6 +115,7 @@ def wrap(
       submission, Algorithm 1.
     """
     return constrain(
+        "wrap",
         inner,
         switch_step,
         groups=groups,
@@ -112,64 +126,59 @@ def wrap(
 
 
 def constrain(
+    name: str,
     inner: optax.GradientTransformation,
     switch_step: Step,
     *,
     groups: Groups,
     reset: Reset,
-    projections: int,
+    projections: Projections,
     axis_name: AxisName,
-    scale: Callable[[jax.Array], Scale] | None = None,
+    scale: Callable[[jax.Array], ScaleFn] | None = None,
+    has_trust_ratio: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """`wrap`, with a factor per group between the inner optimizer and the retraction.
 
-    A learning rate or trust ratio given as ``scale(count)`` costs nothing there, where
-    inside ``inner`` it would cost a pass over the parameters.
+    A learning rate or trust ratio given as `scale(count)` costs nothing there. Inside
+    `inner` it would cost a pass over the parameters.
     """
     check_reset(reset)
-    check_projections(projections)
+    check_static("projections", projections, "1 or 2", values=(1, 2))
     trigger = as_trigger(switch_step)
     inner = optax.with_extra_args_support(inner)
+    project = projections == 2
 
     def init_fn(params):
-        return WrapState(
-            init_phase(trigger), *init_sphere(groups, params), inner.init(params)
+        return LawnState(
+            init_phase(trigger), *init_norms(groups, params), inner.init(params)
         )
 
     def update_fn(updates, state, params=None, **extra_args):
-        check_params(params, "The LAWN update")
-        constrained, first = begin(trigger, state.phase)
+        check_params(params, name)
+        constrained, first = phase_now(trigger, state.phase)
         grouping = resolve(groups, params)
-        if scale is not None:  # free leaves are scaled, too
-            grouping = grouping.with_free_leaves()
-        sphere, gs = Sphere.capture(
+        sphere, gradients = Sphere.capture(
             grouping, axis_name, params, updates, state, constrained, first
         )
         inner_state = reset_state(inner, state.inner_state, params, first, reset)
         updates, inner_state = inner.update(
-            grouping.treedef.unflatten(sphere.project(gs)),
+            grouping.treedef.unflatten(sphere.project(gradients)),
             inner_state,
             params,
             **extra_args,
         )
-        us = sphere.retract(
-            grouping.flatten(updates, "updates of the inner optimizer"),
-            project=projections == 2,
-            scale=None if scale is None else scale(state.phase.count),
-        )
-        phase = advance(trigger, state.phase, first, extra_args)
-        return grouping.treedef.unflatten(us), WrapState(
-            phase, sphere.held(), state.fingerprint, inner_state
+        leaves = grouping.flatten(updates, "updates of the inner optimizer")
+        if has_trust_ratio and project:
+            leaves = sphere.project_small_groups(leaves)
+        if scale is None:
+            leaves = sphere.retract(leaves, project=project)
+        else:
+            factor = scale(state.phase.count)
+            leaves = sphere.retract(leaves, project=project, scale=factor)
+            leaves = sphere.scale_free_leaves(leaves, factor)
+        phase = next_phase(trigger, state.phase, first, extra_args)
+        return grouping.treedef.unflatten(leaves), LawnState(
+            phase, sphere.norm_vector(), state.fingerprint, inner_state
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def check_projections(projections: Any) -> None:
-    if isinstance(projections, jax.Array):
-        raise TypeError(
-            "`projections` must be static, got a JAX array: under "
-            "`optax.inject_hyperparams` list it in `static_args`."
-        )
-    if projections not in (1, 2):
-        raise ValueError(f"`projections` must be 1 or 2, got {projections!r}.")

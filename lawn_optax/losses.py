@@ -1,17 +1,19 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-r"""The losses that the LAWN papers compare, where Optax has none of that form.
+r"""Losses that the LAWN papers compare and that Optax does not have in that form.
 
-To be used beside ``optax.losses``: cross entropy is
-``optax.softmax_cross_entropy_with_integer_labels``, logistic loss
-``optax.sigmoid_binary_cross_entropy``, binary focal loss
-``optax.sigmoid_focal_loss``. As there, a loss is returned for each example, so take the
-mean yourself; :func:`flood` then acts on that mean. Losses are computed and returned in
-float32 for lower precisions, and in float64 for float64.
+Use them beside those of Optax: cross entropy is
+`optax.softmax_cross_entropy_with_integer_labels`, logistic loss
+`optax.sigmoid_binary_cross_entropy`, binary focal loss `optax.sigmoid_focal_loss`. As
+there, each example has its own loss: take the mean yourself, on which `flood` then
+acts. Losses are computed and returned in float32 for lower precisions, and in float64
+for float64.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+
+from lawn_optax._logits import require_same_shape, split_target, to_float32
 
 
 def focal_loss(
@@ -22,24 +24,24 @@ def focal_loss(
     .. math::
         FL = -(1 - p_y)^\gamma \log p_y, \qquad p = \mathrm{softmax}(z)
 
-    With :math:`s = z_y - \log \sum_{k \ne y} e^{z_k}` we have :math:`p_y =
-    \sigma(s)`, so both factors come from :math:`s` without cancellation, and the
-    gradient is finite for every finite logit and :math:`\gamma`. For binary problems
-    use ``optax.sigmoid_focal_loss``: the same loss of a single logit.
+    With ``s = z_y - log sum_(k != y) exp(z_k)`` we have ``p_y = sigma(s)``, so both
+    factors come from s without cancellation, and the gradient is finite for every
+    finite logit and gamma. For binary problems use `optax.sigmoid_focal_loss`: it is
+    the same loss for a single logit.
 
     Args:
       logits: float[..., classes], at least 2 classes.
       labels: int[...], the target class of each example, 0 to classes - 1. A label
         outside gives NaN.
-      gamma: focusing exponent, at least 0; 0 is the cross entropy. The papers use 0.5,
+      gamma: Focusing exponent, at least 0; 0 is the cross entropy. The papers use 0.5,
         2 and 5.
 
     Returns:
       float[...], the loss of each example.
 
     Raises:
-      TypeError: if the labels are not integers.
-      ValueError: if the shapes do not fit, or gamma is negative or NaN.
+      TypeError: If the labels are not integers.
+      ValueError: If the shapes do not fit, or gamma is negative or NaN.
 
     Examples:
       >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
@@ -52,7 +54,7 @@ def focal_loss(
     """
     if isinstance(gamma, (int, float)) and not gamma >= 0:
         raise ValueError(f"`gamma` must be a number of at least 0; got {gamma!r}.")
-    target, others = _split_target(logits, labels)
+    target, others = split_target(logits, labels)
     log_odds = target - jax.nn.logsumexp(others, axis=-1)
     return jax.nn.softplus(-log_odds) * jnp.exp(-(gamma * jax.nn.softplus(log_odds)))
 
@@ -63,20 +65,20 @@ def smooth_labels(labels: ArrayLike, epsilon: ArrayLike) -> jax.Array:
     .. math::
         q_k = (1 - \epsilon) y_k + \frac{\epsilon}{K - 1} (1 - y_k)
 
-    Epsilon is spread over the *other* K - 1 classes. ``optax.smooth_labels`` spreads
+    Epsilon is spread over the *other* K - 1 classes. `optax.smooth_labels` spreads
     its alpha over all K, the target included; the two agree for
-    :math:`\alpha = \epsilon K / (K - 1)`. Give the result to
-    ``optax.softmax_cross_entropy``.
+    ``alpha = epsilon K / (K - 1)``. Give the result to
+    `optax.softmax_cross_entropy`.
 
     Args:
       labels: float[..., classes], one-hot, at least 2 classes.
-      epsilon: probability taken from the target, 0 to 1. The papers use 0.05.
+      epsilon: Probability taken from the target, 0 to 1. The papers use 0.05.
 
     Returns:
       float[..., classes], which sum to 1.
 
     Raises:
-      ValueError: for fewer than 2 classes, or an epsilon outside 0 to 1.
+      ValueError: For fewer than 2 classes, or an epsilon outside 0 to 1.
 
     Examples:
       >>> print(smooth_labels(jax.nn.one_hot(1, 5), 0.1))
@@ -87,7 +89,7 @@ def smooth_labels(labels: ArrayLike, epsilon: ArrayLike) -> jax.Array:
       arXiv:1512.00567, section 7 (which spreads over all classes).
     """
     _check_probability("epsilon", epsilon)
-    labels, epsilon = _to_float32(labels), jnp.asarray(epsilon)
+    labels, epsilon = to_float32(labels), jnp.asarray(epsilon)
     if labels.ndim == 0 or labels.shape[-1] < 2:
         raise ValueError(
             f"`labels` must be one-hot over at least 2 classes on the last axis; got "
@@ -99,20 +101,20 @@ def smooth_labels(labels: ArrayLike, epsilon: ArrayLike) -> jax.Array:
 def smooth_binary_labels(labels: ArrayLike, epsilon: ArrayLike) -> jax.Array:
     r"""Label smoothing for binary labels: 1 becomes 1 - epsilon, 0 becomes epsilon.
 
-    :func:`smooth_labels` for two classes, where the one other class gets all of
-    epsilon: :math:`q = (1 - \epsilon) y + \epsilon (1 - y)`. In Optax's form this is
-    :math:`\alpha = 2 \epsilon`. Give the result to
-    ``optax.sigmoid_binary_cross_entropy``.
+    `smooth_labels` for two classes, where the one other class gets all of
+    epsilon: ``q = (1 - epsilon) y + epsilon (1 - y)``. In Optax's form this is
+    ``alpha = 2 epsilon``. Give the result to
+    `optax.sigmoid_binary_cross_entropy`.
 
     Args:
       labels: float[...] or int[...], 0 or 1.
-      epsilon: probability taken from the target, 0 to 1. The papers use 0.05.
+      epsilon: Probability taken from the target, 0 to 1. The papers use 0.05.
 
     Returns:
       float[...].
 
     Raises:
-      ValueError: for an epsilon outside 0 to 1.
+      ValueError: For an epsilon outside 0 to 1.
 
     Examples:
       >>> print(smooth_binary_labels(jnp.array([1, 0]), 0.05))
@@ -122,7 +124,7 @@ def smooth_binary_labels(labels: ArrayLike, epsilon: ArrayLike) -> jax.Array:
       Gupta et al. 2021, arXiv:2108.05839, section 2.3.
     """
     _check_probability("epsilon", epsilon)
-    labels, epsilon = _to_float32(labels), jnp.asarray(epsilon)
+    labels, epsilon = to_float32(labels), jnp.asarray(epsilon)
     return (1 - epsilon) * labels + epsilon * (1 - labels)
 
 
@@ -132,19 +134,19 @@ def flood(loss: ArrayLike, level: ArrayLike) -> jax.Array:
     .. math::
         \tilde L = |L - b| + b
 
-    This is the form of Ishida et al. The LAWN papers print :math:`|L - b|`: the same
+    This is the form of Ishida et al. The LAWN papers print ``|L - b|``: the same
     gradient, but here the value above the level is the loss itself, to the bit, so
-    that logged losses stay comparable. At :math:`L = b` the gradient is that of L.
+    that logged losses stay comparable. At ``L = b`` the gradient is that of L.
 
     Args:
       loss: float[], the mean loss of the batch.
-      level: flood level b, at least 0. The papers search 0.2, 0.3 and 0.4.
+      level: Flood level b, at least 0. The papers search 0.2, 0.3 and 0.4.
 
     Returns:
       float[], the flooded loss.
 
     Raises:
-      ValueError: if the loss is not a scalar (flooding each example is another method),
+      ValueError: If the loss is not a scalar (flooding each example is another method),
         or the level is negative or NaN.
 
     Examples:
@@ -172,9 +174,9 @@ def exponential_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     .. math::
         L = \sum_{k \ne y} \exp(-(z_y - z_k))
 
-    This is :math:`e^L - 1` of the cross entropy L. Only differences of logits enter,
-    so a common shift does no harm, and neither value nor gradient is NaN for finite
-    logits; a margin below about -88 (float32) overflows to infinity, as the loss does.
+    This is ``exp(L) - 1`` of the cross entropy L. Only differences of logits enter, so
+    a common shift does no harm. Neither value nor gradient is NaN for finite logits,
+    but a margin below about -88 (float32) gives infinity.
 
     Args:
       logits: float[..., classes], at least 2 classes.
@@ -185,8 +187,8 @@ def exponential_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
       float[...], the loss of each example.
 
     Raises:
-      TypeError: if the labels are not integers.
-      ValueError: if the shapes do not fit.
+      TypeError: If the labels are not integers.
+      ValueError: If the shapes do not fit.
 
     Examples:
       >>> print(exponential_loss(jnp.array([[2.0, 0.0, 0.0]]), jnp.array([0])).round(4))
@@ -196,8 +198,8 @@ def exponential_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
       Gupta et al. 2021, arXiv:2108.05839, section 1 ("exponential-type loss
       functions"); Lyu and Li 2020, arXiv:1906.05890 (theory of their margins).
     """
-    target, others = _split_target(logits, labels)
-    # Not exp(logsumexp(others) - target): its gradient would be inf * 0 on overflow.
+    target, others = split_target(logits, labels)
+    # The gradient of exp(logsumexp(others) - target) would be inf * 0 on overflow.
     return jnp.exp(others - target[..., None]).sum(-1)
 
 
@@ -211,13 +213,13 @@ def binary_exponential_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
 
     Args:
       logits: float[...], one score per example.
-      labels: [...], positive where above 0: both 0/1 and -1/1 will do. No soft labels.
+      labels: [...], positive where above 0: 0/1 and -1/1 both work, soft labels do not.
 
     Returns:
       float[...], the loss of each example.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: If the shapes differ.
 
     Examples:
       >>> loss = binary_exponential_loss(jnp.array([2.0, 2.0]), jnp.array([1, 0]))
@@ -227,47 +229,11 @@ def binary_exponential_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     References:
       Lyu and Li 2020, arXiv:1906.05890.
     """
-    logits, labels = _to_float32(logits), jnp.asarray(labels)
-    _require_same_shape("logits", logits, "labels", labels)
+    logits, labels = to_float32(logits), jnp.asarray(labels)
+    require_same_shape("logits", logits, "labels", labels)
     return jnp.exp(jnp.where(labels > 0, -logits, logits))
 
 
 def _check_probability(name: str, value: ArrayLike) -> None:
     if isinstance(value, (int, float)) and not 0 <= value <= 1:
         raise ValueError(f"`{name}` must be a number from 0 to 1; got {value!r}.")
-
-
-def _split_target(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """The target's logit (NaN for a label that is no class), and the others' logits.
-
-    The others keep the class axis, with the target's place at -inf.
-    """
-    logits, labels = _to_float32(logits), jnp.asarray(labels)
-    if logits.ndim == 0 or logits.shape[-1] < 2 or logits.shape[:-1] != labels.shape:
-        raise ValueError(
-            "`logits` must have the shape of `labels` and one axis more, of at least 2 "
-            f"classes; got logits {logits.shape} and labels {labels.shape}."
-        )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(
-            f"`labels` must be integer classes; got {labels.dtype}. "
-            "Use `labels.argmax(-1)` for one-hot labels."
-        )
-    is_target = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    target = jnp.where(is_target, logits, 0).sum(-1)
-    target = jnp.where(is_target.any(-1), target, jnp.nan)
-    return target, jnp.where(is_target, -jnp.inf, logits)
-
-
-def _require_same_shape(name: str, x: jax.Array, other: str, y: jax.Array) -> None:
-    if x.shape != y.shape:
-        raise ValueError(
-            f"`{name}` and `{other}` must have the same shape; got {x.shape} and "
-            f"{y.shape}."
-        )
-
-
-def _to_float32(x: ArrayLike) -> jax.Array:
-    """As an array of at least float32."""
-    x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

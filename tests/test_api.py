@@ -1,6 +1,7 @@
 """The public names, their docs and docstrings, and who may import whom."""
 
 import ast
+import graphlib
 import inspect
 import pathlib
 import re
@@ -69,6 +70,17 @@ def test_what_a_module_shows_is_its_all(name):
         if x.__module__.startswith(module.__name__) and not member.startswith("_")
     }
     assert shown <= set(names) <= set(vars(module))
+
+
+def test_every_state_is_exported_beside_the_function_that_makes_it():
+    states = {
+        node.name
+        for path in LIBRARY
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("State")
+    }
+    assert len(states) > 10
+    assert states <= {name.rpartition(".")[2] for name in PUBLIC}
 
 
 def test_the_api_pages_show_each_public_name_once():
@@ -169,6 +181,78 @@ def test_the_training_is_imported_by_nothing_below_it():
     for package in ("lawn_optax", "models"):
         for path in sorted((ROOT / package).glob("**/*.py")):
             assert "train" not in set(imports(path)), path
+
+
+def imported_files(path):
+    """The repository's files that an import of this one runs, at whatever time.
+
+    Imports inside functions count, those under `if TYPE_CHECKING` do not. An import of
+    `package.module` also runs the package's face, `__init__`. A file does not depend on
+    the face of its own package unless it imports from it by name.
+    """
+    tree = ast.parse(path.read_text())
+    skipped = {
+        node
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
+        for statement in branch.body
+        for node in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from files_of(alias.name, path, by_name=True)
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(ROOT).parts[: -node.level]
+            module = ".".join([*package, *filter(None, [node.module])])
+            module = module if node.level else str(node.module)
+            for alias in node.names:
+                submodule = f"{module}.{alias.name}"
+                if file_of(submodule):  # `from package import module`
+                    yield from files_of(submodule, path)
+                else:
+                    yield from files_of(module, path, by_name=True)
+
+
+def file_of(module):
+    stem = ROOT.joinpath(*module.split("."))
+    for file in (stem.with_suffix(".py"), stem / "__init__.py"):
+        if file.is_file():
+            return file
+    return None
+
+
+def files_of(module, importer, by_name=False):
+    """The file of a module, and the faces of packages around it but not the importer.
+
+    `by_name` says that the module itself is named, also if it is such a face.
+    """
+    parts = module.split(".")
+    for n in range(1, len(parts) + 1):
+        file = file_of(".".join(parts[:n]))
+        if file is None:
+            continue
+        own_face = file.name == "__init__.py" and importer.is_relative_to(file.parent)
+        if not own_face or (by_name and n == len(parts)):
+            yield file
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    files = [
+        path
+        for package in ("lawn_optax", "models", "train")
+        for path in sorted((ROOT / package).glob("**/*.py"))
+    ]
+    graph = {path: set(imported_files(path)) & set(files) for path in files}
+    assert sum(map(len, graph.values())) > len(files)
+    circle: list[str] = []
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        circle = [str(path.relative_to(ROOT)) for path in error.args[1]]
+    assert not circle, " <- ".join(circle)
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.name)

@@ -1,32 +1,21 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """AdamP and SGDP: updates without radial part where weights look scale-invariant.
 
-Weights without effect on scale have gradients at right angles to them; whether they do
-is asked in two views of a leaf, one norm per output unit and one for all of it.
+Scale-invariant weights are orthogonal to their gradient. That is tested per output
+unit, and where it fails, for the whole leaf.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._switch import check_params
+from lawn_optax._types import AxisName, Groups, check_params
 from lawn_optax.groups import only_matrices
-from lawn_optax.groups._resolve import (
-    Grouping,
-    Groups,
-    absent,
-    resolve,
-)
-
-
-class InvariantState(NamedTuple):
-    """State of what `adamp` and `sgdp` have in front of the learning rate."""
-
-    inner_state: optax.OptState
+from lawn_optax.groups._resolve import Grouping, absent, resolve
 
 
 def adamp(
@@ -39,6 +28,7 @@ def adamp(
     delta: float = 0.1,
     wd_ratio: float = 0.1,
     groups: Groups | None = None,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam whose update loses its radial part where weights look scale-invariant.
 
@@ -55,19 +45,22 @@ def adamp(
       learning_rate: Step size per update, or a schedule.
       b1: Decay of the first moment.
       b2: Decay of the second moment.
-      eps: Added to the root of the second moment.
-      weight_decay: Decoupled, of all leaves.
-      delta: How near a right angle counts, in units of a random vector's cosine.
-      wd_ratio: What weight decay is multiplied by where the update was projected.
+      eps: Number added to the root of the second moment.
+      weight_decay: Coefficient of the decoupled decay of all leaves.
+      delta: Largest cosine that counts as a right angle, in units of the cosine of a
+        random vector, ``1 / sqrt(dim w)``.
+      wd_ratio: Factor of the weight decay where the update was projected.
       groups: The units of a leaf. By default ``only_matrices("neuron")``, the last
-        axis; `lawn_optax.groups.neuron` chooses others. What it leaves free is not
-        projected in either view.
+        axis; `lawn_optax.groups.neuron` chooses others. Leaves that it leaves free are
+        not projected at all.
+      axis_name: Mesh axes over which parameters are sharded; see
+        `lawn_optax.project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``.
+      A transformation whose `update` needs `params`.
 
     Raises:
-      ValueError: In ``init``, if no leaf has units or labels do not fit.
+      ValueError: In `init`, if no leaf has units or labels do not fit.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
@@ -82,7 +75,9 @@ def adamp(
       Scale-invariant Weights", arXiv:2006.08217, Algorithm 2.
     """
     direction = optax.scale_by_adam(b1, b2, eps)
-    invariant = _project_invariant(direction, delta, weight_decay, wd_ratio, groups)
+    invariant = _project_invariant(
+        "adamp", direction, delta, weight_decay, wd_ratio, groups, axis_name
+    )
     return optax.with_extra_args_support(
         optax.chain(invariant, optax.scale_by_learning_rate(learning_rate))
     )
@@ -97,24 +92,27 @@ def sgdp(
     delta: float = 0.1,
     wd_ratio: float = 0.1,
     groups: Groups | None = None,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SGD with momentum, projected as in `adamp`.
 
     Args:
       learning_rate: Step size per update, or a schedule.
-      momentum: Decay of the sum of gradients, less than 1.
-      nesterov: Whether the direction looks ahead.
-      weight_decay: Decoupled, divided by ``1 - momentum`` as in the authors' code, so
-        that it equals L2 regularisation at rest.
-      delta: See `adamp`.
-      wd_ratio: See `adamp`.
-      groups: See `adamp`.
+      momentum: Decay of the momentum, less than 1.
+      nesterov: Whether to use Nesterov momentum.
+      weight_decay: Coefficient of the decoupled decay. It is divided by ``1 -
+        momentum`` as in the authors' code, so that it equals L2 regularisation at rest.
+      delta: Largest cosine that counts as a right angle; see `adamp`.
+      wd_ratio: Factor of the weight decay where the update was projected.
+      groups: The units of a leaf; see `adamp`.
+      axis_name: Mesh axes over which parameters are sharded; see
+        `lawn_optax.project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``.
+      A transformation whose `update` needs `params`.
 
     Raises:
-      ValueError: In ``init``, if no leaf has units or labels do not fit.
+      ValueError: In `init`, if no leaf has units or labels do not fit.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
@@ -130,61 +128,69 @@ def sgdp(
     """
     decay = weight_decay / (1 - momentum)
     direction = optax.trace(momentum, nesterov)
-    invariant = _project_invariant(direction, delta, decay, wd_ratio, groups)
+    invariant = _project_invariant(
+        "sgdp", direction, delta, decay, wd_ratio, groups, axis_name
+    )
     return optax.with_extra_args_support(
         optax.chain(invariant, optax.scale_by_learning_rate(learning_rate))
     )
 
 
 def _project_invariant(
+    name: str,
     inner: optax.GradientTransformation,
     delta: float,
     weight_decay: float,
     wd_ratio: float,
     groups: Groups | None,
+    axis_name: AxisName,
 ) -> optax.GradientTransformationExtraArgs:
     inner = optax.with_extra_args_support(inner)
     units: Groups = only_matrices("neuron") if groups is None else groups
 
     def init_fn(params):
-        resolve(units, params)
-        return InvariantState(inner.init(params))
+        resolve(units, params)  # raises here if labels do not fit
+        return inner.init(params)
 
     def update_fn(updates, state, params=None, **extra_args):
-        check_params(params, "The AdamP or SGDP update")
-        grouping = resolve(units, params)
-        whole = _whole(grouping)
-        gs = grouping.flatten(updates, "updates")
-        ws: list[Any] = [
-            None if absent(g) else w
-            for g, w in zip(gs, jax.tree.leaves(params), strict=True)
+        check_params(params, name)
+        by_unit = resolve(units, params)
+        by_leaf = _whole(by_unit)
+        gradients, weights = by_unit.flatten_moving(updates, params)
+        axes = geometry.reduction_axes(axis_name, params, weights)
+        updates, state = inner.update(updates, state, params, **extra_args)
+        leaves = by_unit.flatten(updates, "updates of the inner optimizer")
+        units_pass = [
+            jnp.all(x)
+            for x in _at_right_angles(by_unit, gradients, weights, axes, delta)
         ]
-        axes = geometry.reduction_axes(None, params, ws)
-        updates, inner_state = inner.update(
-            updates, state.inner_state, params, **extra_args
-        )
-        us = grouping.flatten(updates, "updates of the inner optimizer")
-        by_unit = [jnp.all(x) for x in _at_right_angles(grouping, gs, ws, axes, delta)]
-        by_leaf = [
+        leaf_passes = [
             jnp.all(x) & ~unit
             for x, unit in zip(
-                _at_right_angles(whole, gs, ws, axes, delta), by_unit, strict=True
+                _at_right_angles(by_leaf, gradients, weights, axes, delta),
+                units_pass,
+                strict=True,
             )
         ]
-        for view, on in ((grouping, by_unit), (whole, by_leaf)):
-            uw = geometry.inner_products(view, us, ws, axes)
-            ww = geometry.inner_products(view, ws, ws, axes)
-            shaped = [jnp.full_like(x, o, bool) for x, o in zip(ww, on, strict=True)]
-            us = geometry.tangent(view, us, ws, uw, ww, shaped)
-        share: list[Any] = [1.0] * len(us)
-        for block, unit, leaf in zip(grouping.blocks, by_unit, by_leaf, strict=True):
+        for view, passes in ((by_unit, units_pass), (by_leaf, leaf_passes)):
+            dots = geometry.inner_products(view, leaves, weights, axes)
+            weight_sq = geometry.inner_products(view, weights, weights, axes)
+            active = [
+                jnp.full_like(x, passed, bool)
+                for x, passed in zip(weight_sq, passes, strict=True)
+            ]
+            leaves = geometry.tangent(view, leaves, weights, dots, weight_sq, active)
+        ratio: list[Any] = [1.0] * len(leaves)
+        for block, unit, leaf in zip(
+            by_unit.blocks, units_pass, leaf_passes, strict=True
+        ):
             for i in block.leaves:
-                share[i] = jnp.where(unit | leaf, wd_ratio, 1.0)
-        us = [
+                ratio[i] = jnp.where(unit | leaf, wd_ratio, 1.0)
+        leaves = [
             u if absent(u) else (u + weight_decay * s * w).astype(u.dtype)
-            for u, w, s in zip(us, ws, share, strict=True)
+            for u, w, s in zip(leaves, weights, ratio, strict=True)
         ]
-        return grouping.treedef.unflatten(us), InvariantState(inner_state)
+        return by_unit.treedef.unflatten(leaves), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -199,18 +205,21 @@ def _whole(grouping: Grouping) -> Grouping:
 
 
 def _at_right_angles(
-    grouping: Grouping, gs: Any, ws: Any, axes: Any, delta: float
+    grouping: Grouping,
+    gradients: list[Any],
+    weights: list[Any],
+    axes: list[tuple],
+    delta: float,
 ) -> list[jax.Array]:
-    """Whether |cos(w, g)| < delta / sqrt(dim w), per norm; also where either is 0."""
-    gw = geometry.inner_products(grouping, gs, ws, axes)
-    gg = geometry.inner_products(grouping, gs, gs, axes)
-    ww = geometry.inner_products(grouping, ws, ws, axes)
+    """Whether |cos(w, g)| < delta / sqrt(dim w), per norm; true where either is 0."""
+    dots = geometry.inner_products(grouping, gradients, weights, axes)
+    gradient_sq = geometry.inner_products(grouping, gradients, gradients, axes)
+    weight_sq = geometry.inner_products(grouping, weights, weights, axes)
     out = []
-    for block, n, *products in zip(
-        grouping.blocks, grouping.block_sizes, gw, gg, ww, strict=True
+    for k, (block, elements) in enumerate(
+        zip(grouping.blocks, grouping.block_sizes, strict=True)
     ):
-        inner, g2, w2 = products
-        lengths = jnp.sqrt(g2) * jnp.sqrt(w2)
-        near = jnp.abs(inner) * (n / block.size) ** 0.5 < delta * lengths
-        out.append(near | (lengths == 0))
+        lengths = jnp.sqrt(gradient_sq[k]) * jnp.sqrt(weight_sq[k])
+        cosine = jnp.abs(dots[k]) * (elements / block.size) ** 0.5
+        out.append((cosine < delta * lengths) | (lengths == 0))
     return out

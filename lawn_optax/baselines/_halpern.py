@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lawn_optax._switch import check_params
+from lawn_optax._types import check_params
 from lawn_optax.groups._resolve import absent
 
 
@@ -20,26 +20,27 @@ class HalpernState(NamedTuple):
 def halpern(
     power: float | jax.Array = 0.5, offset: float | jax.Array = 1.0
 ) -> optax.GradientTransformationExtraArgs:
-    """Shrinks what each update leads to by a factor that tends to 1.
+    """Shrinks the weights after each update by a factor that tends to 1.
 
     With an update u, learning rate included, and n = 1, 2, 3, ...::
 
         w <- (1 - s) (w + u)        s = 1 / (n + offset)^power
 
-    The fixed points of ``w -> w + u`` that it tends to are those of smallest norm,
-    whatever the start, if the map is non-expansive: for gradient descent on a convex
-    loss, a learning rate of at most 2 over the largest curvature. What the gradient
-    cannot see shrinks as ``exp(-n^(1 - power) / (1 - power))``; the rest is off by
-    about ``s / (learning rate * curvature)`` of it.
+    It tends to the fixed point of ``w -> w + u`` with the smallest norm, from every
+    start, if that map is non-expansive. For gradient descent on a convex loss, this
+    means a learning rate of at most 2 over the largest curvature. In directions without
+    gradient the weights shrink as ``exp(-n^(1 - power) / (1 - power))``; in the others
+    their relative error is about ``s / (learning rate * curvature)``.
 
     Args:
-      power: In (0, 1). Larger ends closer to the solution, smaller forgets the start
-        sooner: 1 would forget it only as 1/n, and more than 1 would keep part of it.
-      offset: More than 0. The papers' s = 1 at n = 1 would set all weights to 0 at
+      power: Exponent in (0, 1). A larger one ends closer to the solution, but forgets
+        the start more slowly: 1 would forget it only as 1/n, and more than 1 would keep
+        a part.
+      offset: Positive number. The papers' s = 1 at n = 1 would set all weights to 0 at
         once, where a ReLU network stays.
 
     Returns:
-      A transformation whose ``update`` needs ``params``, to be put last in a chain,
+      A transformation whose `update` needs `params`, to be put last in a chain,
       behind the learning rate. It acts on all leaves.
 
     Raises:
@@ -106,11 +107,11 @@ def nmgd(
 
     Args:
       learning_rate: Step size per update, or a schedule.
-      power: See `halpern`.
-      offset: See `halpern`.
+      power: Exponent in (0, 1); see `halpern`.
+      offset: Positive number; see `halpern`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``.
+      A transformation whose `update` needs `params`.
 
     Raises:
       ValueError: For a power or offset that is not allowed; traced ones pass unchecked.

@@ -3,10 +3,11 @@
 
     gradient of w --> [chain rule] --> inner optimizer of v --> [w = r v / |v|]
 
-The functions at the end also serve bounded weight norm, in `baselines`.
+A `Radius` says what r is. `reparametrize` keeps each group's own norm,
+`weight_normalization` trains it, and bounded weight norm keeps one for all channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,32 +15,25 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._geometry import AxisName
+from lawn_optax._constraint import init_norms
 from lawn_optax._reset import Reset, check_reset, reset_state
-from lawn_optax._sphere import init_sphere
 from lawn_optax._switch import (
     PhaseState,
     Step,
-    advance,
     as_trigger,
-    begin,
-    check_params,
     init_phase,
+    next_phase,
+    phase_now,
 )
-from lawn_optax.groups import only_matrices
-from lawn_optax.groups._resolve import (
-    Grouping,
-    Groups,
-    absent,
-    resolve,
-)
+from lawn_optax._types import AxisName, Groups, check_params
+from lawn_optax.groups._resolve import Grouping, absent, resolve
 
 
 class Polar(NamedTuple):
     """What weight normalisation trains."""
 
     v: Any  # like the parameters
-    g: Any  # float32[num_norms] (float64 with x64 leaves); lengths, one a group
+    g: Any  # float32[num_norms] (float64 with x64 leaves); lengths, one per group
 
 
 class ReparametrizedState(NamedTuple):
@@ -48,21 +42,41 @@ class ReparametrizedState(NamedTuple):
     phase: PhaseState
     norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 is free
     fingerprint: jax.Array  # uint32[]; identifies the groups
-    trained: Any  # v, like the parameters: what `inner` trains; from the switch on
+    trained: Any  # v, like the parameters, which `inner` trains; from the switch on
     inner_state: optax.OptState
 
 
-class WeightNormalizationState(NamedTuple):
-    """State of the transformation returned by `weight_normalization`.
+class Radius(NamedTuple):
+    """The length r of the weights, and whether `inner` trains it beside v."""
 
-    A type of its own, because its norms are no constraint to report on.
-    """
+    read: Callable[[jax.Array], jax.Array]  # squared norms of one block -> radii
+    is_trained: bool = False
 
-    phase: PhaseState
-    norms: jax.Array  # float32[num_norms], g before the first update; 0 is free
-    fingerprint: jax.Array  # uint32[]; identifies the groups
-    trained: Polar  # what `inner` trains; from the first update on
-    inner_state: optax.OptState
+    def at_start(self, grouping: Grouping, squares: Sequence[jax.Array], gradients):
+        """R of the first constrained update; 0 for groups without a direction."""
+        radii = []
+        for block, square in zip(grouping.blocks, squares, strict=True):
+            found = geometry.has_norm(square)
+            found &= geometry.movable(block, grouping, gradients)
+            new = self.read(square)
+            radii.append(jnp.where(found & jnp.isfinite(new), new, 0))
+        return radii
+
+    def pack(
+        self, grouping: Grouping, v: Sequence[Any], lengths: Sequence[jax.Array]
+    ) -> Any:
+        """What `inner` sees in place of the parameters or of the gradient."""
+        tree = grouping.treedef.unflatten(v)
+        if not self.is_trained:
+            return tree
+        return Polar(tree, geometry.join(lengths, grouping.dtype))
+
+    def unpack(self, grouping: Grouping, packed: Any, name: str):
+        """The leaves of v, and the lengths or None."""
+        if not self.is_trained:
+            return grouping.flatten(packed, name), None
+        lengths = geometry.split(grouping, packed.g)
+        return grouping.flatten(packed.v, name), lengths
 
 
 def reparametrize(
@@ -73,7 +87,7 @@ def reparametrize(
     reset: Reset = "restart",
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """LAWN by reparametrisation: ``inner`` trains v, the weights are a function of it.
+    """LAWN by reparametrisation: `inner` trains v, the weights are a function of it.
 
     From the switch on ``w = c v / |v|``, where v begins as w and c is its norm: the
     other implementation that the LAWN paper names. Unlike in `lawn_optax.wrap` nothing
@@ -82,23 +96,24 @@ def reparametrize(
     gradient descent the two agree to first order in the step.
 
     Args:
-      inner: The whole optimizer, learning rate included; after the switch it sees v as
-        ``params``, and its weight decay shortens v, not w. One with a line search would
-        evaluate its function at v, which is wrong.
-      switch_step: See `lawn_optax.wrap`.
-      groups: See `lawn_optax.wrap`.
-      reset: See `lawn_optax.wrap`.
-      axis_name: See `lawn_optax.wrap`.
+      inner: The whole optimizer, learning rate included. After the switch it sees v as
+        `params`, and its weight decay shortens v, not w. An optimizer with a line
+        search would evaluate its function at v, which is wrong.
+      switch_step: Number of free updates, or a trigger; see `lawn_optax.wrap`.
+      groups: What shares one norm; see `lawn_optax.wrap`.
+      reset: What happens to the moments at the switch; see `lawn_optax.reset_at`.
+      axis_name: Mesh axes over which parameters are sharded; see
+        `lawn_optax.project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``. Extra arguments reach
-      ``inner``. Put nothing behind it that changes updates: the weights are a function
+      A transformation whose `update` needs `params`. Extra arguments reach
+      `inner`. Put nothing behind it that changes updates: the weights are a function
       of v.
 
     Raises:
-      ValueError: For a negative step or an unknown reset; in ``init``, if no leaf is
+      ValueError: For a negative step or an unknown reset; in `init`, if no leaf is
         constrained or labels do not fit.
-      TypeError: If ``groups`` is traced or the step is no number.
+      TypeError: If `groups` or `reset` is traced, or the step is not a number.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
@@ -114,152 +129,103 @@ def reparametrize(
       Gupta et al. 2021, arXiv:2108.05839, section 3, "An alternative implementation".
     """
     check_reset(reset)
-    return _reparametrized(
-        "reparametrize", inner, switch_step, groups, reset, axis_name, trains_g=False
-    )
-
-
-def weight_normalization(
-    inner: optax.GradientTransformation,
-    *,
-    groups: Groups | None = None,
-    axis_name: AxisName = None,
-) -> optax.GradientTransformationExtraArgs:
-    """Weight normalisation around any optimizer: ``w = g v / |v|``, with v, g trained.
-
-    The model sees w; ``inner`` gets the gradients::
-
-        dL/dg = <dL/dw, v> / |v|        dL/dv = (g / |v|) (dL/dw - (dL/dg / |v|) v)
-
-    and trains ``Polar(v, g)`` in place of the parameters, g being one vector with an
-    entry per norm (a single leaf for optimizers that look at whole leaves, such as
-    LAMB). At the first update v is w and g its norm. g is free, so norms are not fixed.
-
-    Args:
-      inner: The whole optimizer, learning rate included. Its weight decay acts on v and
-        g; masks must have the structure of ``Polar``. One with a line search would
-        evaluate its function at ``Polar``, which is wrong.
-      groups: What shares one g. By default each output unit of each leaf of two axes or
-        more, ``only_matrices("neuron")``; other leaves are trained as they are.
-      axis_name: See `lawn_optax.project_tangent`.
-
-    Returns:
-      A transformation whose ``update`` needs ``params``. Extra arguments reach
-      ``inner``. A group that is zero or not finite at the first update is trained as it
-      is. Put nothing behind it that changes updates.
-
-    Raises:
-      ValueError: In ``init``, if no leaf is constrained or labels do not fit.
-
-    Examples:
-      >>> import jax.numpy as jnp, optax, lawn_optax as lawn
-      >>> tx = lawn.baselines.weight_normalization(optax.sgd(1.0))
-      >>> w = jnp.array([[3.0], [4.0]])
-      >>> updates, state = tx.update(jnp.array([[-6.25], [0.0]]), tx.init(w), w)
-      >>> print(state.trained.v.ravel(), state.trained.g)  # g: 5 + 6.25 * 3 / 5
-      [7. 1.] [8.75]
-
-    References:
-      Salimans and Kingma 2016, "Weight Normalization", arXiv:1602.07868, eqs. 2 and 3.
-    """
-    return _reparametrized(
-        "weight_normalization",
+    return reparametrized(
+        "reparametrize",
         inner,
-        0,
-        only_matrices("neuron") if groups is None else groups,
-        "restart",
-        axis_name,
-        trains_g=True,
+        switch_step,
+        Radius(lambda squares: jnp.sqrt(squares)),
+        ReparametrizedState,
+        groups=groups,
+        reset=reset,
+        axis_name=axis_name,
     )
 
 
-def _reparametrized(
+def reparametrized(
     name: str,
     inner: optax.GradientTransformation,
     switch_step: Step,
+    radius: Radius,
+    make_state: Callable[..., Any],
+    *,
     groups: Groups,
     reset: Reset,
     axis_name: AxisName,
-    trains_g: bool,
 ) -> optax.GradientTransformationExtraArgs:
+    """Trains v by `inner`, with w = r v / |v| from the switch on."""
     trigger, inner = as_trigger(switch_step), optax.with_extra_args_support(inner)
-    make_state = WeightNormalizationState if trains_g else ReparametrizedState
-
-    def pack(grouping: Grouping, vs: Sequence[Any], radii: Sequence[jax.Array]) -> Any:
-        v = grouping.treedef.unflatten(vs)
-        return Polar(v, geometry.join(radii, grouping.dtype)) if trains_g else v
 
     def init_fn(params):
-        norms, fingerprint = init_sphere(groups, params)
-        # Its arrays alone: the first constrained update fills it.
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        before = Polar(params, norms) if trains_g else params
-        trained = Polar(zeros, norms) if trains_g else zeros
+        grouping = resolve(groups, params)
+        norms, fingerprint = init_norms(groups, params)
+        # A placeholder with the right shapes; the first constrained update fills it.
+        weights, zeros = jax.tree.leaves(params), geometry.split(grouping, norms)
+        trained = radius.pack(grouping, [jnp.zeros_like(w) for w in weights], zeros)
+        inner_state = inner.init(radius.pack(grouping, weights, zeros))
         phase = init_phase(trigger)
-        return make_state(phase, norms, fingerprint, trained, inner.init(before))
+        return make_state(phase, norms, fingerprint, trained, inner_state)
 
     def update_fn(updates, state, params=None, **extra_args):
         check_params(params, name)
-        constrained, first = begin(trigger, state.phase)
+        constrained, first = phase_now(trigger, state.phase)
         grouping = resolve(groups, params)
-        gs, ws = grouping.flatten(updates, "updates"), jax.tree.leaves(params)
-        axes = geometry.reduction_axes(axis_name, params, ws)
+        gradients = grouping.flatten(updates, "updates")
+        weights = jax.tree.leaves(params)
+        axes = geometry.reduction_axes(axis_name, params, weights)
         bound = bound_leaves(grouping)
-        held = jax.tree.leaves(state.trained.v if trains_g else state.trained)
+        old_v, old_lengths = radius.unpack(grouping, state.trained, "state")
         # Leaves outside all groups are the parameters, whoever else changes them.
-        vs = [
-            jnp.where(constrained & ~first, v, w) if i in bound else w
-            for i, (w, v) in enumerate(zip(ws, held, strict=True))
+        v = [
+            jnp.where(constrained & ~first, old, w) if i in bound else w
+            for i, (w, old) in enumerate(zip(weights, old_v, strict=True))
         ]
-        vv = geometry.inner_products(grouping, vs, vs, axes)
+        v_sq = geometry.inner_products(grouping, v, v, axes)
         norms = [
-            jnp.where(first, _norm(square, geometry.movable(block, grouping, gs)), old)
-            for block, square, old in zip(
-                grouping.blocks, vv, geometry.split(grouping, state.norms), strict=True
+            jnp.where(first, new, old)
+            for new, old in zip(
+                radius.at_start(grouping, v_sq, gradients),
+                geometry.split(grouping, state.norms),
+                strict=True,
             )
         ]
-        on = [constrained & (norm > 0) for norm in norms]
-        radii = norms
-        if trains_g:
-            lengths = geometry.split(grouping, state.trained.g)
-            pairs = zip(norms, lengths, strict=True)
-            radii = [jnp.where(constrained & ~first, g, norm) for norm, g in pairs]
-
-        trained = pack(grouping, vs, radii)
+        active = [constrained & (norm > 0) for norm in norms]
+        lengths = norms
+        if old_lengths is not None:
+            lengths = [
+                jnp.where(constrained & ~first, old, norm)
+                for norm, old in zip(norms, old_lengths, strict=True)
+            ]
+        trained = radius.pack(grouping, v, lengths)
         inner_state = reset_state(inner, state.inner_state, trained, first, reset)
-        gv = geometry.inner_products(grouping, gs, vs, axes)
+        dots = geometry.inner_products(grouping, gradients, v, axes)
         slopes = [
-            jnp.where(o, x / jnp.sqrt(positive(square)), 0)
-            for o, x, square in zip(on, gv, vv, strict=True)
+            jnp.where(on, dot / jnp.sqrt(positive(square)), 0)
+            for on, dot, square in zip(active, dots, v_sq, strict=True)
         ]
-        steps: Any
         steps, inner_state = inner.update(
-            pack(grouping, chain_rule(grouping, gs, vs, gv, vv, radii, on), slopes),
+            radius.pack(
+                grouping,
+                chain_rule(grouping, gradients, v, dots, v_sq, lengths, active),
+                slopes,
+            ),
             inner_state,
             trained,
             **extra_args,
         )
-        if trains_g:
-            moves = geometry.split(grouping, steps.g)
-            radii = [r + u for r, u in zip(radii, moves, strict=True)]
-            steps = steps.v
-        us = grouping.flatten(steps, "updates of the inner optimizer")
-        vs = [v if absent(u) else applied(v, u) for v, u in zip(vs, us, strict=True)]
-        moved = to_spheres(grouping, vs, ws, radii, on, axes)
-        us = geometry.choose(grouping, on, moved, us)
-        return grouping.treedef.unflatten(us), make_state(
-            advance(trigger, state.phase, first, extra_args),
-            geometry.join(norms, grouping.dtype),
-            state.fingerprint,
-            pack(grouping, vs, radii),
-            inner_state,
+        leaves, moves = radius.unpack(grouping, steps, "updates of the inner optimizer")
+        if moves is not None:
+            lengths = [r + u for r, u in zip(lengths, moves, strict=True)]
+        v = [x if absent(u) else applied(x, u) for x, u in zip(v, leaves, strict=True)]
+        moved = to_spheres(grouping, v, weights, lengths, active, axes)
+        leaves = geometry.choose(grouping, active, moved, leaves)
+        return grouping.treedef.unflatten(leaves), state._replace(
+            phase=next_phase(trigger, state.phase, first, extra_args),
+            norms=geometry.join(norms, grouping.dtype),
+            trained=radius.pack(grouping, v, lengths),
+            inner_state=inner_state,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _norm(square: jax.Array, movable: bool) -> jax.Array:
-    return jnp.where(geometry.has_norm(square) & movable, jnp.sqrt(square), 0)
 
 
 # --- w = r v / |v| and its gradient ---------------------------------------------------
@@ -271,59 +237,59 @@ def bound_leaves(grouping: Grouping) -> set[int]:
 
 
 def applied(v: Any, u: Any) -> jax.Array:
-    """Adds u to v with the rounding that the state has, so that weights and v agree."""
+    """The sum v + u, rounded as the state keeps it: the weights must agree with v."""
     new, dtype = jnp.asarray(v + u), jnp.result_type(v)
     if jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits < 32:
-        # A cast alone would leave XLA its excess precision.
-        info = jnp.finfo(dtype)
-        new = jax.lax.reduce_precision(new, info.nexp, info.nmant)
+        new = geometry.rounded(new, dtype)
     return new.astype(dtype)
 
 
 def positive(square: jax.Array) -> jax.Array:
-    """So that a v that has decayed to 0 gives finite weights; NaN stays NaN."""
+    """At least the smallest normal number, so that a v of 0 gives finite weights.
+
+    NaN stays NaN.
+    """
     return jnp.maximum(square, jnp.finfo(square.dtype).tiny)
 
 
 def _scales(
-    radii: Sequence[jax.Array], vv: Sequence[jax.Array], on: Sequence[jax.Array]
+    radii: Sequence[jax.Array], v_sq: Sequence[jax.Array], active: Sequence[jax.Array]
 ) -> list[jax.Array]:
-    """What v is multiplied by, 1 in a group that is not `on`."""
+    """The factors r / |v|, or 1 in groups that are not active."""
     return [
-        jnp.where(o, radius / jnp.sqrt(positive(square)), 1)
-        for radius, square, o in zip(radii, vv, on, strict=True)
+        jnp.where(on, radius / jnp.sqrt(positive(square)), 1)
+        for radius, square, on in zip(radii, v_sq, active, strict=True)
     ]
 
 
-def chain_rule(grouping, gs, vs, gv, vv, radii, on) -> list[Any]:
-    """The gradient of v: (r / |v|) (g - (<g, v> / <v, v>) v), and g where not `on`."""
-    p = _scales(radii, vv, on)
-    q = [
-        jnp.where(o, -scale * inner / positive(square), 0)
-        for o, scale, inner, square in zip(on, p, gv, vv, strict=True)
+def chain_rule(grouping, gradients, v, dots, v_sq, radii, active) -> list[Any]:
+    """The gradient of v, (r / |v|) (g - (<g,v> / <v,v>) v); g where not active."""
+    of_gradient = _scales(radii, v_sq, active)
+    of_v = [
+        jnp.where(on, -scale * dot / positive(square), 0)
+        for on, scale, dot, square in zip(active, of_gradient, dots, v_sq, strict=True)
     ]
-    out = list(gs)
-    for i in bound_leaves(grouping):
-        if not absent(gs[i]):
-            # Wide, because `combine` rounds narrow ones in the way of updates.
-            wide = jnp.promote_types(gs[i].dtype, grouping.dtype)
-            out[i] = gs[i].astype(wide)
-    out = geometry.combine(grouping, out, vs, p, q, _all(p))
-    for i in bound_leaves(grouping):
-        if not absent(gs[i]):
-            out[i] = out[i].astype(gs[i].dtype)
+    wide = list(gradients)
+    present = [i for i in bound_leaves(grouping) if not absent(gradients[i])]
+    for i in present:
+        # `combine` rounds narrow types in the way of updates, which is wrong here.
+        dtype = jnp.promote_types(gradients[i].dtype, grouping.dtype)
+        wide[i] = gradients[i].astype(dtype)
+    out = geometry.combine(grouping, wide, v, of_gradient, of_v, _all(of_v))
+    for i in present:
+        out[i] = out[i].astype(gradients[i].dtype)
     return out
 
 
-def to_spheres(grouping, vs, ws, radii, on, axes) -> list[Any]:
-    """Updates that take the weights w to r v / |v|, to v where not `on`.
+def to_spheres(grouping, v, weights, radii, active, axes) -> list[Any]:
+    """Updates that take the weights to r v / |v|, or to v where not active.
 
-    For leaves that belong to a group alone.
+    They hold for leaves that belong to a group; other leaves are returned as in v.
     """
-    vv = geometry.inner_products(grouping, vs, vs, axes)
-    p = _scales(radii, vv, on)
-    q = [jnp.full_like(x, -1) for x in p]
-    return geometry.combine(grouping, vs, ws, p, q, _all(p))
+    v_sq = geometry.inner_products(grouping, v, v, axes)
+    of_v = _scales(radii, v_sq, active)
+    of_weights = [jnp.full_like(x, -1) for x in of_v]
+    return geometry.combine(grouping, v, weights, of_v, of_weights, _all(of_v))
 
 
 def _all(values: Sequence[jax.Array]) -> list[jax.Array]:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._switch import check_params
-from lawn_optax.groups._resolve import Groups, resolve
+from lawn_optax._types import Groups, check_params
+from lawn_optax.groups._resolve import resolve
 
 
 class RescaleState(NamedTuple):
@@ -25,44 +25,44 @@ def rescale_on_decay(
 
     After a decay, the angle by which an update turns scale-invariant weights falls by k
     and then grows back to an equilibrium, as their norm shrinks, for some
-    1 / (4 learning_rate weight_decay) updates. The loss may rise meanwhile ("escape",
-    "pseudo overfitting"). Weights that are divided at once are in the new equilibrium
-    at once. The function that they compute does not change.
+    ``1 / (4 learning_rate weight_decay)`` updates. The loss may rise meanwhile
+    ("escape", "pseudo overfitting"). If the weights are divided, they are in the new
+    equilibrium at once. The function that they compute does not change.
 
-    It is the update before the first one at the new rate that also shrinks the weights,
-    so that the next gradient is taken at the shrunk ones::
+    The last update at the old rate also shrinks the weights, so that the next gradient
+    is taken at the shrunk ones::
 
         rate(t + 1) = rate(t) / k, k > 1:      w <- (w + u) / k^power
 
     A rise of the rate (a warm-up) changes nothing, nor does a decay to zero.
 
-    Buffers of momentum stay as they are. Gradients of a scale-invariant loss grow as
-    the weights shrink, by k^power, so the motion would continue at once if first
-    moments were multiplied by k^power and second moments by its square. As they are
-    left, the equilibrium comes when they have forgotten the larger weights: for
-    momentum b and k = 10 the first angle is short by the root of
-    ``1 - b^2 (1 - k^(-2 power))``, a third for 0.9, and ten updates later 3%. Under
-    Adam it is too long, after ten updates nearly 3 times for b2 = 0.999, and still by a
-    fifth after 400: there a lower b2 or a decay in small steps is safer.
+    The moments are not changed. The gradient of a scale-invariant loss grows as the
+    weights shrink, by k^power, so the motion would continue at once if first moments
+    were multiplied by k^power and second moments by its square. Because they are not,
+    the equilibrium comes when the moments have forgotten the larger weights. For
+    momentum b and k = 10, the first angle is smaller than in equilibrium by the factor
+    ``sqrt(1 - b^2 (1 - k^(-2 power)))``: a third for 0.9, and 3% ten updates later.
+    Under Adam it is larger, nearly 3 times after ten updates for b2 = 0.999, and still
+    by a fifth after 400: a lower b2 or a decay in small steps is safer there.
 
     Args:
-      schedule: The optimizer's learning-rate schedule, from updates done to rates. It
-        counts from 0, like those of the optimizer beside it.
-      groups: Which weights are scale invariant: those of layers that a norm layer
+      schedule: Learning-rate schedule of the optimizer, from the number of updates done
+        to rates.
+      groups: The scale-invariant weights, which are those of layers that a norm layer
         follows. Leave all others free, since dividing them changes the function, for
         example ``groups.not_paths("head", base=groups.only_matrices())``; `describe`
         prints what is chosen.
-      power: 1/4 for SGD, whose norm in equilibrium is as the fourth root of the rate;
-        1/2 for Adam, for the square root.
+      power: Exponent of k: 1/4 for SGD, whose norm in equilibrium is proportional to
+        the fourth root of the rate, and 1/2 for Adam, where it is the square root.
 
     Returns:
-      A transformation whose ``update`` needs ``params``. Put it last in the chain,
-      after the learning rate and the weight decay. With `wrap` it would break the
-      captured norms, and there is nothing to correct.
+      A transformation whose `update` needs `params`. Put it last in the chain,
+      after the learning rate and the weight decay. Do not combine it with `wrap`: it
+      would break the captured norms, and with fixed norms it has nothing to correct.
 
     Raises:
-      TypeError: If ``schedule`` is no function.
-      ValueError: In ``init``, if no leaf is chosen or labels do not fit.
+      TypeError: If `schedule` is not a function.
+      ValueError: In `init`, if no leaf is chosen or labels do not fit.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
@@ -91,23 +91,26 @@ def rescale_on_decay(
         )
 
     def init_fn(params):
-        resolve(groups, params)  # so that wrong labels show here
+        resolve(groups, params)  # raises here if labels do not fit
         return RescaleState(jnp.zeros([], jnp.int32))
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         check_params(params, "rescale_on_decay")
         grouping = resolve(groups, params)
-        us, ws = grouping.flatten(updates, "updates"), jax.tree.leaves(params)
+        leaves = grouping.flatten(updates, "updates")
         count = jnp.asarray(optax.safe_increment(state.count))
         now, then = (jnp.asarray(schedule(t)) for t in (state.count, count))
         decays = (then > 0) & (then < now)
         ratio = jnp.where(decays, then / jnp.where(decays, now, 1), 1)
         factor = (ratio**power).astype(grouping.dtype)
-        each = lambda x: [jnp.broadcast_to(x, b.shape) for b in grouping.blocks]  # noqa: E731
-        us = geometry.combine(
-            grouping, us, ws, each(factor), each(factor - 1), each(decays)
+        of_update, of_weights, active = (
+            [jnp.broadcast_to(x, block.shape) for block in grouping.blocks]
+            for x in (factor, factor - 1, decays)
         )
-        return grouping.treedef.unflatten(us), RescaleState(count)
+        leaves = geometry.combine(
+            grouping, leaves, jax.tree.leaves(params), of_update, of_weights, active
+        )
+        return grouping.treedef.unflatten(leaves), RescaleState(count)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

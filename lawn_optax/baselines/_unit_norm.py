@@ -1,12 +1,13 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """The four techniques of descent under norm constraints, as retractions of one step.
 
-With x = |u - a w| / c, the length of the tangent step in units of the norm, two of them
-turn the weights in the plane of w and the step::
+With x = |u - a w| / c, the length of the tangent step in units of the norm, two of the
+techniques turn the weights in the plane of w and the step::
 
     w <- c A(x) w / |w| + B(x) (u - a w)      |A|^2 + |x B|^2 = 1
 
-by their own A and B. The other two are `project_tangent` and `renormalize` of a step.
+each by its own A and B. The other two apply `project_tangent` or `renormalize` to the
+step.
 """
 
 import functools
@@ -18,9 +19,9 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._geometry import AxisName
-from lawn_optax._sphere import Sphere, on_sphere
-from lawn_optax.groups._resolve import Groups
+from lawn_optax._constraint import Sphere
+from lawn_optax._transforms import on_sphere
+from lawn_optax._types import AxisName, Groups
 
 # x -> (A, B) as above
 Turn = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
@@ -28,38 +29,39 @@ Turn = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 def unit_norm(
     method: str = "lagrange",
-    groups: Groups = "layer",
     *,
+    groups: Groups = "layer",
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Changes updates by one of four techniques of descent under norm constraints.
 
-    Each group's norm stays c, read at the first update as in `renormalize` (normalise
-    the weights before to keep the norm 1). With V = w / c, G = u / c for an update u,
-    which is minus the learning rate times the gradient, and t = G - (V'G) V::
+    Each group's norm stays c, read at the first update as in `renormalize`. (To train
+    with norm 1, normalise the weights first.) With V = w / c, G = u / c for an update
+    u, which is minus the learning rate times the gradient, and t = G - (V'G) V::
 
         "lagrange"     V <- V + G - k V,   k = 1 + V'G - sqrt(1 - |G|^2 + (V'G)^2)
         "coefficient"  V <- (V + G) / |V + G|
         "tangent"      V <- V + t
         "natural"      V <- V cos |t| + t sin |t| / |t|
 
-    They agree to first order in the step. "tangent" alone drifts: each step multiplies
-    the norm by the root of ``1 + |t|^2``, second order in the step, and so first order
-    over a fixed stretch of gradient flow; the others keep c to rounding. "natural"
-    follows the great circle along the natural gradient of the sphere.
+    They agree to first order in the step. Only "tangent" drifts: each step multiplies
+    the norm by the root of ``1 + |t|^2``, which is second order in the step, and so
+    first order over a fixed time of gradient flow. The others keep c to rounding.
+    "natural" follows the great circle along the natural gradient of the sphere.
 
     Args:
-      method: "lagrange", "coefficient", "tangent" or "natural" (the "true gradient").
-      groups: See `project_tangent`.
-      axis_name: See `project_tangent`.
+      method: Technique: "lagrange", "coefficient", "tangent" or "natural" (the "true
+        gradient").
+      groups: What shares one norm; see `project_tangent`.
+      axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``, to be put last in a chain,
+      A transformation whose `update` needs `params`, to be put last in a chain,
       behind the learning rate. For ``|t| > 1`` there is no real multiplier k:
       "lagrange" then turns the weights by a right angle, the most that it can.
 
     Raises:
-      ValueError: For an unknown method; in ``init``, if no leaf is constrained or
+      ValueError: For an unknown method; in `init`, if no leaf is constrained or
         labels do not fit.
 
     Examples:
@@ -102,21 +104,25 @@ def _great_circle(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.cos(x), jnp.sinc(x / jnp.pi)
 
 
-def _turned(sphere: Sphere, us: list[Any], turn: Turn) -> list[Any]:
-    # Projected before it is measured: of an update that is nearly radial, as that of an
+def _turned(sphere: Sphere, updates: list[Any], turn: Turn) -> list[Any]:
+    # Project before measuring: for an update that is nearly radial, as that of an
     # exponential loss becomes, the difference |u|^2 - a^2 |w|^2 would be all rounding.
-    us = sphere.project(us)
-    uu = geometry.inner_products(sphere.grouping, us, us, sphere.axes)
-    uw = geometry.inner_products(sphere.grouping, us, sphere.ws, sphere.axes)
-    p, q, on = [], [], []
+    updates = sphere.project(updates)
+    update_sq, dots = sphere.products(updates)
+    of_update, of_weights, active = [], [], []
     for k, norm in enumerate(sphere.norms):
-        ww = sphere.ww[k]
-        # Where the square of a finite update overflows, the weights stay.
-        lost = jnp.isposinf(uu[k]) & jnp.isfinite(uw[k])
-        a, b = turn(jnp.where(lost, 0, jnp.sqrt(uu[k])) / jnp.where(norm > 0, norm, 1))
+        weight_sq = sphere.weight_sq[k]
+        # Where the square of a finite update overflows, the weights do not move.
+        lost = jnp.isposinf(update_sq[k]) & jnp.isfinite(dots[k])
+        length = jnp.where(lost, 0, jnp.sqrt(update_sq[k]))
+        a, b = turn(length / jnp.where(norm > 0, norm, 1))
         b = jnp.where(lost, 0, b)
-        p.append(b)
-        q.append(norm * a / jnp.sqrt(ww) - b * jnp.where(ww > 0, uw[k] / ww, 0) - 1)
-        # Not finite from an update that is not: it passes as it is.
-        on.append(sphere.on[k] & jnp.isfinite(p[k]) & jnp.isfinite(q[k]))
-    return geometry.combine(sphere.grouping, us, sphere.ws, p, q, on)
+        along = jnp.where(weight_sq > 0, dots[k] / weight_sq, 0)
+        p, q = b, norm * a / jnp.sqrt(weight_sq) - b * along - 1
+        # A non-finite update is returned unchanged.
+        active.append(sphere.active[k] & jnp.isfinite(p) & jnp.isfinite(q))
+        of_update.append(p)
+        of_weights.append(q)
+    return geometry.combine(
+        sphere.grouping, updates, sphere.weights, of_update, of_weights, active
+    )

@@ -1,15 +1,15 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """What a step does to each group, and how flat the loss has become.
 
-All functions are pure and work under ``jit``, ``scan`` and ``vmap``. What is measured
-of parameters is one vector with an entry per norm, in the order of `describe`;
-`by_name` splits it. Beside it stands what spherical motion dynamics predict for
+All functions are pure and work under `jit`, `scan` and `vmap`. Measurements of
+parameters are one vector with one entry per norm, in the order of `describe`; `by_name`
+splits it. For comparison, there is what spherical motion dynamics predict for
 scale-invariant weights: the angle per update in equilibrium, and the time to reach it.
 
 Loss flattening is measured by the share of examples with large margins, the noise of
 the gradient, the largest eigenvalue of the Hessian and the condition for escape from a
 minimum. Their memory does not grow with the number of examples or iterations, and a
-sample of the training data will do; margins themselves are in `metrics`.
+sample of the training data is enough; margins themselves are in `metrics`.
 """
 
 from lawn_optax.diagnostics._curvature import (

@@ -14,13 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lawn_optax._types import PyTree
 from lawn_optax.diagnostics._lanczos import Eigenvalue, top_eigenvalue
-from lawn_optax.diagnostics._per_example import (
-    count,
-    fold,
-    widen,
-)
-from lawn_optax.groups._resolve import PyTree
+from lawn_optax.diagnostics._per_example import count, fold, widen
 
 
 def top_hessian_eigenvalue(
@@ -32,27 +28,28 @@ def top_hessian_eigenvalue(
 ) -> Eigenvalue:
     """The largest eigenvalue of the loss's Hessian, its sharpness.
 
-    By Lanczos' method on Hessian-vector products, each about the cost of three
-    gradients. It keeps three vectors of the size of the parameters, however many
-    iterations are done. The largest, not the largest in magnitude: under gradient
-    descent the loss is stable along it below a rate of ``2 / value``.
+    It is found by Lanczos' method on Hessian-vector products, which cost about three
+    gradients each. Three vectors of the size of the parameters are kept, however many
+    iterations are done. It is the largest eigenvalue, not the largest in magnitude:
+    gradient descent is stable along its eigenvector at rates below ``2 / value``.
 
     Args:
       loss: ``loss(params)``, a scalar: the mean over a batch, or over the data.
-      params: Real parameters. Below float32 the loss is evaluated in their type,
-        which limits the products' accuracy; give float32 copies where that matters.
-      key: Of the random start.
-      iterations: Hessian-vector products, 1 or more; static. More lower the residual.
+      params: Real parameters. Below float32 the loss is evaluated in their type, which
+        limits the accuracy of the products; pass float32 copies where that matters.
+      key: Random key of the starting vector.
+      iterations: Number of Hessian-vector products, 1 or more; static. More of them
+        lower the residual.
 
     Returns:
-      ``value``, at most the largest eigenvalue up to rounding, and ``residual``: some
-      eigenvalue is within that of ``value``. Where it is not much smaller than
-      ``value``, do more iterations. float32[] each (float64 if a leaf is).
+      `value`, at most the largest eigenvalue up to rounding, and `residual`: some
+      eigenvalue is within that of `value`. If it is not much smaller than `value`, do
+      more iterations. float32[] each (float64 if a leaf is).
 
     Raises:
-      TypeError: If a leaf is not a real floating-point number, or ``iterations`` is
+      TypeError: If a leaf is not a real floating-point number, or `iterations` is
         traced.
-      ValueError: If ``iterations`` is below 1, or there are no parameters.
+      ValueError: If `iterations` is below 1, or there are no parameters.
 
     Examples:
       >>> import jax, jax.numpy as jnp, lawn_optax as lawn
@@ -79,26 +76,29 @@ def hessian_noise(
 ) -> Eigenvalue:
     """The largest eigenvalue of the Hessian's covariance among the examples.
 
-    Of ``mean(H_i^2) - H^2``, with ``H_i`` the Hessian of example i and H their mean.
-    This is the Sigma of the escape condition, see `escape_growth`; its root is the
-    non-uniformity of Wu et al. Not to be confused with the covariance of the
-    gradients, `gradient_noise`, which has another dimension.
+    The covariance is ``mean(H_i^2) - H^2``, with `H_i` the Hessian of example i and H
+    their mean. It is the Sigma of the escape condition, see `escape_growth`; its root
+    is the non-uniformity of Wu et al. The covariance of the gradients,
+    `gradient_noise`, is something else, of another dimension.
 
     Args:
       loss: ``loss(params, example)``, a scalar.
-      params: See `top_hessian_eigenvalue`.
-      examples: Arrays whose first axis is the example; a sample of the training data
-        will do.
-      key: Of the random start.
-      iterations: Each costs three Hessian-vector products per example; static.
-      chunk_size: Examples at once; memory grows by as many times the parameters.
+      params: Real parameters; see `top_hessian_eigenvalue`.
+      examples: Arrays whose first axis is the example; a sample of the training data is
+        enough.
+      key: Random key of the starting vector.
+      iterations: Number of iterations, which cost three Hessian-vector products per
+        example each; static.
+      chunk_size: Number of examples at once; memory grows by one copy of the parameters
+        for each.
 
     Returns:
-      As `top_hessian_eigenvalue`.
+      `value` and `residual`, as in `top_hessian_eigenvalue`.
 
     Raises:
-      TypeError: As `top_hessian_eigenvalue`.
-      ValueError: As there, or if the examples' first axes differ.
+      TypeError: In the cases of `top_hessian_eigenvalue`.
+      ValueError: In the cases of `top_hessian_eigenvalue`, or if the first axes of
+        `examples` differ.
 
     Examples:
       >>> import jax, jax.numpy as jnp, lawn_optax as lawn
@@ -128,41 +128,44 @@ def escape_growth(
     iterations: int = 20,
     chunk_size: int = 32,
 ) -> Eigenvalue:
-    """By how much SGD's distance from a minimum may grow per update: escape if above 0.
+    """Largest growth per update of SGD's distance from a minimum: above 0 it escapes.
 
-    Of plain SGD on the quadratic approximation at a minimum, with learning rate eta
-    and batches of B drawn without replacement from m examples, the mean squared
-    distance from the minimum is multiplied by at most ``1 + growth`` per update::
+    For plain SGD on the quadratic approximation at a minimum, with learning rate eta
+    and batches of B drawn without replacement from m examples, each update multiplies
+    the mean squared distance from the minimum by at most ``1 + growth``::
 
         growth = lambda_max{(I - eta H)^2 + eta^2 (m - B) / (B (m - 1)) Sigma} - 1
 
-    reached along the eigenvector. Sigma is the covariance of the examples' Hessians
-    (`hessian_noise`). The LAWN paper calls it that of the gradient noise, which has
-    another dimension and does not give this growth.
+    The bound is reached along the eigenvector. Sigma is the covariance of the examples'
+    Hessians (`hessian_noise`). The LAWN paper calls it that of the gradient noise,
+    which has another dimension and does not give this growth.
 
-    Directions in which all losses are flat make the growth at least 0: read "escape"
-    where ``value - residual`` is clearly above 0. Away from a minimum any negative
-    curvature makes it so at every rate; compare with `top_hessian_eigenvalue`, which
-    alone does above a rate of ``2 / value``.
+    Directions in which all losses are flat make the growth at least 0, so it means
+    escape only where ``value - residual`` is clearly above 0. Away from a minimum, any
+    negative curvature has that effect at every rate. Compare with
+    `top_hessian_eigenvalue`: above a rate of ``2 / value``, SGD escapes even without
+    noise.
 
     Args:
       loss: ``loss(params, example)``, a scalar.
-      params: See `top_hessian_eigenvalue`.
-      examples: See `hessian_noise`.
-      key: Of the random start.
-      learning_rate: eta, of SGD without momentum; may be traced.
-      batch_size: B, 1 to m; may be traced.
-      num_examples: m, where ``examples`` is a sample of the training data (default:
-        as many as ``examples`` are).
-      iterations: Each costs three Hessian-vector products per example; static.
-      chunk_size: Examples at once; memory grows by as many times the parameters.
+      params: Real parameters; see `top_hessian_eigenvalue`.
+      examples: Arrays whose first axis is the example; see `hessian_noise`.
+      key: Random key of the starting vector.
+      learning_rate: Rate eta of SGD without momentum; may be traced.
+      batch_size: Batch size B, 1 to m; may be traced.
+      num_examples: Number m of training examples, where `examples` is a sample of them;
+        None is the number of `examples`.
+      iterations: Number of iterations, which cost three Hessian-vector products per
+        example each; static.
+      chunk_size: Number of examples at once; memory grows by one copy of the parameters
+        for each.
 
     Returns:
-      As `top_hessian_eigenvalue`: the growth, and the residual.
+      The growth and its residual, as in `top_hessian_eigenvalue`.
 
     Raises:
-      TypeError: As `top_hessian_eigenvalue`.
-      ValueError: As `hessian_noise`, or if ``batch_size`` is not 1 to m.
+      TypeError: In the cases of `top_hessian_eigenvalue`.
+      ValueError: In the cases of `hessian_noise`, or if `batch_size` is not 1 to m.
 
     Examples:
       >>> import jax, jax.numpy as jnp, lawn_optax as lawn
@@ -191,7 +194,7 @@ def escape_growth(
     share = (m - size) / (size * max(m - 1, 1))
 
     def operator(v):
-        # The identity is left out: beside 1, float32 has no room for small growth.
+        # Without I: in 1 + growth, a small growth is lost to the rounding of float32.
         once, again = twice(v, 1 - share, share)
         return jax.tree.map(lambda h, q: rate * (rate * q - 2 * h), once, again)
 
@@ -234,5 +237,5 @@ class _Twice:
 
 
 def _product(loss, params, v):
-    """The Hessian times a vector, forward over reverse: no graph is kept."""
+    """The Hessian times a vector, forward over reverse, which stores no graph."""
     return jax.jvp(jax.grad(loss), (params,), (v,))[1]

@@ -16,42 +16,39 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._geometry import AxisName
-from lawn_optax.groups._resolve import (
-    Groups,
-    PyTree,
-    resolve,
-)
+from lawn_optax._types import AxisName, Groups, PyTree, as_float
+from lawn_optax.groups._resolve import resolve
 
 
 def effective_learning_rate(
     params: PyTree,
     learning_rate: ArrayLike,
-    groups: Groups = "layer",
     *,
+    groups: Groups = "layer",
     power: int = 2,
     axis_name: AxisName = None,
 ) -> jax.Array:
     """Learning rate of each group's direction, ``learning_rate / |w|^power``.
 
     The direction of scale-invariant weights moves as weights of norm 1 would move at
-    this rate. It means nothing for groups that are not scale invariant.
+    this rate. It has no meaning for groups that are not scale invariant.
 
     Args:
       params: Parameters.
-      learning_rate: Per update. With momentum, give ``learning_rate / (1 - momentum)``
-        for the rate over many updates.
+      learning_rate: Rate per update. With momentum, give ``learning_rate / (1 -
+        momentum)`` for the rate over many updates.
       groups: What shares one norm; see `lawn_optax.wrap`.
-      power: 2 for SGD, whose gradient shrinks as ``1/|w|``; 1 for updates that do not
-        depend on the gradient's size, such as Adam's.
-      axis_name: See `lawn_optax.project_tangent`.
+      power: Exponent: 2 for SGD, whose gradient shrinks as ``1/|w|``; 1 for updates
+        that do not depend on the size of the gradient, such as Adam's.
+      axis_name: Mesh axes over which parameters are sharded; see
+        `lawn_optax.project_tangent`.
 
     Returns:
       float32[num_norms] (float64 if a leaf is); 0 where the weights are zero, which
       have no direction.
 
     Raises:
-      ValueError: If ``power`` is neither 1 nor 2.
+      ValueError: If `power` is neither 1 nor 2.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -86,7 +83,7 @@ def sgd_equilibrium_angle(
     momentum the gradients of successive updates must be nearly uncorrelated.
 
     Args:
-      learning_rate: Per update, 0 or more; may be traced, or an array.
+      learning_rate: Rate per update, 0 or more; may be traced, or an array.
       weight_decay: Coefficient of the decay, 0 or more.
       momentum: Decay of the momentum, in [0, 1).
 
@@ -109,7 +106,7 @@ def sgd_equilibrium_angle(
     """
     _check(learning_rate, weight_decay)
     gamma = _decay("momentum", momentum)
-    return jnp.sqrt(2 * _float(learning_rate) * _float(weight_decay) / (1 + gamma))
+    return jnp.sqrt(2 * as_float(learning_rate) * as_float(weight_decay) / (1 + gamma))
 
 
 def adamw_equilibrium_angle(
@@ -119,11 +116,11 @@ def adamw_equilibrium_angle(
 
     It is ``sqrt(2 learning_rate weight_decay (1 - b1) / (1 + b1))``, the root mean
     square over updates, for gradients that are nearly uncorrelated from one update to
-    the next and much larger than Adam's ``eps``. As in ``optax.adamw``, the decay is
+    the next and much larger than Adam's `eps`. As in `optax.adamw`, the decay is
     decoupled and multiplied by the learning rate.
 
     Args:
-      learning_rate: Per update, 0 or more; may be traced, or an array.
+      learning_rate: Rate per update, 0 or more; may be traced, or an array.
       weight_decay: Coefficient of the decoupled decay, 0 or more.
       b1: Decay of the first moment, in [0, 1).
 
@@ -143,7 +140,7 @@ def adamw_equilibrium_angle(
     """
     _check(learning_rate, weight_decay)
     b1 = _decay("b1", b1)
-    product = _float(learning_rate) * _float(weight_decay)
+    product = as_float(learning_rate) * as_float(weight_decay)
     return jnp.sqrt(2 * product * (1 - b1) / (1 + b1))
 
 
@@ -162,16 +159,16 @@ def sgd_equilibrium_time(
     weight_decay / (1 - momentum)`` per update.
 
     Args:
-      angular_update: Present angle per update in radians, of any shape, such as from
-        `angular_update` or `observe`; with momentum, some ``1 / (1 - momentum)``
-        updates after a change of the rate.
-      learning_rate: Per update, 0 or more, as are the other updates to come.
+      angular_update: Present angle per update in radians, of any shape, from
+        `angular_update` or `observe` for example. With momentum, measure it some ``1 /
+        (1 - momentum)`` updates after a change of the rate.
+      learning_rate: Rate per update, 0 or more, of this and all later updates.
       weight_decay: Coefficient of the decay; see `sgd_equilibrium_angle`.
       momentum: Decay of the momentum, in [0, 1).
       tolerance: Relative distance from the equilibrium, in (0, 1).
 
     Returns:
-      Number of updates, shaped like ``angular_update``: 0 if it is there already,
+      Number of updates, shaped like `angular_update`: 0 if the angle is there already,
       infinite if the weights do not turn or do not decay.
 
     Raises:
@@ -184,12 +181,12 @@ def sgd_equilibrium_time(
       34102.0 0.0
 
     References:
-      Noisy Rayleigh Quotient, ICLR submission, eqs. 11 and 17, and Lemma 1, in which M
-      is the squared norm; Wan et al. 2021, arXiv:2006.08419, Theorem 1.
+      Noisy Rayleigh Quotient, ICLR submission, eqs. 11 and 17, and Lemma 1, where M is
+      the squared norm; Wan et al. 2021, arXiv:2006.08419, Theorem 1.
     """
     equilibrium = sgd_equilibrium_angle(learning_rate, weight_decay, momentum)
-    product = _float(learning_rate) * _float(weight_decay)
-    rate = 4 * product / (1 - _float(momentum))
+    product = as_float(learning_rate) * as_float(weight_decay)
+    rate = 4 * product / (1 - as_float(momentum))
     return _time(angular_update, equilibrium, rate, tolerance)
 
 
@@ -204,20 +201,20 @@ def adamw_equilibrium_time(
     """Updates until the angle per update is within a tolerance of its equilibrium.
 
     For scale-invariant weights under AdamW. The square of the norm relaxes at the rate
-    ``K = 2 learning_rate weight_decay`` per update, whatever ``b1`` is, as long as the
-    second moment follows the gradient, so if ``1 / (1 - b2)`` updates are few beside
-    1/K. If not, the prediction is rough.
+    ``K = 2 learning_rate weight_decay`` per update, whatever `b1` is, if the second
+    moment follows the gradient, that is, if ``1 / (1 - b2)`` is small beside 1/K.
+    Otherwise the prediction is rough.
 
     Args:
-      angular_update: Present angle per update in radians, of any shape, such as from
-        `angular_update` or `observe`.
-      learning_rate: Per update, 0 or more, as are the other updates to come.
+      angular_update: Present angle per update in radians, of any shape, from
+        `angular_update` or `observe` for example.
+      learning_rate: Rate per update, 0 or more, of this and all later updates.
       weight_decay: Coefficient of the decay; see `adamw_equilibrium_angle`.
       b1: Decay of the first moment, in [0, 1).
       tolerance: Relative distance from the equilibrium, in (0, 1).
 
     Returns:
-      Number of updates, shaped like ``angular_update``: 0 if it is there already,
+      Number of updates, shaped like `angular_update`: 0 if the angle is there already,
       infinite if the weights do not turn or do not decay.
 
     Raises:
@@ -232,7 +229,7 @@ def adamw_equilibrium_time(
       Kosson et al. 2024, "Rotational Equilibrium", arXiv:2305.17212, section 3.
     """
     equilibrium = adamw_equilibrium_angle(learning_rate, weight_decay, b1)
-    rate = 2 * _float(learning_rate) * _float(weight_decay)
+    rate = 2 * as_float(learning_rate) * as_float(weight_decay)
     return _time(angular_update, equilibrium, rate, tolerance)
 
 
@@ -241,17 +238,13 @@ def _time(
 ) -> jax.Array:
     if not 0 < tolerance < 1:
         raise ValueError(f"`tolerance` must be in (0, 1), got {tolerance!r}.")
-    angle = _float(angular_update)
+    angle = as_float(angular_update)
     start = (equilibrium / angle) ** 2
-    # Where x is above 1 the angle is too small, and the other way round.
+    # Where x is above 1 the angle is too small; where below, too large.
     end = jnp.where(start > 1, (1 - tolerance) ** -2, (1 + tolerance) ** -2)
     ratio = (start - 1) / (end - 1)
     time = jnp.where(ratio > 1, jnp.log(ratio) / rate, 0)
     return jnp.where((angle > 0) & (rate > 0), time, jnp.inf)
-
-
-def _float(x: ArrayLike) -> jax.Array:
-    return jnp.asarray(x, jnp.result_type(float))
 
 
 def _check(learning_rate: ArrayLike, weight_decay: ArrayLike) -> None:
@@ -266,4 +259,4 @@ def _check(learning_rate: ArrayLike, weight_decay: ArrayLike) -> None:
 def _decay(name: str, x: ArrayLike) -> jax.Array:
     if isinstance(x, int | float) and not 0 <= x < 1:
         raise ValueError(f"`{name}` must be in [0, 1), got {x!r}.")
-    return _float(x)
+    return as_float(x)

@@ -1,21 +1,18 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""Loss flattening: examples that no longer pull, and the noise left in the gradient."""
+"""Loss flattening: examples whose gradient has vanished, and the gradient's noise."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
 
-from lawn_optax.diagnostics._lanczos import dot, norm
-from lawn_optax.diagnostics._per_example import (
-    count,
-    fold,
-    widen,
-)
-from lawn_optax.groups._resolve import PyTree
-from lawn_optax.losses import _to_float32
+from lawn_optax._logits import to_float32
+from lawn_optax._types import PyTree
+from lawn_optax.diagnostics._lanczos import norm
+from lawn_optax.diagnostics._per_example import count, fold, widen
 
 
 class GradientNoise(NamedTuple):
@@ -31,7 +28,8 @@ def flattened_share(margins: ArrayLike, threshold: ArrayLike = 2.5) -> jax.Array
     Args:
       margins: float[...], of any shape, such as from `metrics.binary_margin` or
         `metrics.multiclass_margin` of the training examples.
-      threshold: The papers' logistic loss is flat from about 2.5, where it is 0.08.
+      threshold: Margin from which the loss is flat; the logistic loss is 0.08 at the
+        papers' 2.5.
 
     Returns:
       float32[] (float64 for float64 margins), 0 to 1; NaN if a margin is.
@@ -48,7 +46,7 @@ def flattened_share(margins: ArrayLike, threshold: ArrayLike = 2.5) -> jax.Array
     References:
       Gupta et al. 2021, arXiv:2108.05839, Appendix B and Figure 4.
     """
-    margins = _to_float32(margins)
+    margins = to_float32(margins)
     if not margins.size:
         raise ValueError("`margins` must have at least one entry; got none.")
     share = jnp.mean(margins > threshold, dtype=margins.dtype)
@@ -70,13 +68,15 @@ def gradient_noise(
 
     Args:
       loss: ``loss(params, example)``, a scalar.
-      params: Real parameters; below float32 the gradients have their accuracy.
-      examples: Arrays whose first axis is the example; a sample of the training data
-        will do.
-      chunk_size: Examples at once; memory grows by as many times the parameters.
+      params: Real parameters; below float32, the gradients have only the accuracy of
+        their type.
+      examples: Arrays whose first axis is the example; a sample of the training data is
+        enough.
+      chunk_size: Number of examples at once; memory grows by one copy of the parameters
+        for each.
 
     Returns:
-      ``trace`` and ``gradient_norm``, float32[] (float64 if a leaf is).
+      `trace` and `gradient_norm`, float32[] (float64 if a leaf is).
 
     Raises:
       TypeError: If a leaf is not a real floating-point number.
@@ -106,8 +106,8 @@ def gradient_noise(
         shift = jax.tree.map(jnp.subtract, local, mean)
         total = before + size
         mean = jax.tree.map(lambda x, d: x + d * (size / total), mean, shift)
-        between = dot(shift, shift) * (before * size / total)
-        return total, mean, squares + dot(apart, apart) + between
+        between = optax.tree.vdot(shift, shift) * (before * size / total)
+        return total, mean, squares + optax.tree.vdot(apart, apart) + between
 
     zeros = jax.tree.map(jnp.zeros_like, wide)
     nothing = jnp.zeros_like(norm(wide))

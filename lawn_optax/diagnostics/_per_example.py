@@ -7,21 +7,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lawn_optax.groups._resolve import (
-    PyTree,
-    leaf_paths,
-    path_string,
-)
+from lawn_optax._types import PyTree
+from lawn_optax.groups._labels import leaf_paths, path_string
 
 
 def widen(loss: Callable[..., Any], params: PyTree) -> tuple[Callable[..., Any], Any]:
     """The loss of float32 parameters (float64 if a leaf is), and those parameters.
 
-    The loss itself still gets the dtypes that it was written for.
+    The loss itself still gets parameters of the original dtypes.
     """
     paths = leaf_paths(params)
     if not paths:
-        raise ValueError("`params` has no leaves, so nothing to differentiate by.")
+        raise ValueError(
+            "`params` has no leaves, so there is nothing to differentiate by."
+        )
     for path, leaf in paths:
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
@@ -45,8 +44,8 @@ def count(examples: PyTree) -> int:
     lengths = {shape[0] if shape else 0 for shape in shapes}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(
-            "`examples` must be arrays whose first axis is the example, as many in "
-            f"each and at least one; got the shapes {shapes}."
+            "`examples` must be arrays whose first axis is the example, of the same "
+            f"length in each and at least 1; got the shapes {shapes}."
         )
     return lengths.pop()
 
@@ -54,7 +53,7 @@ def count(examples: PyTree) -> int:
 def fold(
     step: Callable[[Any, Any], Any], carry: Any, examples: PyTree, chunk_size: int
 ) -> Any:
-    """Gives ``carry = step(carry, chunk)`` after all chunks; the last may be short."""
+    """Folds ``step(carry, chunk)`` over all chunks; the last may be shorter."""
     if not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(
             f"`chunk_size` must be a Python integer of at least 1, got {chunk_size!r}."

@@ -1,5 +1,5 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""Norms and angles of one update, per group."""
+"""Norms and angles of one update, for each group."""
 
 from typing import NamedTuple
 
@@ -9,31 +9,8 @@ import numpy as np
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._geometry import AxisName
-from lawn_optax.diagnostics._curvature import (
-    top_hessian_eigenvalue as top_hessian_eigenvalue,
-)
-from lawn_optax.diagnostics._equilibrium import (
-    adamw_equilibrium_angle as adamw_equilibrium_angle,
-)
-from lawn_optax.diagnostics._equilibrium import (
-    adamw_equilibrium_time as adamw_equilibrium_time,
-)
-from lawn_optax.diagnostics._equilibrium import (
-    effective_learning_rate as effective_learning_rate,
-)
-from lawn_optax.diagnostics._equilibrium import (
-    sgd_equilibrium_angle as sgd_equilibrium_angle,
-)
-from lawn_optax.diagnostics._equilibrium import (
-    sgd_equilibrium_time as sgd_equilibrium_time,
-)
-from lawn_optax.groups._resolve import (
-    Groups,
-    PyTree,
-    absent,
-    resolve,
-)
+from lawn_optax._types import AxisName, Groups, PyTree, check_params
+from lawn_optax.groups._resolve import resolve
 
 
 class ObserveState(NamedTuple):
@@ -45,14 +22,15 @@ class ObserveState(NamedTuple):
 
 
 def group_norms(
-    params: PyTree, groups: Groups = "layer", *, axis_name: AxisName = None
+    params: PyTree, *, groups: Groups = "layer", axis_name: AxisName = None
 ) -> jax.Array:
     """L2 norm of each group.
 
     Args:
       params: Parameters.
       groups: What shares one norm; see `lawn_optax.wrap`.
-      axis_name: See `lawn_optax.project_tangent`.
+      axis_name: Mesh axes over which parameters are sharded; see
+        `lawn_optax.project_tangent`.
 
     Returns:
       float32[num_norms] (float64 if a leaf is).
@@ -63,24 +41,25 @@ def group_norms(
       >>> lawn.diagnostics.group_norms(params).tolist()
       [5.0]
     """
-    _, ww, _ = _sums(params, params, groups, axis_name)
-    return jnp.sqrt(ww)
+    _, weight_sq, _ = _sums(params, params, groups, axis_name)
+    return jnp.sqrt(weight_sq)
 
 
 def radial_fraction(
     updates: PyTree,
     params: PyTree,
-    groups: Groups = "layer",
     *,
+    groups: Groups = "layer",
     axis_name: AxisName = None,
 ) -> jax.Array:
     """Share of each group's update along its weights, ``|<u,w>| / (|u| |w|)``.
 
     Args:
-      updates: Gradients or updates, shaped like ``params``.
+      updates: Gradients or updates, shaped like `params`.
       params: Parameters before the update.
       groups: What shares one norm; see `lawn_optax.wrap`.
-      axis_name: See `lawn_optax.project_tangent`.
+      axis_name: Mesh axes over which parameters are sharded; see
+        `lawn_optax.project_tangent`.
 
     Returns:
       float32[num_norms] in [0, 1]; 0 where update or weights are zero.
@@ -97,17 +76,18 @@ def radial_fraction(
 def angular_update(
     updates: PyTree,
     params: PyTree,
-    groups: Groups = "layer",
     *,
+    groups: Groups = "layer",
     axis_name: AxisName = None,
 ) -> jax.Array:
     """Angle between each group's weights before and after the update, in radians.
 
     Args:
-      updates: Updates that will be added to ``params``.
+      updates: Updates that will be added to `params`.
       params: Parameters before the update.
       groups: What shares one norm; see `lawn_optax.wrap`.
-      axis_name: See `lawn_optax.project_tangent`.
+      axis_name: Mesh axes over which parameters are sharded; see
+        `lawn_optax.project_tangent`.
 
     Returns:
       float32[num_norms] in [0, pi]; 0 where the weights are zero.
@@ -127,18 +107,19 @@ def angular_update(
 def observe(
     groups: Groups = "layer", *, axis_name: AxisName = None
 ) -> optax.GradientTransformation:
-    """Keeps the figures of the last update in the optimizer state, changing nothing.
+    """Keeps the figures of the last update in the optimizer state; changes no update.
 
-    Put it last in a chain to see what is added to the weights, first to see the
-    gradient. The state's structure never changes, so it works in ``scan``; read it
-    with ``optax.tree.get(state, "angular_update")``.
+    Put it last in a chain to see what is added to the weights, or first to see the
+    gradient. The state's structure never changes, so it works in `scan`; read it with
+    ``optax.tree.get(state, "angular_update")``.
 
     Args:
       groups: What shares one norm; see `lawn_optax.wrap`.
-      axis_name: See `lawn_optax.project_tangent`.
+      axis_name: Mesh axes over which parameters are sharded; see
+        `lawn_optax.project_tangent`.
 
     Returns:
-      A transformation whose ``update`` needs ``params``.
+      A transformation whose `update` needs `params`.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
@@ -156,33 +137,39 @@ def observe(
 
     def update_fn(updates, state, params=None):
         del state
-        if params is None:
-            raise ValueError(
-                "observe needs `params`: call `tx.update(grads, state, params)`."
-            )
+        check_params(params, "observe")
         sums = _sums(updates, params, groups, axis_name)
+        _, weight_sq, _ = sums
         return updates, ObserveState(
-            jnp.sqrt(sums[1]), _radial_fraction(*sums), _angular_update(*sums)
+            jnp.sqrt(weight_sq), _radial_fraction(*sums), _angular_update(*sums)
         )
 
     return optax.GradientTransformation(init_fn, update_fn)
 
 
 def by_name(
-    values: jax.Array | np.ndarray, params: PyTree, groups: Groups = "layer"
+    values: jax.Array | np.ndarray, params: PyTree, *, groups: Groups = "layer"
 ) -> dict[str, np.ndarray]:
-    """Splits a vector with an entry per norm by the names of the groups.
+    """Splits a vector with one entry per norm by the names of the groups.
 
     Args:
-      values: [num_norms], such as a result of this module.
+      values: [num_norms], such as a result of this module, outside `jit`.
       params: Parameters; shapes suffice.
-      groups: As for ``values``.
+      groups: What shares one norm, as for `values`.
 
     Returns:
-      A dictionary from group name to a scalar array, or one with an entry per slice.
+      A dictionary from group name to a scalar array, or an array with one entry per
+      slice.
 
     Raises:
-      ValueError: If ``values`` has another length.
+      ValueError: If `values` has another length.
+
+    Examples:
+      >>> import jax.numpy as jnp, lawn_optax as lawn
+      >>> params = {"dense": jnp.array([[3.0, 4.0]])}
+      >>> norms = lawn.diagnostics.group_norms(params, groups="leaf")
+      >>> print(lawn.diagnostics.by_name(norms, params, groups="leaf")["dense"])
+      5.0
     """
     array, grouping = np.asarray(values), resolve(groups, params)
     if array.shape != (grouping.num_norms,):
@@ -197,28 +184,24 @@ def by_name(
 
 
 def _sums(updates, params, groups, axis_name):
+    """<u,u>, <w,w> and <u,w> of all groups, each in one vector."""
     grouping = resolve(groups, params)
-    us = grouping.flatten(updates, "updates")
-    ws = [
-        None if absent(u) else w
-        for u, w in zip(us, jax.tree.leaves(params), strict=True)
-    ]
-    axes = geometry.reduction_axes(axis_name, params, ws)
-    uu, ww, uw = (
+    leaves, weights = grouping.flatten_moving(updates, params)
+    axes = geometry.reduction_axes(axis_name, params, weights)
+    return tuple(
         geometry.join(geometry.inner_products(grouping, x, y, axes), grouping.dtype)
-        for x, y in ((us, us), (ws, ws), (us, ws))
+        for x, y in ((leaves, leaves), (weights, weights), (leaves, weights))
     )
-    return uu, ww, uw
 
 
-def _radial_fraction(uu, ww, uw):
-    product = jnp.sqrt(uu) * jnp.sqrt(ww)
-    return jnp.where(product > 0, jnp.minimum(jnp.abs(uw) / product, 1), 0)
+def _radial_fraction(update_sq, weight_sq, dot):
+    product = jnp.sqrt(update_sq) * jnp.sqrt(weight_sq)
+    return jnp.where(product > 0, jnp.minimum(jnp.abs(dot) / product, 1), 0)
 
 
-def _angular_update(uu, ww, uw):
+def _angular_update(update_sq, weight_sq, dot):
     # tan = part across w / part along w: exact for small angles, where acos is not.
-    length = jnp.sqrt(ww)
-    along = jnp.where(ww > 0, uw / length, 0)
-    across = jnp.sqrt(jnp.maximum(uu - along**2, 0))
-    return jnp.where(ww > 0, jnp.arctan2(across, length + along), 0)
+    length = jnp.sqrt(weight_sq)
+    along = jnp.where(weight_sq > 0, dot / length, 0)
+    across = jnp.sqrt(jnp.maximum(update_sq - along**2, 0))
+    return jnp.where(weight_sq > 0, jnp.arctan2(across, length + along), 0)

@@ -8,12 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lawn_optax.groups._resolve import (
+from lawn_optax._types import Groups, GroupsFn, PyTree
+from lawn_optax.groups._labels import (
     Free,
-    Groups,
-    GroupsFn,
     PerSlice,
-    PyTree,
     label_tree,
     labels_of,
     leaf_paths,
@@ -31,12 +29,12 @@ def neuron(axis: Axis | Callable[[str], Axis] = -1) -> GroupsFn:
     kernel; other vectors are free.
 
     Args:
-      axis: The output axis or axes of a kernel: -1 for Flax and Haiku, 0 for Equinox,
-        (-2, -1) for Flax attention kernels (features, heads, head_dim); or a callable
-        from a leaf's path to them.
+      axis: Output axis or axes of a kernel: -1 for Flax and Haiku, 0 for Equinox, (-2,
+        -1) for Flax attention kernels (features, heads, head_dim); or a callable from
+        the path of a leaf to them.
 
     Returns:
-      A callable for ``groups``.
+      A callable for `groups`.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -52,12 +50,13 @@ def stacked(*paths: str, axis: int = 0, base: Groups = "layer") -> GroupsFn:
     """One norm per index of a stacked axis, such as that of scanned layers or experts.
 
     Args:
-      *paths: Where leaves are stacked; none means everywhere.
+      *paths: Paths of the stacked leaves; without any, all leaves are stacked.
       axis: The stacked axis.
-      base: Groups within one slice, as if the axis were not there; elsewhere too.
+      base: Groups within one slice, found as if the stacked axis were not there, and of
+        all other leaves.
 
     Returns:
-      A callable for ``groups``.
+      A callable for `groups`.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -106,7 +105,7 @@ def only_matrices(base: Groups = "layer") -> GroupsFn:
       base: Groups of the leaves with two axes or more.
 
     Returns:
-      A callable for ``groups``.
+      A callable for `groups`.
     """
     return _only(
         base,
@@ -116,14 +115,14 @@ def only_matrices(base: Groups = "layer") -> GroupsFn:
 
 
 def not_paths(*paths: str, base: Groups = "layer") -> GroupsFn:
-    """Leaves what is named free, such as embeddings, routers or gates.
+    """Leaves the named parameters free, such as embeddings, routers or gates.
 
     Args:
       *paths: Whole path components, such as "embed" or "decoder/head".
       base: Groups of the other leaves.
 
     Returns:
-      A callable for ``groups``, which raises ValueError if a path matches no leaf.
+      A callable for `groups`, which raises ValueError if a path matches no leaf.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -142,23 +141,34 @@ def not_paths(*paths: str, base: Groups = "layer") -> GroupsFn:
     )
 
 
-def final_subnet(*paths: str, base: Groups = "layer") -> GroupsFn:
-    """Constrains only the final homogeneous subnet, whose modules you name.
+def only_paths(*paths: str, base: Groups = "layer") -> GroupsFn:
+    """Leaves all parameters free but those that are named.
 
-    It is the last layer and the homogeneous layers (linear, ReLU) directly before it;
-    which they are cannot be read off the parameters.
+    For the papers' final homogeneous subnet, name the last layer and the homogeneous
+    layers (linear, ReLU) directly before it; they cannot be read off the parameters.
 
     Args:
-      *paths: The modules of the subnet, as whole path components.
-      base: Groups of the leaves in it.
+      *paths: Whole path components, such as "head" or "decoder/head".
+      base: Groups of the named leaves.
 
     Returns:
-      A callable for ``groups``, which raises ValueError if a path matches no leaf.
+      A callable for `groups`, which raises ValueError if a path matches no leaf.
+
+    Examples:
+      >>> import jax.numpy as jnp, lawn_optax as lawn
+      >>> params = {"conv": {"kernel": jnp.ones((3, 4))}, "head": jnp.ones((4, 2))}
+      >>> print(lawn.describe(params, lawn.groups.only_paths("head", base="leaf")))
+      group  norms  elements  leaves
+      head       1         8  head (4, 2)
+      <BLANKLINE>
+      free         elements  why
+      conv/kernel        12  not named in only_paths
 
     References:
       Gupta et al. 2021, arXiv:2108.05839, section 2.1 and eq. 1.
     """
-    return _only(base, lambda params: _matches(params, paths), "outside final_subnet")
+    chosen = lambda params: _matches(params, paths)  # noqa: E731
+    return _only(base, chosen, "not named in only_paths")
 
 
 def _only(

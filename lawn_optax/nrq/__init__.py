@@ -1,20 +1,22 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """The noisy Rayleigh quotient: a normalised model whose training can be predicted.
 
-The loss is ``x' A x / (2 x' x)``, its gradient is noisy, orthogonal to x and shrinks as
-``1/|x|``: what a layer before batch normalisation has, in the smallest form. `simulate`
-trains it with any optimizer, thousands of trials at once; the other functions predict
-what comes out for SGD with weight decay, eq. 3 of the paper::
+The loss is ``x' A x / (2 x' x)``. Its gradient is noisy, orthogonal to x and shrinks as
+``1/|x|``, as that of a layer before batch normalisation does: it is the smallest model
+with these properties. `simulate` trains it with any optimizer, thousands of trials at
+once; the other functions predict the result for SGD with weight decay, eq. 3 of the
+paper::
 
     optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate))
 
-A is diagonal, with its eigenvalues in ascending order (Assumption 1: a rotation of the
-coordinates makes any A so). Predictions are those of the stochastic differential
-equation, in which a unit of time is one update, to first order in ``learning_rate *
-weight_decay``. In the paper's equations M must be the squared norm of x, though it is
-called the norm; where constants are misprinted, the docstring says which.
+A is diagonal, with its eigenvalues in ascending order (Assumption 1; a rotation of the
+coordinates gives every A this form). Predictions are those of the stochastic
+differential equation, in which a unit of time is one update, to first order in
+``learning_rate * weight_decay``. In the paper's equations, M must be the squared norm
+of x, though it is called the norm. Where the paper misprints constants, the docstring
+says which.
 
-Of a trial, the alignment f is the squared first coordinate of ``x/|x|``, 1 at an
+The alignment f of a trial is the squared first coordinate of ``x/|x|``, 1 at an
 optimum; the risk is 1 minus its mean over trials.
 """
 

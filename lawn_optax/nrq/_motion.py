@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lawn_optax._types import as_float
+
 
 def equilibrium_norm(
     sigma: ArrayLike, learning_rate: ArrayLike, weight_decay: ArrayLike, dim: int
@@ -21,15 +23,15 @@ def equilibrium_norm(
 
     Args:
       sigma: Standard deviation of the gradient noise at norm 1, one number.
-      learning_rate: eta.
-      weight_decay: lambda, above 0.
-      dim: p, at least 2.
+      learning_rate: Learning rate eta.
+      weight_decay: Weight decay lambda, above 0.
+      dim: Dimension p, at least 2.
 
     Returns:
       The norm of x, in JAX's default float type.
 
     Raises:
-      ValueError: If ``sigma`` is not one number.
+      ValueError: If `sigma` is not one number.
 
     Examples:
       >>> import lawn_optax as lawn
@@ -63,16 +65,16 @@ def norm(
     Args:
       times: Numbers of updates, of any shape.
       norm0: Norm at time 0.
-      sigma: See `equilibrium_norm`.
-      learning_rate: eta.
-      weight_decay: lambda, above 0.
-      dim: p, at least 2.
+      sigma: Size of the gradient noise; see `equilibrium_norm`.
+      learning_rate: Learning rate eta.
+      weight_decay: Weight decay lambda, above 0.
+      dim: Dimension p, at least 2.
 
     Returns:
-      Norms, shaped like ``times``.
+      Norms, shaped like `times`.
 
     Raises:
-      ValueError: If ``sigma`` is not one number.
+      ValueError: If `sigma` is not one number.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -95,20 +97,20 @@ def angular_update(
 ) -> jax.Array:
     """Angular update ``sqrt(p-1) sigma eta / |x|^2``, the root mean square angle.
 
-    At the `equilibrium_norm` it is ``sqrt(2 lambda eta)``. It is the part that the
-    noise contributes; `step_angle` has the other one, too.
+    At the `equilibrium_norm` it is ``sqrt(2 lambda eta)``. It is the contribution of
+    the noise; `step_angle` also has that of the loss.
 
     Args:
       norm: Norm of x, of any shape.
-      sigma: See `equilibrium_norm`.
-      learning_rate: eta.
-      dim: p, at least 2.
+      sigma: Size of the gradient noise; see `equilibrium_norm`.
+      learning_rate: Learning rate eta.
+      dim: Dimension p, at least 2.
 
     Returns:
-      Radians per update, shaped like ``norm``.
+      Radians per update, shaped like `norm`.
 
     Raises:
-      ValueError: If ``sigma`` is not one number.
+      ValueError: If `sigma` is not one number.
 
     Examples:
       >>> import lawn_optax as lawn
@@ -132,21 +134,21 @@ def step_angle(
     """Root mean square angle of the update from one x, to first order in the angle.
 
     It is ``eta sqrt(|P A x|^2/|x|^2 + (p-1) sigma^2) / ((1 - lambda eta) |x|^2)``. In
-    the paper eta^2 multiplies one of the two squares alone, and the decay is left out.
-    The mean square is predicted, not the mean: that is smaller.
+    the paper, eta^2 multiplies only one of the two squares, and the decay is missing.
+    This is the root mean square; the mean is smaller.
 
     Args:
       x: [..., p], not zero.
       spectrum: [p], the eigenvalues of A.
-      sigma: See `equilibrium_norm`.
-      learning_rate: eta.
-      weight_decay: lambda.
+      sigma: Size of the gradient noise; see `equilibrium_norm`.
+      learning_rate: Learning rate eta.
+      weight_decay: Weight decay lambda.
 
     Returns:
       [...], radians.
 
     Raises:
-      ValueError: If ``sigma`` is not one number.
+      ValueError: If `sigma` is not one number.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -179,14 +181,14 @@ def alignment_sde(
     Args:
       x: [..., p], not zero.
       spectrum: [p], the eigenvalues of A in ascending order.
-      sigma: See `equilibrium_norm`.
-      learning_rate: eta.
+      sigma: Size of the gradient noise; see `equilibrium_norm`.
+      learning_rate: Learning rate eta.
 
     Returns:
       Mean and standard deviation of the change of f in one update, [...] each.
 
     Raises:
-      ValueError: If ``sigma`` is not one number.
+      ValueError: If `sigma` is not one number.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -217,11 +219,11 @@ def loss_bounds(
     are on twice the loss.
 
     Args:
-      alignment: f, of any shape.
+      alignment: Alignment f, of any shape.
       spectrum: [p], the eigenvalues of A in ascending order.
 
     Returns:
-      Low and high, shaped like ``alignment``.
+      Low and high, shaped like `alignment`.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -242,17 +244,17 @@ def loss_bounds(
 def equivalent(
     x0: jax.Array, learning_rate: ArrayLike, weight_decay: ArrayLike, factor: ArrayLike
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Another start, rate and decay with the same directions at every step.
+    """Another start, rate and decay that give the same directions at every step.
 
-    Weights ``factor`` times as large need the learning rate ``factor^2`` times and the
+    Weights `factor` times as large need the learning rate ``factor^2`` times and the
     decay ``1/factor^2`` times. This is exact, trial by trial, for any scale-invariant
-    loss under SGD without or with momentum: all later x are ``factor`` times as large.
+    loss under SGD without or with momentum: all later x are `factor` times as large.
 
     Args:
       x0: Weights at the start.
-      learning_rate: eta.
-      weight_decay: lambda.
-      factor: Above 0.
+      learning_rate: Learning rate eta.
+      weight_decay: Weight decay lambda.
+      factor: Positive factor of the weights.
 
     Returns:
       The start, the learning rate and the decay.
@@ -294,15 +296,15 @@ def quadratic_risk(
       steps: Numbers of updates, of any shape.
       x0: [p], where all trials begin.
       spectrum: [p], the eigenvalues of A.
-      sigma: See `equilibrium_norm`.
-      learning_rate: eta.
-      weight_decay: lambda.
+      sigma: Size of the gradient noise; see `equilibrium_norm`.
+      learning_rate: Learning rate eta.
+      weight_decay: Weight decay lambda.
 
     Returns:
-      Shaped like ``steps``.
+      Shaped like `steps`.
 
     Raises:
-      ValueError: If ``sigma`` is not one number.
+      ValueError: If `sigma` is not one number.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -321,7 +323,7 @@ def quadratic_risk(
         jnp.broadcast_to(a, wide) for a in (factor, as_float(x0) ** 2, spectrum)
     )
     left = factor ** jnp.broadcast_to(times, wide)
-    # A direction that neither moves nor decays (factor 1) adds one term an update.
+    # Each update adds one term in a direction that does not decay (factor 1).
     still = factor == 1
     sums = jnp.where(still, times, (1 - left) / jnp.where(still, 1, 1 - factor))
     squares = left * start + sums * (rate * isotropic(sigma)) ** 2
@@ -335,7 +337,3 @@ def isotropic(sigma: ArrayLike) -> jax.Array:
             f"`sigma` must be one number, got the shape {jnp.shape(sigma)}."
         )
     return as_float(sigma)
-
-
-def as_float(x: ArrayLike) -> jax.Array:
-    return jnp.asarray(x, jnp.result_type(float))

@@ -7,12 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from lawn_optax.nrq._motion import (
-    angular_update,
-    as_float,
-    isotropic,
-    norm,
-)
+from lawn_optax._types import as_float
+from lawn_optax.nrq._motion import angular_update, isotropic, norm
 
 
 class EquilibriumBounds(NamedTuple):
@@ -43,19 +39,19 @@ def risk_bounds(
         low:   g = 2 (a_p - a_1) Delta / (sqrt(p-1) sigma) + p/(p-1) Delta^2,  c = 0
         high:  the same with xi (a_2 - a_1),  c = tail (g - p/(p-1) Delta^2)
 
-    The paper prints both without the factor 2 and with an eta too many, and the high
-    one with the wrong sign in an exponent.
+    The paper prints both without the factor 2 and with one eta too many, and the high
+    bound with a wrong sign in an exponent.
 
     Args:
-      times: [n], numbers of updates, not falling. The error is of the second order in
-        the change of Delta between two of them.
+      times: [n], numbers of updates, not falling. The error is of second order in the
+        change of Delta between two times.
       norm0: Norm of x at time 0.
-      alignment0: f at time 0.
+      alignment0: Alignment f at time 0.
       spectrum: [p], the eigenvalues of A in ascending order.
-      sigma: See `equilibrium_norm`.
-      learning_rate: eta.
-      weight_decay: lambda, above 0.
-      xi: In (0, 1): the high bound splits the trials there.
+      sigma: Size of the gradient noise; see `equilibrium_norm`.
+      learning_rate: Learning rate eta.
+      weight_decay: Weight decay lambda, above 0.
+      xi: Alignment in (0, 1) at which the high bound splits the trials.
       tail: Probability that f is below xi, one number or [n], for the interval that
         ends at each time.
 
@@ -63,7 +59,7 @@ def risk_bounds(
       Low and high, [n] each.
 
     Raises:
-      ValueError: If ``xi`` is not in (0, 1) or ``sigma`` not one number.
+      ValueError: If `xi` is not in (0, 1) or `sigma` not one number.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -112,24 +108,24 @@ def equilibrium_bounds(
     """Bounds of the limiting risk, and of the rates at which it is approached.
 
     From the `equilibrium_norm` on, with f_0 at time 0 and a tail of at most e below
-    ``xi``, the risk is between ``low_risk + (1 - f_0 - low_risk) exp(-low_rate t)``
-    and ``high_risk + e + C exp(-high_rate t)``. To first order in the angle D =
-    sqrt(2 lambda eta) the risks are ``sqrt(p-1) sigma D / (2 (a_p - a_1))`` and
-    ``sqrt(p-1) sigma D / (2 xi (a_2 - a_1))``, half of what the paper prints, and
-    the rates are D^2 divided by them. (What is returned has the second order, too.)
+    `xi`, the risk is between ``low_risk + (1 - f_0 - low_risk) exp(-low_rate t)`` and
+    ``high_risk + e + C exp(-high_rate t)``. To first order in the angle D = sqrt(2
+    lambda eta) the risks are ``sqrt(p-1) sigma D / (2 (a_p - a_1))`` and ``sqrt(p-1)
+    sigma D / (2 xi (a_2 - a_1))``, half of what the paper prints, and the rates are D^2
+    divided by them. (The result also has the second order.)
 
     Args:
       spectrum: [p], the eigenvalues of A in ascending order.
-      sigma: See `equilibrium_norm`.
-      learning_rate: eta.
-      weight_decay: lambda, above 0.
-      xi: In (0, 1); see `risk_bounds`.
+      sigma: Size of the gradient noise; see `equilibrium_norm`.
+      learning_rate: Learning rate eta.
+      weight_decay: Weight decay lambda, above 0.
+      xi: Alignment in (0, 1); see `risk_bounds`.
 
     Returns:
-      An ``EquilibriumBounds``: low_risk, high_risk, low_rate and high_rate.
+      An `EquilibriumBounds`: low_risk, high_risk, low_rate and high_rate.
 
     Raises:
-      ValueError: If ``xi`` is not in (0, 1) or ``sigma`` not one number.
+      ValueError: If `xi` is not in (0, 1) or `sigma` not one number.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -165,28 +161,28 @@ def escape_norm(
 ) -> jax.Array:
     """Norm above which x, started at the lower limit of the risk, improves and escapes.
 
-    Trials that begin at the risk ``low_risk`` of `equilibrium_bounds` with more than
+    Trials that begin at the risk `low_risk` of `equilibrium_bounds` with more than
     this norm first fall below that risk, since they turn more slowly than in
     equilibrium, and end above it. The square of the norm is ``(p-1) sigma^2 eta / (2
     (low_risk - tail) (a_2 - a_1) xi)``.
 
-    The paper asks for twice this square, at the same risk, and for trials that begin
-    at twice ``low_risk``: with those the end need not be above the beginning.
+    The paper requires twice this square at the same risk, and trials that begin at
+    twice `low_risk`; those need not end above the risk at which they begin.
 
     Args:
       spectrum: [p], the eigenvalues of A in ascending order.
-      sigma: See `equilibrium_norm`.
-      learning_rate: eta.
-      weight_decay: lambda, above 0.
-      xi: In (0, 1); see `risk_bounds`.
-      tail: Greatest probability that f is below xi, less than ``low_risk``; 0 if all
-        trials begin at one f above xi.
+      sigma: Size of the gradient noise; see `equilibrium_norm`.
+      learning_rate: Learning rate eta.
+      weight_decay: Weight decay lambda, above 0.
+      xi: Alignment in (0, 1); see `risk_bounds`.
+      tail: Largest probability that f is below xi, less than `low_risk`; 0 if all
+        trials begin at the same f above xi.
 
     Returns:
-      The norm of x; infinite where ``tail`` is not below ``low_risk``.
+      The norm of x; infinite where `tail` is not below `low_risk`.
 
     Raises:
-      ValueError: If ``xi`` is not in (0, 1) or ``sigma`` not one number.
+      ValueError: If `xi` is not in (0, 1) or `sigma` not one number.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn

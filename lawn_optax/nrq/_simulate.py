@@ -14,7 +14,7 @@ Gradient = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Trajectory(NamedTuple):
-    """What `simulate` records of each trial, before every n-th update."""
+    """Records of each trial that `simulate` makes before every n-th update."""
 
     norm: jax.Array  # [records, trials]; |x|
     alignment: jax.Array  # [records, trials]; f, the squared cosine to the optimum
@@ -138,19 +138,19 @@ def simulate(
     every: int = 1,
     model: str = "rayleigh",
 ) -> tuple[jax.Array, Trajectory]:
-    """Trains all trials at once, in one compiled loop, with noise of its own for each.
+    """Trains all trials at once, each with its own noise, in one compiled loop.
 
     Args:
-      optimizer: Any Optax optimizer; it sees one trial's x as its parameters. For the
-        paper's SGD see the top of this module.
-      x0: [trials, p], where the trials begin; float64 needs ``jax_enable_x64``.
+      optimizer: Any Optax optimizer; it sees the x of one trial as its parameters. The
+        docstring of `lawn_optax.nrq` has the paper's SGD.
+      x0: [trials, p], start of each trial; float64 needs `jax_enable_x64`.
       spectrum: [p], the eigenvalues of A.
       sigma: Size of the gradient noise at norm 1: a standard deviation (Assumption 2),
         one per coordinate [p], or a root [p, p] of the covariance.
-      steps: Number of updates, a multiple of ``every``.
-      key: For the noise, a key of ``jax.random.key``. Equal keys give trials the same
-        noise whatever the optimizer.
-      every: Record before each so many updates.
+      steps: Number of updates, a multiple of `every`.
+      key: Random key of the noise, from `jax.random.key`. Equal keys give the same
+        noise with every optimizer.
+      every: Number of updates from one record to the next.
       model: "rayleigh", or "quadratic" for the noisy quadratic model.
 
     Returns:
@@ -211,7 +211,7 @@ def simulate(
             jnp.sqrt(_sum(x * x)),
             x[:, 0] ** 2 / _sum(x * x),
             loss_of(x, spectrum),
-            jax.vmap(lambda u, w: diagnostics.angular_update(u, w, "all")[0])(
+            jax.vmap(lambda u, w: diagnostics.angular_update(u, w, groups="all")[0])(
                 updates, x
             ),
         )

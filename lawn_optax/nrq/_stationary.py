@@ -1,5 +1,5 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""The law of the alignment in equilibrium, where A has two eigenvalues alone."""
+"""The law of the alignment in equilibrium, for an A with two distinct eigenvalues."""
 
 import functools
 
@@ -10,7 +10,8 @@ from jax.core import Tracer
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
-from lawn_optax.nrq._motion import as_float, isotropic
+from lawn_optax._types import as_float
+from lawn_optax.nrq._motion import isotropic
 
 
 def stationary_log_density(
@@ -31,19 +32,19 @@ def stationary_log_density(
     1 - f has the gamma distribution of shape (p-1)/2 and rate k.
 
     Args:
-      alignment: f, of any shape, in (0, 1).
+      alignment: Alignment f, of any shape, in (0, 1).
       spectrum: [p], p at least 2, the eigenvalues of A: the first below the others,
         which are equal.
-      sigma: See `equilibrium_norm`.
-      learning_rate: eta.
-      weight_decay: lambda, above 0.
+      sigma: Size of the gradient noise; see `equilibrium_norm`.
+      learning_rate: Learning rate eta.
+      weight_decay: Weight decay lambda, above 0.
 
     Returns:
-      Shaped like ``alignment``; the integral of its exponential from 0 to 1 is 1.
+      Shaped like `alignment`; the integral of its exponential from 0 to 1 is 1.
 
     Raises:
-      ValueError: If ``sigma`` is not one number, or the spectrum has not two levels
-        (which is not checked where it is traced).
+      ValueError: If `sigma` is not one number, or the spectrum does not have two levels
+        (not checked where it is traced).
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -72,19 +73,20 @@ def stationary_risk(
     """The limiting risk, the mean of 1 - f under the stationary law.
 
     To first order in ``sqrt(2 lambda eta)`` it is ``sqrt(p-1) sigma sqrt(2 lambda eta)
-    / (2 (a_h - a_l))``; the paper prints 1 minus twice that. Returned is the integral.
+    / (2 (a_h - a_l))``; the paper prints 1 minus twice that. This function returns the
+    integral.
 
     Args:
-      spectrum: [p], with two levels; see `stationary_log_density`.
-      sigma: See `equilibrium_norm`.
-      learning_rate: eta.
-      weight_decay: lambda, above 0.
+      spectrum: [p], eigenvalues of two levels; see `stationary_log_density`.
+      sigma: Size of the gradient noise; see `equilibrium_norm`.
+      learning_rate: Learning rate eta.
+      weight_decay: Weight decay lambda, above 0.
 
     Returns:
       The risk, in JAX's default float type.
 
     Raises:
-      ValueError: As `stationary_log_density`.
+      ValueError: In the cases of `stationary_log_density`.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -113,16 +115,16 @@ def stationary_mode(
 
     Args:
       spectrum: [p], p at least 4, with two levels; see `stationary_log_density`.
-      sigma: See `equilibrium_norm`.
-      learning_rate: eta.
-      weight_decay: lambda, above 0.
+      sigma: Size of the gradient noise; see `equilibrium_norm`.
+      learning_rate: Learning rate eta.
+      weight_decay: Weight decay lambda, above 0.
 
     Returns:
-      1 - f at the peak. Below p = 4, or where the noise is so great that the density
-      falls all the way from f = 0, there is none, and it is NaN.
+      1 - f at the peak. It is NaN where there is no peak: below p = 4, and where the
+      noise is so large that the density falls all the way from f = 0.
 
     Raises:
-      ValueError: As `stationary_log_density`.
+      ValueError: In the cases of `stationary_log_density`.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -135,7 +137,7 @@ def stationary_mode(
     """
     k, dim = _rate(spectrum, sigma, learning_rate, weight_decay), spectrum.shape[0]
     # The derivative of the logarithm, times 2 f (1 - f), is quadratic in r = 1 - f:
-    # 2 k r^2 - (2 k + p - 4) r + p - 3. Its smaller root, without cancellation.
+    # 2 k r^2 - (2 k + p - 4) r + p - 3. This is its smaller root, without cancellation.
     half = k + dim / 2 - 2
     root = jnp.sqrt(half**2 - 2 * k * (dim - 3))
     return jnp.where(dim > 3, (dim - 3) / (half + root), jnp.nan)
@@ -151,17 +153,17 @@ def stationary_tail(
     """Probability that f is below xi under the stationary law.
 
     Args:
-      xi: One number in (0, 1).
-      spectrum: [p], with two levels; see `stationary_log_density`.
-      sigma: See `equilibrium_norm`.
-      learning_rate: eta.
-      weight_decay: lambda, above 0.
+      xi: Alignment, one number in (0, 1).
+      spectrum: [p], eigenvalues of two levels; see `stationary_log_density`.
+      sigma: Size of the gradient noise; see `equilibrium_norm`.
+      learning_rate: Learning rate eta.
+      weight_decay: Weight decay lambda, above 0.
 
     Returns:
       The probability, in JAX's default float type.
 
     Raises:
-      ValueError: As `stationary_log_density`.
+      ValueError: In the cases of `stationary_log_density`.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -198,7 +200,7 @@ def _nodes() -> tuple[np.ndarray, np.ndarray]:
 def _log_integral(start: ArrayLike, k: jax.Array, dim: int) -> tuple[jax.Array, ...]:
     """Logarithms of the integrals of exp(-k s) sin^(p-2), and of s times it.
 
-    s = sin^2 of the angle, over angles from s = ``start`` to pi/2; the range is cut
+    s = sin^2 of the angle, over angles from s = `start` to pi/2; the range is cut
     where less than e^-40 of a gamma distribution of shape (p-1)/2, rate k, remains.
     """
     shape = (dim - 1) / 2

@@ -1,18 +1,18 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""Learning-rate schedules: of the LAWN papers, and exponential ones.
+"""Learning-rate schedules of the LAWN papers, and exponential ones.
 
 Every schedule maps the number of updates done so far (0 for the first update)
-to a rate in JAX's default float type: float32, or float64 under ``jax_enable_x64``
+to a rate in JAX's default float type: float32, or float64 under `jax_enable_x64`
 (Optax's own schedules stay in float32 there).
 
-A phase of ``n`` updates rises through ``peak * (1/n, 2/n, ..., n/n)`` or falls through
+A phase of `n` updates rises through ``peak * (1/n, 2/n, ..., n/n)`` or falls through
 ``peak * (n/n, ..., 2/n, 1/n)``. So no update is wasted on a rate of zero, and the rate
-is zero only from ``total_steps`` on, when the schedule is over.
+is zero only from `total_steps` on, when the schedule is over.
 
-On scale-invariant losses exponentially growing rates take the place of weight decay
-(Li and Arora 2019): :func:`exponential_equivalent`, exact, for any schedule;
-:func:`tapered_exponential` and :func:`exponential_cosine`; and the optimizers
-:func:`rescaled_sgd` and :func:`plateau_sgd`, which keep the weights in range meanwhile.
+On scale-invariant losses, exponentially growing rates can replace weight decay (Li and
+Arora 2019). `exponential_equivalent` gives the exact rates for any schedule;
+`tapered_exponential` and `exponential_cosine` are special forms. The optimizers
+`rescaled_sgd` and `plateau_sgd` keep the weights in range at such rates.
 """
 
 from lawn_optax.schedules._exponential import (

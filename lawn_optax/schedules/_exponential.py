@@ -3,10 +3,10 @@
 
 On a loss that does not change when all weights are multiplied by one positive number,
 SGD with momentum and weight decay and SGD with momentum and a growing rate go through
-the same functions: the weights of the second are those of the first times P_t.
+the same functions: the weights of the second are P_t times those of the first.
 
-Everything is computed in float64 and in logarithms, before training: P_t leaves the
-range of float32 within some ten thousand updates of usual hyperparameters.
+Everything is computed before training, as logarithms in float64: with usual
+hyperparameters P_t leaves the range of float32 within some ten thousand updates.
 """
 
 import dataclasses
@@ -19,24 +19,26 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from lawn_optax.schedules._phases import whole_steps
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ExponentialRates:
     r"""An Optax schedule of exponential rates, with the growth of the weights.
 
-    Give it to ``optax.sgd(rates, momentum=rates.momentum)`` without weight decay while
-    the rates are within the range of JAX's default float type, and to
-    :func:`rescaled_sgd` otherwise. Calling it with update counts of any shape gives
-    rates of that type, 0 from the end of the run on; where a rate of the run is beyond
-    the type's range it raises, so before the first update of a training.
+    Give it to ``optax.sgd(rates, momentum=rates.momentum)`` without weight decay if all
+    rates are within the range of JAX's default float type, and to `rescaled_sgd`
+    otherwise. A call with update counts of any shape gives rates of that type, which
+    are 0 from the end of the run on. It raises an error if any rate of the run is
+    beyond the range of the type, and so before the first update.
 
     Attributes:
       log_rates: float64[total_steps]; logarithm of the rate of each update, counted
         from 0. Minus infinity for a last rate of 0.
-      log_growth: float64[total_steps + 1]; :math:`\ln P_t`, the logarithm of how many
-        times longer the weights after :math:`t` updates are than those of the run with
+      log_growth: float64[total_steps + 1]; ``ln P_t``, the logarithm of how many
+        times longer the weights after t updates are than those of the run with
         weight decay.
-      momentum: that of the SGD for which the rates are.
+      momentum: Momentum of the SGD that the rates are for.
     """
 
     log_rates: np.ndarray
@@ -48,7 +50,7 @@ class ExponentialRates:
             table.setflags(write=False)
 
     def __call__(self, count: ArrayLike) -> jax.Array:
-        """The learning rate of the update after ``count`` others."""
+        """The learning rate of the update after `count` others."""
         dtype = jnp.result_type(float)
         step = first_step(self.log_rates >= _log_max(dtype))
         if step is not None:
@@ -60,13 +62,14 @@ class ExponentialRates:
         return look_up(np.exp(self.log_rates).astype(dtype), count)
 
     def overflow_step(self, params: optax.Params | None = None) -> int | None:
-        """The first update, from 0, after which a number would leave its type's range.
+        """The first update, counted from 0, after which a number overflows.
 
-        Looked at are the rates, in JAX's default float type, and, with ``params``, the
-        weights and the square of their norm (in float32 or a wider type of theirs):
-        batch statistics and norms of gradients or weights are of its order, so they
-        fail long before the weights do. Foreseen for weights that would keep their
-        initial norm under weight decay, as weights in equilibrium do.
+        It looks at the rates, in JAX's default float type, and, with `params`, at the
+        weights and the square of their norm (in float32, or their type if that is
+        wider). Batch statistics and norms of gradients or weights are of the order of
+        that square, so they overflow long before the weights do. The prediction is for
+        weights that would keep their initial norm under weight decay, as weights in
+        equilibrium do.
 
         Args:
           params: The weights before training.
@@ -91,7 +94,7 @@ class ExponentialRates:
         return first_step(beyond)
 
     def _decimal(self, step: int) -> str:
-        """A rate as text, also beyond the range of Python's floats."""
+        """A rate as text, even beyond the range of Python's floats."""
         exponent, rest = divmod(self.log_rates[step] / math.log(10), 1)
         return f"{10**rest:.2f}e{exponent:+.0f}"
 
@@ -111,10 +114,10 @@ def exponential_equivalent(
 ) -> ExponentialRates:
     r"""Growing rates that do without weight decay what a schedule does with it.
 
-    SGD with momentum :math:`\gamma`, rates :math:`\eta_t` and weight decay
-    :math:`\lambda_t` added to the gradient, as in ``optax.chain(
+    SGD with momentum gamma, rates eta_t and weight decay
+    lambda_t added to the gradient, as in ``optax.chain(
     optax.add_decayed_weights(decay), optax.sgd(schedule, momentum))``, has on a
-    scale-invariant loss the same functions as SGD with momentum :math:`\gamma` and the
+    scale-invariant loss the same functions as SGD with momentum gamma and the
     rates
 
     .. math::
@@ -123,28 +126,28 @@ def exponential_equivalent(
         \alpha_t = 1 - \eta_{t-1} \lambda_{t-1}
           + \frac{\eta_{t-1}}{\eta_{t-2}} \gamma (1 - \alpha_{t-1}^{-1})
 
-    with :math:`\alpha_0 = 1`, from the same weights and momentum; its weights after
-    :math:`t` updates are :math:`P_t` times those with weight decay. The equivalence is
+    with ``alpha_0 = 1``, from the same weights and momentum; its weights after
+    t updates are P_t times those with weight decay. The equivalence is
     exact but for rounding, and only if *all* trained weights can be multiplied by one
     number together without a change of the loss: leave scales and biases of
     normalization layers and the last layer untrained, and the normalization without an
     epsilon that matters beside the variance.
 
     Args:
-      schedule: learning rate or Optax schedule, read once in the precision that it has
+      schedule: Learning rate or Optax schedule, read once in the precision that it has
         itself; positive, but for the last update, whose rate may be 0.
-      momentum: :math:`\gamma`, 0 or more and below 1; not Nesterov's.
-      weight_decay: :math:`\lambda`, 0 or more, a number or an Optax schedule. Of the
-        kind that multiplies the learning rate.
-      total_steps: updates of the whole run, at least 1.
+      momentum: Momentum gamma, 0 or more and below 1; not Nesterov's.
+      weight_decay: Weight decay lambda, 0 or more, a number or an Optax schedule. The
+        learning rate multiplies it.
+      total_steps: Updates of the whole run, at least 1.
 
     Returns:
-      The rates; with ``weight_decay=0`` those of ``schedule``.
+      The rates; with ``weight_decay=0`` those of `schedule`.
 
     Raises:
-      ValueError: for a rate of 0 before the last update, values that are negative or
+      ValueError: For a rate of 0 before the last update, values that are negative or
         not finite, and where no equivalent exists:
-        :math:`\lambda\eta > (1 - \sqrt\gamma)^2` or :math:`\alpha_t \le 0`. It names
+        ``lambda eta > (1 - sqrt(gamma))^2`` or ``alpha_t <= 0``. It names
         the step and what is allowed there.
 
     Examples:
@@ -174,22 +177,22 @@ def exponential_cosine(
 ) -> ExponentialRates:
     r"""The exponential equivalent of a cosine schedule that changes once per epoch.
 
-    In epoch :math:`e` of :math:`E`, from 0, the rate is that of the equivalent of
-    :math:`\eta_0 (1 + \cos(\pi e / E)) / 2`.
+    In epoch e of E, counted from 0, the rate is that of the equivalent of ``eta_0 (1 +
+    cos(pi e / E)) / 2``.
 
     Args:
-      peak_value: :math:`\eta_0`, the rate of the first epoch, positive.
-      momentum: as in :func:`exponential_equivalent`.
-      weight_decay: as in :func:`exponential_equivalent`.
-      total_steps: updates of the whole run, at least 1; :math:`E` times the updates of
-        an epoch, and if that is no whole number, the last epoch is cut short.
-      steps_per_epoch: updates per epoch, at least 1; 1 changes it at every update.
+      peak_value: Rate eta_0 of the first epoch, positive.
+      momentum: Momentum gamma, as in `exponential_equivalent`.
+      weight_decay: Weight decay, as in `exponential_equivalent`.
+      total_steps: Updates of the whole run, at least 1. If they are not a whole number
+        of epochs, the last epoch is cut short.
+      steps_per_epoch: Updates per epoch, at least 1; 1 changes it at every update.
 
     Returns:
       The rates.
 
     Raises:
-      ValueError: as :func:`exponential_equivalent`, and for numbers of steps below 1.
+      ValueError: In the cases of `exponential_equivalent`, and for fewer than 1 step.
 
     Examples:
       >>> rates = exponential_cosine(0.1, 0.0, weight_decay=1.0, total_steps=4)
@@ -199,8 +202,8 @@ def exponential_cosine(
     References:
       Li and Arora 2019, arXiv:1910.07454, section 4.2 and eq. 8.
     """
-    total = _whole(total_steps, "total_steps")
-    per_epoch = _whole(steps_per_epoch, "steps_per_epoch")
+    total = whole_steps("total_steps", total_steps, least=1)
+    per_epoch = whole_steps("steps_per_epoch", steps_per_epoch, least=1)
     share = np.arange(total) // per_epoch * (per_epoch / total)
     rates = peak_value * (1 + np.cos(np.pi * share)) / 2
     return _equivalent(*rate_tables(rates, momentum, weight_decay, total), momentum)
@@ -210,9 +213,9 @@ def _equivalent(
     rates: np.ndarray, decays: np.ndarray, momentum: float
 ) -> ExponentialRates:
     """Theorem 2.5, for numbers that have been checked."""
-    # With d = 1 - alpha and r = 1/alpha - 1 = d / (1 - d), eq. 6 is a sum of terms
-    # that are not negative, d_t = eta lambda + (eta / eta') gamma r_{t-1}: no digits
-    # are lost, however close to 1 alpha is.
+    # With d = 1 - alpha and r = 1/alpha - 1 = d / (1 - d), eq. 6 is a sum without
+    # negative terms, d_t = eta lambda + (eta / eta') gamma r_{t-1}: no digits are lost,
+    # even where alpha is close to 1.
     d, r, before = np.empty_like(rates), 0.0, float(rates[0])
     for t, (rate, decay) in enumerate(
         zip(rates.tolist(), decays.tolist(), strict=True)
@@ -220,7 +223,7 @@ def _equivalent(
         d[t] = rate * decay + rate / before * momentum * r
         if d[t] >= 1:
             raise ValueError(
-                "The weights would change their sign, for which there is no equivalent:"
+                "The weights would change their sign, which has no equivalent:"
                 f" alpha must be positive, got {1 - d[t]:.6g} at step {t}. The learning"
                 f" rate there must be below {rate / d[t]:.6g}; got {rate:.6g}."
             )
@@ -239,7 +242,7 @@ def rate_tables(
     schedule: Any, momentum: float, weight_decay: Any, total_steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rates and weight decays of all updates, checked."""
-    total = _whole(total_steps, "total_steps")
+    total = whole_steps("total_steps", total_steps, least=1)
     rates = _table("schedule", schedule, total)
     decays = _table("weight_decay", weight_decay, total)
     _check(rates, momentum, decays)
@@ -249,7 +252,7 @@ def rate_tables(
 def _table(name: str, value: Any, total: int) -> np.ndarray:
     """float64[total] of a number, a schedule or a table."""
     if callable(value):
-        # The table is a constant also where the optimizer is made inside `jit`.
+        # The table must be a constant even where the optimizer is made inside `jit`.
         with jax.ensure_compile_time_eval():
             value = jax.vmap(value)(jnp.arange(total, dtype=jnp.int32))
     table = np.array(np.broadcast_to(np.asarray(value, np.float64), (total,)))
@@ -272,7 +275,7 @@ def _check(rates: np.ndarray, momentum: float, decays: np.ndarray) -> None:
             "as `schedules.two_phase` does, or end the run there."
         )
     limit, products = (1 - math.sqrt(momentum)) ** 2, rates * decays
-    # The limit is allowed, also as rounded; but 1, that without momentum, is not.
+    # The limit itself is allowed, up to rounding, but not the limit 1 of no momentum.
     step = first_step((products > limit * (1 + 1e-12)) | (products >= 1))
     if step is not None:
         relation = "at most" if momentum else "below"
@@ -285,16 +288,8 @@ def _check(rates: np.ndarray, momentum: float, decays: np.ndarray) -> None:
         )
 
 
-def _whole(steps: int, name: str) -> int:
-    if not (steps >= 1 and float(steps).is_integer()):
-        raise ValueError(
-            f"`{name}` must be a whole number of updates, 1 or more; got {steps!r}."
-        )
-    return int(steps)
-
-
 def first_step(found: np.ndarray) -> int | None:
-    """The first step of which something is true."""
+    """The first step at which something is true, or None."""
     return int(np.argmax(found)) if found.any() else None
 
 

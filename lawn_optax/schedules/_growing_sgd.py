@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from lawn_optax._switch import check_params, select
+from lawn_optax._types import check_params, select
 from lawn_optax.schedules._exponential import ExponentialRates, look_up
 
 _LOG_2 = math.log(2)
@@ -32,13 +32,11 @@ class RescaledState(NamedTuple):
 class PlateauState(NamedTuple):
     """State of the transformation returned by `plateau_sgd`."""
 
-    log_rate: (
-        jax.Array
-    )  # float32[] (float64 with x64); of the next update, whose `value`
-    # may lower it yet
+    # float32[] (float64 with x64); rate of the next update, before its `value` acts
+    log_rate: jax.Array
     log_growth: jax.Array  # float32[] (float64 with x64); since the last halving
     halvings: jax.Array  # int32[]; how often the weights were halved
-    plateau: Any  # that of `plateau`; its scale is what is left of the exponent
+    plateau: Any  # state of `plateau`; its scale is the remaining share of the exponent
     trace: optax.OptState  # momentum, like the parameters
 
 
@@ -53,17 +51,18 @@ def rescaled_sgd(rates: ExponentialRates) -> optax.GradientTransformationExtraAr
     between one and two times those of the run with weight decay.
 
     Args:
-      rates: From `exponential_equivalent` or its kin.
+      rates: Rates from `exponential_equivalent`, `tapered_exponential` or
+        `exponential_cosine`.
 
     Returns:
-      An optimizer whose ``update`` needs ``params``, all of which are rescaled: keep
-      what is not scale-invariant, such as a last layer, out of it (``optax.partition``,
-      ``optax.masked``). The weights without rescaling are those here times
+      An optimizer whose `update` needs `params`, all of which are rescaled: keep
+      what is not scale-invariant, such as a last layer, out of it (`optax.partition`,
+      `optax.masked`). The weights without rescaling are those here times
       ``2.0 ** state.halvings``. Put nothing behind it that changes updates. From the
       end of the rates on, its updates are 0.
 
     Raises:
-      TypeError: If ``rates`` is no `ExponentialRates`: the growth must be known.
+      TypeError: If `rates` is not an `ExponentialRates`: the growth must be known.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
@@ -91,8 +90,7 @@ def rescaled_sgd(rates: ExponentialRates) -> optax.GradientTransformationExtraAr
             "other schedules."
         )
     momentum = optax.trace(rates.momentum)
-    # The small number: weights that should have doubled in n steps have, but for
-    # rounding.
+    # 1e-9 guards `floor` against rounding where the growth is a power of two.
     halved = np.floor(rates.log_growth / _LOG_2 + 1e-9).astype(np.int32)
     held_rates = np.exp(rates.log_rates - 2 * _LOG_2 * halved[:-1])
     halve = np.diff(halved)
@@ -128,31 +126,32 @@ def plateau_sgd(
     "Start from a convenient learning rate like 0.1, and grow it at an exponential rate
     with a suitable exponent. When validation loss plateaus, switch to an exponential
     growth of lr with a lower exponent. Repeat." The weights, which grow half as fast as
-    the rate, are halved on the way as in `rescaled_sgd`, so that there is no end to it.
+    the rate, are halved on the way as in `rescaled_sgd`, so that training can go on
+    without end.
 
-    Every update takes the extra argument ``value``, as ``plateau`` does: the latest
-    validation loss in the first update after each evaluation, NaN (or anything that is
-    not finite) in all others, which count as no evaluation.
+    Every update takes the extra argument `value`, as `plateau` does: the latest
+    validation loss in the first update after each evaluation, NaN (or another value
+    that is not finite) in all others, which do not count as evaluations.
 
     Args:
       learning_rate: Rate of the first update, positive.
-      momentum: 0 or more and below 1.
-      exponent: By how much the logarithm of the rate grows per update at first:
-        `growth_exponent` of the constant rate and weight decay that it stands for. At
-        most ``-log(momentum)``; beyond, no weight decay does the same.
-      plateau: What lowers the exponent: its scale, 1 at first, multiplies it.
-        ``optax.contrib.reduce_on_plateau()`` by default, which divides it by 10 after
-        10 evaluations without an improvement.
-      instant_decay: Whether the rate, too, is multiplied at once by what the exponent
-        is multiplied by, as in `tapered_exponential`. It matters where the growth is so
-        slow that the weights take long to get to their new equilibrium.
+      momentum: Momentum, 0 or more and below 1.
+      exponent: Growth of the logarithm of the rate per update at first:
+        `growth_exponent` of the constant rate and weight decay that it replaces. At
+        most ``-log(momentum)``; no weight decay corresponds to more.
+      plateau: Transformation that lowers the exponent: its scale, 1 at first,
+        multiplies it. ``optax.contrib.reduce_on_plateau()`` by default, which divides
+        it by 10 after 10 evaluations without an improvement.
+      instant_decay: Whether the rate is also multiplied by the factor of the exponent,
+        as in `tapered_exponential`. It matters where the growth is so slow that the
+        weights take long to reach their new equilibrium.
 
     Returns:
-      An optimizer whose ``update`` needs ``params``, all of which are rescaled: see
+      An optimizer whose `update` needs `params`, all of which are rescaled: see
       `rescaled_sgd`.
 
     Raises:
-      ValueError: For numbers out of range; in ``update`` without ``value``.
+      ValueError: For numbers out of range; in `update` without `value`.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -168,7 +167,7 @@ def plateau_sgd(
 
     References:
       Li and Arora 2019, arXiv:1910.07454, section 1 (quoted), eq. 7 and, for
-      ``instant_decay``, eq. 5 and section 4.1.
+      `instant_decay`, eq. 5 and section 4.1.
     """
     _check_growth(learning_rate, momentum, exponent)
     reduce = optax.contrib.reduce_on_plateau() if plateau is None else plateau
@@ -189,7 +188,7 @@ def plateau_sgd(
         seen = _observed(reduce, state.plateau, value)
         log_rate = state.log_rate
         if instant_decay:
-            # A scale that has underflowed to 0 stays there, without 0 / 0.
+            # A scale that has underflowed to 0 stays 0, without 0 / 0.
             before = jnp.maximum(state.plateau.scale, jnp.finfo(log_rate.dtype).tiny)
             log_rate = log_rate + jnp.log(seen.scale / before)
         growth = exponent * seen.scale
@@ -219,20 +218,20 @@ def _observed(
             "no extra arguments on."
         )
     finite = jnp.isfinite(value)
-    # Optax computes with the value also where its result is not used.
+    # Optax computes with the value even where the result is not used.
     _, seen = reduce.update({}, state, value=jnp.where(finite, value, 0.0))
     return select(finite, seen, state)
 
 
 def _step(moments: Any, params: Any, rate: jax.Array, times: jax.Array) -> Any:
     """Updates that end at the ordinary new weights halved so many times."""
-    scale = jnp.ldexp(jnp.ones((), rate.dtype), -times)  # exact, as exp2 is not
+    scale = jnp.ldexp(jnp.ones((), rate.dtype), -times)  # exact, unlike exp2
 
     def one(m: jax.Array, w: jax.Array) -> jax.Array:
         wide = jnp.result_type(m, w, jnp.float32)
         m_, w_ = m.astype(wide), jnp.asarray(w).astype(wide)
         u = -rate.astype(wide) * m_
-        # (w + u) / 2 - w loses no digit of its result; a smaller factor would.
+        # (w + u) / 2 - w loses no digit; with a smaller factor it would.
         return jnp.where(times > 0, scale.astype(wide) * (w_ + u) - w_, u).astype(
             m.dtype
         )

@@ -3,6 +3,7 @@
 
 from decimal import ROUND_HALF_UP, Decimal
 from math import isfinite
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,8 @@ def three_phase(
 ) -> optax.Schedule:
     r"""LAWN's schedule: warm-up in the free phase, a second warm-up, linear decay.
 
-    With :math:`F` free, :math:`W` warm-up, :math:`T` total updates and
-    :math:`D = T - F - W`, the update after :math:`t` others has the rate
+    With F free, W warm-up, T total updates and
+    ``D = T - F - W``, the update after t others has the rate
 
     .. math::
         \eta_t = \eta_{peak} \cdot \begin{cases}
@@ -35,19 +36,19 @@ def three_phase(
     update has peak/D.
 
     Args:
-      peak_value: learning rate per update at the peak, finite and at least 0.
-      free_steps: updates of the free phase, 0 or more (0: no free phase). Give the same
-        number to ``switch_step`` of :func:`lawn_optax.wrap`.
-      warmup_steps: updates of the warm-up after the switch, 0 or more.
-      total_steps: updates of the whole run, at least 1 and at least ``free_steps +
-        warmup_steps``. All three may be (traced) JAX integers, for example to ``vmap``
+      peak_value: Learning rate per update at the peak, finite and at least 0.
+      free_steps: Updates of the free phase, 0 or more (0: no free phase). Give the same
+        number to `switch_step` of `lawn_optax.wrap`.
+      warmup_steps: Updates of the warm-up after the switch, 0 or more.
+      total_steps: Updates of the whole run, at least 1 and at least ``free_steps +
+        warmup_steps``. All three may be (traced) JAX integers, for example to `vmap`
         over switch steps; their values are then not checked.
 
     Returns:
-      An ``optax.Schedule`` from update counts, of any shape, to rates.
+      An `optax.Schedule` from update counts, of any shape, to rates.
 
     Raises:
-      ValueError: for a number of steps that is negative, NaN or not whole, phases
+      ValueError: For a number of steps that is negative, NaN or not whole, phases
         longer than the run, or a peak that is negative or not finite.
 
     Examples:
@@ -63,9 +64,9 @@ def three_phase(
             "`peak_value` must be a finite learning rate of at least 0; got "
             f"{peak_value!r}."
         )
-    free_steps = _whole_steps("free_steps", free_steps)
-    warmup_steps = _whole_steps("warmup_steps", warmup_steps)
-    total_steps = _whole_steps("total_steps", total_steps)
+    free_steps = whole_steps("free_steps", free_steps)
+    warmup_steps = whole_steps("warmup_steps", warmup_steps)
+    total_steps = whole_steps("total_steps", total_steps)
     known = all(isinstance(n, int) for n in (free_steps, warmup_steps, total_steps))
     if known and total_steps < max(1, free_steps + warmup_steps):
         raise ValueError(
@@ -91,7 +92,7 @@ def three_phase(
         fraction = jnp.where(
             count < free_steps, share(count + 1, free_steps), constrained
         )
-        # The end comes first, also where traced phases are longer than the run.
+        # The rate is 0 after the end, even if traced phases are longer than the run.
         fraction = jnp.where(count < total_steps, fraction, jnp.zeros((), dtype))
         return jnp.asarray(peak_value, dtype) * fraction
 
@@ -106,21 +107,21 @@ def two_phase(
     r"""One linear warm-up, then linear decay to zero.
 
     The schedule of the papers' base optimizers, and of LAWN itself in the submission.
-    It is :func:`three_phase` without a free phase: the rate is
-    :math:`\eta_{peak} (t + 1) / W` for :math:`t < W`, then
-    :math:`\eta_{peak} (T - t) / (T - W)`, and 0 from :math:`t = T` on.
+    It is `three_phase` without a free phase: the rate is
+    ``eta_peak (t + 1) / W`` for ``t < W``, then
+    ``eta_peak (T - t) / (T - W)``, and 0 from ``t = T`` on.
 
     Args:
-      peak_value: learning rate per update at the peak, finite and at least 0.
-      warmup_steps: updates of the warm-up, 0 or more.
-      total_steps: updates of the whole run, at least 1 and at least ``warmup_steps``.
+      peak_value: Learning rate per update at the peak, finite and at least 0.
+      warmup_steps: Updates of the warm-up, 0 or more.
+      total_steps: Updates of the whole run, at least 1 and at least `warmup_steps`.
         Both may be (traced) JAX integers; their values are then not checked.
 
     Returns:
-      An ``optax.Schedule`` from update counts, of any shape, to rates.
+      An `optax.Schedule` from update counts, of any shape, to rates.
 
     Raises:
-      ValueError: as :func:`three_phase`.
+      ValueError: In the cases of `three_phase`.
 
     Examples:
       >>> schedule = two_phase(1.0, warmup_steps=2, total_steps=6)
@@ -141,23 +142,23 @@ def three_phase_epochs(
     total_epochs: float,
     steps_per_epoch: int,
 ) -> optax.Schedule:
-    """:func:`three_phase` with its phases in epochs, as the papers give them.
+    """`three_phase` with its phases in epochs, as the papers give them.
 
-    Each phase is converted by itself with :func:`epochs_to_steps`.
+    `epochs_to_steps` converts each phase.
 
     Args:
-      peak_value: learning rate per update at the peak, finite and at least 0.
-      free_epochs: E_free, 0 or more, may be fractional. The step of the switch is
-        ``epochs_to_steps(free_epochs, steps_per_epoch)``.
-      warmup_epochs: E_warmup, 0 or more, may be fractional.
-      total_epochs: E_total, may be fractional.
-      steps_per_epoch: updates per epoch, at least 1.
+      peak_value: Learning rate per update at the peak, finite and at least 0.
+      free_epochs: Epochs of the free phase (E_free), 0 or more, may be fractional. The
+        step of the switch is ``epochs_to_steps(free_epochs, steps_per_epoch)``.
+      warmup_epochs: Epochs of the warm-up (E_warmup), 0 or more, may be fractional.
+      total_epochs: Epochs of the whole run (E_total), may be fractional.
+      steps_per_epoch: Updates per epoch, at least 1.
 
     Returns:
-      An ``optax.Schedule`` from update counts, of any shape, to rates.
+      An `optax.Schedule` from update counts, of any shape, to rates.
 
     Raises:
-      ValueError: as :func:`three_phase` and :func:`epochs_to_steps`.
+      ValueError: In the cases of `three_phase` and `epochs_to_steps`.
 
     Examples:
       >>> schedule = three_phase_epochs(0.1, 0.4, 0.8, 2, steps_per_epoch=5)
@@ -181,19 +182,19 @@ def two_phase_epochs(
     total_epochs: float,
     steps_per_epoch: int,
 ) -> optax.Schedule:
-    """:func:`two_phase` with its phases in epochs.
+    """`two_phase` with its phases in epochs.
 
     Args:
-      peak_value: learning rate per update at the peak, finite and at least 0.
+      peak_value: Learning rate per update at the peak, finite and at least 0.
       warmup_epochs: E_warmup, 0 or more, may be fractional.
-      total_epochs: E_total, may be fractional.
-      steps_per_epoch: updates per epoch, at least 1.
+      total_epochs: Epochs of the whole run (E_total), may be fractional.
+      steps_per_epoch: Updates per epoch, at least 1.
 
     Returns:
-      An ``optax.Schedule`` from update counts, of any shape, to rates.
+      An `optax.Schedule` from update counts, of any shape, to rates.
 
     Raises:
-      ValueError: as :func:`three_phase` and :func:`epochs_to_steps`.
+      ValueError: In the cases of `three_phase` and `epochs_to_steps`.
 
     Examples:
       >>> schedule = two_phase_epochs(1.0, 0.5, 1.5, steps_per_epoch=4)
@@ -216,14 +217,14 @@ def epochs_to_steps(epochs: float, steps_per_epoch: int) -> int:
     are 14.5 steps, hence 15, although ``0.29 * 50`` is 14.499999999999998.
 
     Args:
-      epochs: finite number of epochs, 0 or more, may be fractional.
-      steps_per_epoch: updates per epoch, a whole number of at least 1.
+      epochs: Number of epochs, finite, 0 or more, may be fractional.
+      steps_per_epoch: Updates per epoch, a whole number of at least 1.
 
     Returns:
-      The number of updates, for ``switch_step`` and the schedules alike.
+      The number of updates, for `switch_step` and the schedules alike.
 
     Raises:
-      ValueError: for epochs that are negative or not finite, or steps per epoch that
+      ValueError: For epochs that are negative or not finite, or steps per epoch that
         are not a whole number of at least 1.
 
     Examples:
@@ -232,7 +233,7 @@ def epochs_to_steps(epochs: float, steps_per_epoch: int) -> int:
     """
     if not (epochs >= 0 and isfinite(epochs)):
         raise ValueError(f"Epochs must be a finite number, 0 or more; got {epochs!r}.")
-    steps = _whole_steps("steps_per_epoch", steps_per_epoch)
+    steps = whole_steps("steps_per_epoch", steps_per_epoch)
     if steps < 1:
         raise ValueError(
             f"`steps_per_epoch` must be at least 1; got {steps_per_epoch!r}. "
@@ -242,13 +243,14 @@ def epochs_to_steps(epochs: float, steps_per_epoch: int) -> int:
     return int(product.to_integral_value(ROUND_HALF_UP))
 
 
-def _whole_steps(name: str, steps: int | jax.Array) -> int | jax.Array:
+def whole_steps(name: str, steps: Any, least: int = 0) -> Any:
     """A Python int from a whole number; JAX arrays, perhaps traced, pass unchecked."""
     if isinstance(steps, jax.Array):
         return steps
-    if not (steps >= 0 and float(steps).is_integer()):
+    if not (steps >= least and float(steps).is_integer()):
         raise ValueError(
-            f"`{name}` must be a whole number of updates, 0 or more; got {steps!r}. "
-            "For epochs use `epochs_to_steps` or the `_epochs` form of the schedule."
+            f"`{name}` must be a whole number of updates, {least} or more; got "
+            f"{steps!r}. For epochs use `epochs_to_steps` or the `_epochs` form of the "
+            "schedule."
         )
     return int(steps)

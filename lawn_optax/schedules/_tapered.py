@@ -2,7 +2,7 @@
 """The tapered-exponential schedule: growth at a constant rate in each phase.
 
 Where the rate is constant, alpha_t of Theorem 2.5 converges geometrically to the larger
-root z of x^2 - (1 + gamma - lambda eta) x + gamma; here it is replaced by z.
+root z of x^2 - (1 + gamma - lambda eta) x + gamma. This schedule has z in its place.
 """
 
 import math
@@ -28,33 +28,34 @@ def tapered_exponential(
 ) -> ExponentialRates:
     r"""The tapered-exponential schedule: one constant growth per phase of a step decay.
 
-    In each phase the rate grows by the factor :math:`z^{-2}` per update, where
-    :math:`z` is the larger root of :math:`x^2 - (1 + \gamma - \lambda\eta) x + \gamma`:
+    In each phase the rate grows by the factor ``z^-2`` per update, where
+    z is the larger root of ``x^2 - (1 + gamma - lambda eta) x + gamma``:
 
     .. math::
         \tilde\eta_0 = \eta_0, \qquad \tilde\eta_t =
           \tilde\eta_{t-1} \frac{\eta_t}{\eta_{t-1}} z(\lambda_t\eta_t)^{-2}
 
-    It is what :func:`exponential_equivalent` gives but for the first updates of each
-    phase; :func:`tapered_bound` bounds the difference. For rates that change all the
-    time (cosine, warm-up) there is no such bound: use the equivalent.
+    It equals `exponential_equivalent` except in the first updates of each phase;
+    `tapered_bound` bounds the difference. For rates that change all the time (cosine,
+    warm-up) there is no such bound: use the equivalent.
 
     Args:
-      schedule: as in :func:`exponential_equivalent`, constant for long stretches.
-      momentum: as in :func:`exponential_equivalent`.
-      weight_decay: as in :func:`exponential_equivalent`.
-      total_steps: updates of the whole run, at least 1.
-      instant_decay: whether the rate itself drops where ``schedule`` does. False leaves
-        out the factor :math:`\eta_t / \eta_{t-1}`, so that only the growth slows down:
+      schedule: Learning rate or schedule, as in `exponential_equivalent`, constant for
+        long stretches.
+      momentum: Momentum gamma, as in `exponential_equivalent`.
+      weight_decay: Weight decay, as in `exponential_equivalent`.
+      total_steps: Updates of the whole run, at least 1.
+      instant_decay: Whether the rate itself drops where `schedule` does. False leaves
+        out the factor ``eta_t / eta_(t-1)``, so that only the growth slows down:
         like a constant rate with less weight decay in each phase, which takes long to
         have an effect where the growth is slow.
 
     Returns:
       The rates. Their growth of the weights is that of the fixed point,
-      :math:`\prod 1/z`, and approximate.
+      ``prod 1/z``, and approximate.
 
     Raises:
-      ValueError: as :func:`exponential_equivalent`.
+      ValueError: In the cases of `exponential_equivalent`.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -83,11 +84,11 @@ def tapered_bound(
     weight_decay: optax.ScalarOrSchedule,
     total_steps: int,
 ) -> np.ndarray:
-    r"""How far the tapered schedule is at most from the equivalent one, per update.
+    r"""Bound on the distance of the tapered schedule from the equivalent one.
 
-    For a step decay whose phases begin at updates :math:`T_I`, rates
-    :math:`\hat\eta_t` of :func:`exponential_equivalent` and :math:`\tilde\eta_t` of
-    :func:`tapered_exponential`,
+    For a step decay whose phases begin at updates T_I, rates of
+    `exponential_equivalent` (with a hat) and rates of `tapered_exponential` (with a
+    tilde),
 
     .. math::
         \left| \frac{\hat\eta_{t-1}}{\hat\eta_t}
@@ -95,22 +96,22 @@ def tapered_bound(
         < \frac32 \left( \frac{\gamma}{z_1^2} \right)^{t - T_I}
         \quad T_I < t < T_{I+1}
 
-    where :math:`z_1` is the larger root of the phase with the largest
-    :math:`\lambda\eta` so far. The difference itself is usually far smaller.
+    where z_1 is the larger root of the phase with the largest
+    ``lambda eta`` so far. The difference itself is usually far smaller.
 
     Args:
-      schedule: a step decay: rates that never rise.
-      momentum: as in :func:`exponential_equivalent`.
-      weight_decay: a number, or a schedule that never rises.
-      total_steps: updates of the whole run, at least 1.
+      schedule: Step decay, whose rates never rise.
+      momentum: Momentum gamma, as in `exponential_equivalent`.
+      weight_decay: Number, or a schedule that never rises.
+      total_steps: Updates of the whole run, at least 1.
 
     Returns:
-      float64[total_steps]; entry :math:`t` is the right-hand side. Infinite for the
-      first update of each phase, of which the theorem says nothing.
+      float64[total_steps]; entry t is the right-hand side. Infinite for the first
+      update of each phase, about which the theorem says nothing.
 
     Raises:
-      ValueError: as :func:`exponential_equivalent`, and for a rate or a weight decay
-        that rises.
+      ValueError: In the cases of `exponential_equivalent`, and for a rate or a weight
+        decay that rises.
 
     Examples:
       >>> bound = tapered_bound(0.16, momentum=0.25, weight_decay=1.0, total_steps=4)
@@ -132,7 +133,7 @@ def tapered_bound(
     steps = np.arange(len(rates))
     begins = (np.diff(rates, prepend=0) != 0) | (np.diff(decays, prepend=-1) != 0)
     since = steps - np.maximum.accumulate(np.where(begins, steps, 0))
-    # The first product is the largest one, as neither factor rises.
+    # The first product is the largest one, because neither factor rises.
     ratio = momentum * np.exp(-2 * _log_root((rates * decays)[:1], momentum))
     return np.where(begins, np.inf, 1.5 * ratio**since)
 
@@ -140,23 +141,23 @@ def tapered_bound(
 def growth_exponent(
     learning_rate: float, momentum: float, weight_decay: float
 ) -> float:
-    r"""By how much the logarithm of the equivalent rate grows per update.
+    r"""Growth of the logarithm of the equivalent rate per update.
 
-    It is :math:`-2 \ln z`, where :math:`z` is the larger root of
-    :math:`x^2 - (1 + \gamma - \lambda\eta) x + \gamma`; the weights grow by half as
-    much. For :math:`\lambda\eta` small beside :math:`(1 - \gamma)^2` it is about
-    :math:`2 \lambda\eta / (1 - \gamma)`.
+    It is ``-2 ln z``, where z is the larger root of
+    ``x^2 - (1 + gamma - lambda eta) x + gamma``; the weights grow by half as
+    much. For ``lambda eta`` small beside ``(1 - gamma)^2`` it is about
+    ``2 lambda eta / (1 - gamma)``.
 
     Args:
-      learning_rate: :math:`\eta`, positive and constant.
-      momentum: :math:`\gamma`, 0 or more and below 1.
-      weight_decay: :math:`\lambda`, 0 or more.
+      learning_rate: Constant rate eta, positive.
+      momentum: Momentum gamma, 0 or more and below 1.
+      weight_decay: Weight decay lambda, 0 or more.
 
     Returns:
       The exponent, 0 without weight decay.
 
     Raises:
-      ValueError: as :func:`exponential_equivalent`.
+      ValueError: In the cases of `exponential_equivalent`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -176,7 +177,7 @@ def growth_exponent(
 def _log_root(products: np.ndarray, momentum: float) -> np.ndarray:
     """Logarithm of the larger root of eq. 4, with its difference from 1 exact."""
     sqrt = math.sqrt(momentum)
-    # The discriminant as a product: as printed it is a difference of equal numbers.
+    # The discriminant as a product; as printed, it is a difference of equal numbers.
     low, high = (1 - sqrt) ** 2 - products, (1 + sqrt) ** 2 - products
     discriminant = np.maximum(low, 0) * high
     below = 1 - momentum + products + np.sqrt(discriminant)

@@ -1,5 +1,7 @@
 """Losses against float64 formulas written out, and at the ends of the number range."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 
 from lawn_optax import losses, metrics
+from tests.support import asserts
 
 focal_loss = jax.jit(losses.focal_loss)
 exponential_loss = jax.jit(losses.exponential_loss)
@@ -24,8 +27,7 @@ def softmax64(logits):
     return e / e.sum(-1, keepdims=True)
 
 
-def close(ours, expected, rtol=1e-5, atol=0.0):
-    np.testing.assert_allclose(ours, expected, rtol=rtol, atol=atol, equal_nan=False)
+close = functools.partial(asserts.close, rtol=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])

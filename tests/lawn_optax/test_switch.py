@@ -7,25 +7,8 @@ import optax
 import pytest
 
 import lawn_optax as lawn
-from tests.support.optimizers import (
-    assert_close,
-    assert_same_bits,
-    network,
-    norms_of,
-    run,
-)
-
-
-def updates_of(tx, values, **extra_args):
-    """What `tx` makes of the gradient (1, 0), once per value of switch_value."""
-    w = jnp.array([3.0, 4.0])
-    state, out = tx.init(w), []
-    for value in values:
-        update, state = tx.update(
-            jnp.array([1.0, 0.0]), state, w, switch_value=value, **extra_args
-        )
-        out.append(np.asarray(update).tolist())
-    return out, state
+from tests.support.asserts import assert_close, norms_of
+from tests.support.optimizers import network, run, updates_of
 
 
 def first_constrained(trigger, values):
@@ -146,35 +129,6 @@ def test_wrap_with_a_trigger_captures_at_the_update_after_latching():
     assert int(state.inner_state[0].count) == 2  # restarted with the moments
 
 
-def test_reset_at_resets_once_at_its_step():
-    for reset, expected in (
-        ("restart", [1.0, 1.5, 1.0, 1.5, 1.75]),
-        (None, [1.0, 1.5, 1.75, 1.875, 1.9375]),
-    ):
-        out, _ = updates_of(lawn.reset_at(2, optax.trace(0.5), reset), range(5))
-        assert [u[0] for u in out] == expected
-
-
-def test_reset_at_leaves_schedules_alone_and_restarts_adams_count():
-    rate = optax.linear_schedule(1.0, 0.0, 4)
-    tx = lawn.reset_at(
-        2, optax.chain(optax.scale_by_adam(), optax.scale_by_schedule(rate))
-    )
-    out, state = updates_of(tx, range(4))
-    # A constant gradient makes Adam's direction 1, to the 6e-8 / (1 - 0.999) of its
-    # bias correction in float32; only the schedule shows.
-    np.testing.assert_allclose([u[0] for u in out], [1.0, 0.75, 0.5, 0.25], rtol=1e-4)
-    assert (int(state.inner_state[0].count), int(state.inner_state[1].count)) == (2, 4)
-    moments = lawn.reset_at(2, optax.scale_by_adam(), "moments")
-    _, state = updates_of(moments, range(4))
-    assert int(state.inner_state.count) == 4
-
-
-def test_a_resets_none_needs_no_parameters():
-    tx = lawn.reset_at(1, optax.trace(0.5), None)
-    assert_same_bits(tx.update(jnp.ones(2), tx.init(jnp.ones(2)))[0], jnp.ones(2))
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -253,18 +207,6 @@ def test_a_step_is_a_whole_number_of_updates(name):
             TypeError, match="(?s)whole number of updates.*Round epochs"
         ):
             make(step)
-
-
-@pytest.mark.parametrize("reset", ["Restart", "momentum", True, 0, "none"])
-def test_an_unknown_reset_is_refused(reset):
-    for make in (
-        lambda: lawn.wrap(optax.sgd(0.1), reset=reset),
-        lambda: lawn.adam(0.1, reset=reset),
-        lambda: lawn.lamb(0.1, reset=reset),
-        lambda: lawn.reset_at(1, optax.sgd(0.1), reset),
-    ):
-        with pytest.raises(ValueError, match="'restart', 'moments' or None, got"):
-            make()
 
 
 @pytest.mark.parametrize("projections", [0, 3, 1.5, "2", None])

@@ -9,12 +9,6 @@ import numpy as np
 KEY = jax.random.key(3)
 
 
-def close(actual, expected, rtol=1e-6, atol=0.0):
-    np.testing.assert_allclose(
-        np.asarray(actual, np.float64), expected, rtol=rtol, atol=atol, equal_nan=False
-    )
-
-
 def logistic(w, example):
     """Logistic regression; its tree has two leaves."""
     x, y = example

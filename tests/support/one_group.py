@@ -33,7 +33,7 @@ def project(x, w):
 
 def retract(u, w, norm, *, project=True):
     """`renormalize` in the middle of a run that has captured this norm."""
-    tx, w = lawn.renormalize("all", project), jnp.asarray(w)
+    tx, w = lawn.renormalize("all", project=project), jnp.asarray(w)
     _, state = tx.update(0 * w, tx.init(w), w)
     state = state._replace(norms=jnp.full_like(state.norms, norm))
     return tx.update(jnp.asarray(u), state, w)[0]

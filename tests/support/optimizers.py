@@ -1,4 +1,4 @@
-"""Inner optimizers, toy problems and comparisons that tests of several files share."""
+"""Inner optimizers and toy problems that tests of several files share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-
-import lawn_optax as lawn
 
 
 def matrix_or_vector(params):
@@ -92,46 +90,13 @@ def run(tx: optax.GradientTransformation, params: Any, steps: int, loss=loss):
     return params, states
 
 
-def assert_close(actual: Any, expected: Any, *, rtol: float, atol: float = 0) -> None:
-    """Same structure and values within the tolerances; NaN is close to nothing."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for path, a, e in _pairs(actual, expected):
-        np.testing.assert_allclose(wide(a), wide(e), rtol, atol, False, path)
-
-
-def assert_same_bits(actual: Any, expected: Any) -> None:
-    """Same structure, types and bits: NaN is NaN, 0 is not -0."""
-    assert signature(actual, weak=False) == signature(expected, weak=False)
-    for path, a, e in _pairs(actual, expected):
-        same = np.asarray(a).tobytes() == np.asarray(e).tobytes()
-        assert same, f"{path}: {a} is not {e}"
-
-
-def _pairs(actual: Any, expected: Any):
-    leaves = jax.tree_util.tree_leaves_with_path(actual)
-    for (path, a), e in zip(leaves, jax.tree.leaves(expected), strict=True):
-        yield jax.tree_util.keystr(path), a, e
-
-
-def signature(tree: Any, weak: bool = True) -> tuple:
-    """What a compiled function depends on: structure, shapes, dtypes, weak types."""
-    types = [
-        (x.shape, x.dtype, weak and getattr(x, "weak_type", False))
-        for x in map(jax.typeof, jax.tree.leaves(tree))
-    ]
-    return jax.tree.structure(tree), types
-
-
-def wide(x: Any) -> np.ndarray:
-    """As NumPy float64 or complex128, which bfloat16 can be compared in."""
-    x = np.asarray(x)
-    return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
-
-
-def moved(before: Any, after: Any) -> bool:
-    """Whether every leaf changed, so that a test of a step is not of no step."""
-    return all(np.any(wide(a) != wide(b)) for _, a, b in _pairs(before, after))
-
-
-def norms_of(params: Any, groups: Any = "layer") -> np.ndarray:
-    return np.asarray(lawn.diagnostics.group_norms(params, groups))
+def updates_of(tx, values, **extra_args):
+    """What `tx` makes of the gradient (1, 0), once per value of switch_value."""
+    w = jnp.array([3.0, 4.0])
+    state, out = tx.init(w), []
+    for value in values:
+        update, state = tx.update(
+            jnp.array([1.0, 0.0]), state, w, switch_value=value, **extra_args
+        )
+        out.append(np.asarray(update).tolist())
+    return out, state

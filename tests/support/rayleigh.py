@@ -22,10 +22,6 @@ MANY = np.array([0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 4.5, 4.5])
 LAW = SIGMA, RATE, DECAY
 
 
-def close(actual, expected, rtol, atol=0.0):
-    np.testing.assert_allclose(actual, expected, rtol, atol, equal_nan=False)
-
-
 @functools.partial(jax.jit, static_argnums=2)
 def _simulate(x0, spectrum, steps):
     step = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE))

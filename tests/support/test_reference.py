@@ -5,10 +5,12 @@ With w = (3, 4) and g = (1, 0) the projected gradient is h = (0.64, -0.48) =
 on the sphere of radius 5 to (-33, 56) / 13.
 """
 
+import functools
+
 import numpy as np
 import pytest
 
-from tests.support import reference
+from tests.support import asserts, reference
 
 ONE = {"layer": ["kernel", "bias"]}
 W = {"kernel": np.array([[3.0]]), "bias": np.array([4.0])}
@@ -26,8 +28,7 @@ def check(params, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e-14, atol=0, equal_nan=False)
 
 
-def close(actual, expected):
-    np.testing.assert_allclose(actual, expected, rtol=1e-14, atol=0, equal_nan=False)
+close = functools.partial(asserts.close, rtol=1e-14)
 
 
 def test_sgd_takes_two_constrained_steps_with_momentum():

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tests.support.asserts import close as close
+
 SMALL = {"dense": {"bias": (3,), "kernel": (4, 3)}, "head": {"kernel": (3, 2)}}
 
 
@@ -55,16 +57,6 @@ def train(tx, params, steps, measure=lambda params: params, grads=gradients):
 
     (_, state), measured = run(params)
     return measured, state
-
-
-def close(actual, expected, rtol, atol=0.0):
-    np.testing.assert_allclose(
-        np.asarray(actual, float),
-        np.asarray(expected, float),
-        rtol=rtol,
-        atol=atol,
-        equal_nan=False,
-    )
 
 
 def returning(update):

@@ -150,7 +150,7 @@ def trainer(
             weights, state = carry
             loss, grads = jax.value_and_grad(loss_of)(weights, rows)
             updates, state = tx.update(grads, state, weights)
-            angle = lawn.diagnostics.angular_update(updates, weights, "all")[0]
+            angle = lawn.diagnostics.angular_update(updates, weights, groups="all")[0]
             return (optax.apply_updates(weights, updates), state), (loss, angle**2)
 
         def between_evaluations(carry, rows):

@@ -7,17 +7,8 @@ import optax
 import pytest
 
 from lawn_optax import baselines, groups
-from tests.support.optimizers import (
-    INNERS,
-    assert_close,
-    assert_same_bits,
-    loss,
-    moved,
-    network,
-    run,
-    signature,
-    stepper,
-)
+from tests.support.asserts import assert_close, assert_same_bits, moved, signature
+from tests.support.optimizers import INNERS, loss, network, run, stepper
 
 KERNELS = ("first", "second")
 
@@ -72,10 +63,10 @@ def test_it_trains_v_through_the_normalization(name, x64):
         assert_close(w, normalized(v, radii), rtol=1e-10, atol=1e-12)
         updates, state = inner.update(gradient(v), state, v)
         last, v = v, optax.apply_updates(v, updates)
-    assert_close(states[-1].v, last, rtol=1e-10, atol=1e-12)
+    assert_close(states[-1].trained, last, rtol=1e-10, atol=1e-12)
     assert moved(actual[0], actual[-1])
     # v is unconstrained: its norms have left the sphere, or this tests a projection.
-    lengths = channel_norms(states[-1].v["first"]["kernel"])
+    lengths = channel_norms(states[-1].trained["first"]["kernel"])
     assert np.any(np.abs(lengths / radii["first"] - 1) > 1e-3)
 
 
@@ -125,7 +116,7 @@ def test_low_precision_weights_are_the_exact_ones_rounded_once(dtype, ulp):
     same = []
     for w, state in zip(history[1:], states[1:], strict=True):
         for k in KERNELS:
-            v = np.asarray(state.v[k]["kernel"], np.float64)
+            v = np.asarray(state.trained[k]["kernel"], np.float64)
             exact = rho[k] * v / np.linalg.norm(v, axis=0)
             # An update that is not small beside the weight may be rounded itself.
             actual = np.asarray(w[k]["kernel"], np.float64)
@@ -192,7 +183,7 @@ def test_a_zero_channel_is_free_and_so_is_the_whole_of_a_zero_kernel():
         params = optax.apply_updates(params, updates)
     assert_close(params["first"]["kernel"][:, 1], jnp.full(4, -0.2), rtol=1e-6)
     assert_close(params["second"]["kernel"], jnp.full((3, 2), -0.2), rtol=1e-6)
-    assert (np.asarray(state.radii) > 0).tolist() == [True, False, True, False, False]
+    assert (np.asarray(state.norms) > 0).tolist() == [True, False, True, False, False]
 
 
 def test_v_that_decays_to_nothing_leaves_finite_weights():
@@ -202,7 +193,7 @@ def test_v_that_decays_to_nothing_leaves_finite_weights():
     for _ in range(3):
         updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
-    assert not np.any(state.v["first"]["kernel"])
+    assert not np.any(state.trained["first"]["kernel"])
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
 
 
@@ -234,7 +225,7 @@ def test_absent_gradients_and_parameters_stay_absent(gap):
         updates, state = tx.update(grads, state, params)
         assert updates["third"]["kernel"] == gap == updates["first"]["kernel"]
         assert moved(params["second"], updates["second"])
-    assert_same_bits(state.v["first"], params["first"])
+    assert_same_bits(state.trained["first"], params["first"])
 
 
 def test_the_state_is_made_from_shapes_and_maps_like_the_parameters():
@@ -245,8 +236,8 @@ def test_the_state_is_made_from_shapes_and_maps_like_the_parameters():
     assert signature(jax.eval_shape(tx.init, params)) == signature(state)
     named = jax.tree_util.tree_map_with_path(lambda path, _: str(path), params)
     mapped = optax.tree.map_params(tx, lambda _, name: name, state, named)
-    assert mapped.v == mapped.inner_state[0].mu == named
-    assert_same_bits(mapped.radii, jnp.zeros(5))
+    assert mapped.trained == mapped.inner_state[0].mu == named
+    assert_same_bits(mapped.norms, jnp.zeros(5))
 
 
 def test_members_of_vmap_are_single_runs():
@@ -266,7 +257,7 @@ def test_members_of_vmap_are_single_runs():
 def test_groups_choose_the_channels():
     table = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
     rows = groups.only_matrices(groups.neuron(0))
-    params = baselines.bounded_init({"embedding": table}, rows)
+    params = baselines.bounded_init({"embedding": table}, groups=rows)
     tx = baselines.bounded_weight_norm(optax.adam(0.05), groups=rows)
     state = tx.init(params)
     for _ in range(3):
@@ -276,7 +267,7 @@ def test_groups_choose_the_channels():
     norms = np.linalg.norm(params["embedding"], axis=1)
     expected = np.linalg.norm(table) / np.sqrt(5)
     np.testing.assert_allclose(norms, expected, rtol=1e-6, equal_nan=False)
-    assert state.radii.shape == (5,)
+    assert state.norms.shape == (5,)
 
 
 def test_bad_input_is_refused():

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from lawn_optax import baselines
-from tests.support.optimizers import assert_close, assert_same_bits
+from tests.support.asserts import assert_close, assert_same_bits
 
 
 def least_squares(seed=0):

@@ -8,15 +8,8 @@ import pytest
 
 import lawn_optax as lawn
 from lawn_optax import baselines, groups
-from tests.support.optimizers import (
-    assert_close,
-    assert_same_bits,
-    loss,
-    moved,
-    network,
-    norms_of,
-    run,
-)
+from tests.support.asserts import assert_close, assert_same_bits, moved, norms_of
+from tests.support.optimizers import loss, network, run
 
 LAYERS = ("first", "second")
 

@@ -8,12 +8,8 @@ import pytest
 
 import lawn_optax as lawn
 from lawn_optax import diagnostics
-from tests.support.optimizers import (
-    assert_close,
-    assert_same_bits,
-    network,
-    signature,
-)
+from tests.support.asserts import assert_close, assert_same_bits, signature
+from tests.support.optimizers import network
 
 
 def steps_of(tx, params, gradients):

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from lawn_optax import baselines
-from tests.support.optimizers import assert_same_bits
+from tests.support.asserts import assert_same_bits
 
 METHODS = ("lagrange", "coefficient", "tangent", "natural")
 EXACT = ("lagrange", "coefficient", "natural")  # keep the norm to rounding

@@ -10,14 +10,8 @@ import optax
 import pytest
 
 from lawn_optax import baselines
-from tests.support.optimizers import (
-    assert_close,
-    assert_same_bits,
-    loss,
-    moved,
-    network,
-    signature,
-)
+from tests.support.asserts import assert_close, assert_same_bits, moved, signature
+from tests.support.optimizers import loss, network
 
 SGD = optax.sgd(0.1)
 TRANSFORMS = {

@@ -7,17 +7,8 @@ import optax
 import pytest
 
 import lawn_optax as lawn
-from tests.support.optimizers import (
-    INNERS,
-    assert_close,
-    assert_same_bits,
-    loss,
-    moved,
-    network,
-    norms_of,
-    run,
-    stepper,
-)
+from tests.support.asserts import assert_close, assert_same_bits, moved, norms_of
+from tests.support.optimizers import INNERS, loss, network, run, stepper
 
 SWITCH = 2
 

@@ -14,18 +14,8 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 import lawn_optax as lawn
-from tests.support.optimizers import (
-    INNERS,
-    assert_close,
-    assert_same_bits,
-    batch,
-    loss,
-    moved,
-    network,
-    norms_of,
-    run,
-    stepper,
-)
+from tests.support.asserts import assert_close, assert_same_bits, moved, norms_of
+from tests.support.optimizers import INNERS, batch, loss, network, run, stepper
 
 SWITCH = 2
 X, Y = (jnp.asarray(a, jnp.float32) for a in batch())

@@ -260,5 +260,5 @@ def test_the_groups_are_a_partition_of_the_leaves(tree, choice, numbers):
     assert resolve(choice, jax.eval_shape(lambda: params)) == grouping
     report = lawn.describe(params, choice)
     assert all(path in report for path in grouping.paths)
-    measured = lawn.diagnostics.group_norms(params, choice)
+    measured = lawn.diagnostics.group_norms(params, groups=choice)
     np.testing.assert_allclose(measured, norms64(params, grouping)[0], rtol=1e-6)

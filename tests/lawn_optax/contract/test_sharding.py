@@ -13,16 +13,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import lawn_optax as lawn
-from tests.support.optimizers import (
-    INNERS,
-    assert_close,
-    batch,
-    loss,
-    moved,
-    network,
-    run,
-    stepper,
-)
+from tests.support.asserts import assert_close, moved
+from tests.support.optimizers import INNERS, batch, loss, network, run, stepper
 
 SWITCH, STEPS = 2, 5
 RTOL = {"float32": 1e-5, "float64": 1e-10}

@@ -15,15 +15,8 @@ from jax.sharding import PartitionSpec as P
 
 import lawn_optax as lawn
 from lawn_optax import baselines
-from tests.support.optimizers import (
-    assert_close,
-    batch,
-    loss,
-    moved,
-    network,
-    run,
-    stepper,
-)
+from tests.support.asserts import assert_close, moved
+from tests.support.optimizers import batch, loss, network, run, stepper
 
 STEPS = 3
 # Kernels split by inputs and by outputs, one bias replicated and one split.

@@ -9,18 +9,14 @@ import optax
 import pytest
 
 import lawn_optax as lawn
-from tests.support.optimizers import (
-    INNERS,
+from tests.support.asserts import (
     assert_close,
     assert_same_bits,
-    loss,
     moved,
-    network,
     norms_of,
-    run,
     signature,
-    stepper,
 )
+from tests.support.optimizers import INNERS, loss, network, run, stepper
 
 SWITCH = 2
 RESETS = ("restart", "moments", None)

@@ -11,11 +11,8 @@ from jax.flatten_util import ravel_pytree
 
 from lawn_optax import diagnostics
 from tests.support import curvature as cases
-from tests.support.curvature import (
-    KEY,
-    close,
-    largest,
-)
+from tests.support.asserts import close
+from tests.support.curvature import KEY, largest
 from tests.support.optimizers import batch
 from tests.support.optimizers import network as parameters
 

@@ -8,6 +8,7 @@ import pytest
 
 import lawn_optax as lawn
 from lawn_optax import diagnostics
+from tests.support.asserts import close
 
 # Predictions are of the first order in these; simulations relax within 1 / (2 RATE).
 RATE = 1e-3
@@ -60,10 +61,6 @@ def simulate(step, steps, norm0, trials=16, dim=64, size=1.0, steady=False):
         turned.append(np.sqrt(np.mean(angles(w, new) ** 2)))
         w = new
     return np.array(turned), np.linalg.norm(w, axis=1)
-
-
-def close(actual, expected, rtol):
-    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=0, equal_nan=False)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 0.9])
@@ -235,11 +232,11 @@ def test_weights_of_norm_1_at_the_effective_rate_turn_alike(power):
 
 def test_the_effective_rate_is_per_group_and_0_for_zero_weights():
     w = {"a": {"kernel": jnp.full((2, 2), 2.0)}, "b": jnp.zeros(3)}
-    found = diagnostics.effective_learning_rate(w, 0.8, "leaf")
+    found = diagnostics.effective_learning_rate(w, 0.8, groups="leaf")
     np.testing.assert_array_equal(found, np.float32([0.8 / 16, 0]))
-    found = diagnostics.effective_learning_rate(w, 0.8, "leaf", power=1)
+    found = diagnostics.effective_learning_rate(w, 0.8, groups="leaf", power=1)
     np.testing.assert_array_equal(found, np.float32([0.8 / 4, 0]))
-    found = diagnostics.effective_learning_rate({"a": w["a"]}, 0.8, "neuron")
+    found = diagnostics.effective_learning_rate({"a": w["a"]}, 0.8, groups="neuron")
     np.testing.assert_array_equal(found, np.float32([0.8 / 8, 0.8 / 8]))
     with pytest.raises(ValueError, match="`power` must be 2"):
         diagnostics.effective_learning_rate(w, 0.8, power=3)

@@ -7,7 +7,7 @@ import pytest
 
 from lawn_optax import diagnostics
 from tests.support import curvature as cases
-from tests.support.curvature import close
+from tests.support.asserts import close
 
 # Float32 gradients of 5 numbers, 11 of them summed.
 FLOAT32 = 2e-6

@@ -8,6 +8,7 @@ import pytest
 
 import lawn_optax as lawn
 from lawn_optax import diagnostics
+from tests.support.asserts import close
 
 group_norms = jax.jit(diagnostics.group_norms, static_argnums=1)
 radial_fraction = jax.jit(diagnostics.radial_fraction, static_argnums=2)
@@ -47,21 +48,17 @@ def cosine64(u, w):
     return abs(u @ w) / np.linalg.norm(u) / np.linalg.norm(w)
 
 
-def close(actual, expected, rtol=1e-6, atol=0.0):
-    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol, equal_nan=False)
-
-
 @pytest.mark.parametrize("groups", ["layer", "neuron"])
 def test_figures_of_moderate_steps_are_their_formulas(groups):
     w, u = random_tree(0), random_tree(1, 0.3)
     ws, us = (vectors64(tree, groups == "neuron") for tree in (w, u))
     assert len(ws) == {"layer": 2, "neuron": 7}[groups]
-    close(group_norms(w, groups), [np.linalg.norm(x) for x in ws])
+    close(group_norms(w, groups=groups), [np.linalg.norm(x) for x in ws])
     # A cosine near 0 is a difference of sums: absolute, not relative to itself.
     expected = [cosine64(*pair) for pair in zip(us, ws, strict=True)]
-    close(radial_fraction(u, w, groups), expected, atol=3e-7)
+    close(radial_fraction(u, w, groups=groups), expected, atol=3e-7)
     expected = [angle64(*pair) for pair in zip(us, ws, strict=True)]
-    close(angular_update(u, w, groups), expected, rtol=1e-5)
+    close(angular_update(u, w, groups=groups), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("angle", [1e-6, 1e-4, 1e-2, 1.0, 3.0])
@@ -105,9 +102,9 @@ def test_a_step_along_the_weights_turns_nothing_or_turns_around():
 def test_zero_weights_and_zero_updates_give_zero():
     w = {"a": jnp.zeros(3), "b": jnp.array([3.0, 4.0]), "c": jnp.zeros(2)}
     u = {"a": jnp.ones(3), "b": jnp.zeros(2), "c": jnp.zeros(2)}
-    close(group_norms(w, "leaf"), [0.0, 5.0, 0.0])
-    close(radial_fraction(u, w, "leaf"), [0.0, 0.0, 0.0])
-    close(angular_update(u, w, "leaf"), [0.0, 0.0, 0.0])
+    close(group_norms(w, groups="leaf"), [0.0, 5.0, 0.0])
+    close(radial_fraction(u, w, groups="leaf"), [0.0, 0.0, 0.0])
+    close(angular_update(u, w, groups="leaf"), [0.0, 0.0, 0.0])
 
 
 def test_a_right_angle_and_a_known_fraction():
@@ -131,8 +128,8 @@ def test_narrow_leaves_are_measured_in_float32():
 def test_leaves_without_an_update_stand_outside():
     w = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([8.0, 6.0])}
     u = {"a": None, "b": jnp.array([-3.0, 4.0])}
-    close(radial_fraction(u, w, "all"), [0.0], atol=1e-7)
-    close(angular_update(u, w, "all"), [np.arctan(0.5)])  # 5 across 10
+    close(radial_fraction(u, w, groups="all"), [0.0], atol=1e-7)
+    close(angular_update(u, w, groups="all"), [np.arctan(0.5)])  # 5 across 10
 
 
 def test_updates_of_another_structure_are_refused():
@@ -149,9 +146,9 @@ def test_observe_keeps_the_figures_of_the_last_update_and_changes_nothing():
     tx = diagnostics.observe("neuron")
     out, state = tx.update(u, tx.init(w), w)
     assert all(map(lambda a, b: a is b, jax.tree.leaves(out), jax.tree.leaves(u)))
-    close(state.norms, group_norms(w, "neuron"))
-    close(state.radial_fraction, radial_fraction(u, w, "neuron"), atol=3e-7)
-    close(state.angular_update, angular_update(u, w, "neuron"))
+    close(state.norms, group_norms(w, groups="neuron"))
+    close(state.radial_fraction, radial_fraction(u, w, groups="neuron"), atol=3e-7)
+    close(state.angular_update, angular_update(u, w, groups="neuron"))
     assert not np.array_equal(state.norms, state.angular_update)
 
 
@@ -222,12 +219,12 @@ def test_observe_works_under_vmap_and_in_an_abstract_init():
 
 def test_by_name_splits_in_the_order_of_the_groups():
     params = {"a": jnp.ones((2, 3)), "b": jnp.ones((4, 2)), "c": jnp.ones(1)}
-    parts = diagnostics.by_name(jnp.arange(5.0), params, "neuron")
+    parts = diagnostics.by_name(jnp.arange(5.0), params, groups="neuron")
     assert list(parts) == ["a", "b"]
     np.testing.assert_array_equal(parts["a"], [0.0, 1.0, 2.0])
     np.testing.assert_array_equal(parts["b"], [3.0, 4.0])
     shapes = jax.eval_shape(lambda: params)
-    parts = diagnostics.by_name(jnp.array([7.0, 8.0]), shapes, "leaf")
+    parts = diagnostics.by_name(jnp.array([7.0, 8.0]), shapes, groups="leaf")
     assert {name: float(x) for name, x in parts.items()} == {"a": 7.0, "b": 8.0}
     assert parts["a"].shape == ()
 
@@ -235,11 +232,11 @@ def test_by_name_splits_in_the_order_of_the_groups():
 def test_by_name_keeps_groups_whose_names_print_alike():
     params = {"a": jnp.ones(2), "b": jnp.ones(3)}
     labels = lambda _: {"a": 1, "b": "1"}  # noqa: E731
-    parts = diagnostics.by_name(jnp.array([7.0, 8.0]), params, labels)
+    parts = diagnostics.by_name(jnp.array([7.0, 8.0]), params, groups=labels)
     assert sorted(float(x) for x in parts.values()) == [7.0, 8.0]
 
 
 def test_by_name_refuses_a_vector_of_another_length():
     params = {"a": jnp.ones(2), "b": jnp.ones(3)}
     with pytest.raises(ValueError, match="2"):
-        diagnostics.by_name(jnp.ones(3), params, "leaf")
+        diagnostics.by_name(jnp.ones(3), params, groups="leaf")

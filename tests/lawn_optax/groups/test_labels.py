@@ -13,11 +13,8 @@ import pytest
 
 import lawn_optax as lawn
 from lawn_optax import groups
-from lawn_optax.groups._resolve import (
-    Free,
-    PerSlice,
-    resolve,
-)
+from lawn_optax.groups._labels import Free, PerSlice
+from lawn_optax.groups._resolve import resolve
 from tests.support.trees import (
     MLP,
     dense,
@@ -154,7 +151,7 @@ def test_an_empty_tree_is_no_error(choice):
 
 
 @pytest.mark.parametrize(
-    "helper", [groups.not_paths("x"), groups.final_subnet("x"), groups.stacked("x")]
+    "helper", [groups.not_paths("x"), groups.only_paths("x"), groups.stacked("x")]
 )
 def test_an_empty_tree_is_no_error_for_helpers_with_paths(helper):
     assert sharing({}, helper) == {}

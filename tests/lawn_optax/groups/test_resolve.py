@@ -166,7 +166,7 @@ def test_stacked_over_neuron_keeps_slice_and_unit(axis, layers):
     }
     params["blocks"]["bias"] = np.moveaxis(bias, 0, axis)
     choice = groups.stacked("blocks", axis=axis, base="neuron")
-    norms = lawn.diagnostics.group_norms(params, choice)
+    norms = lawn.diagnostics.group_norms(params, groups=choice)
     expected = np.sqrt((kernel**2).sum(1) + bias**2)
     np.testing.assert_allclose(np.sort(norms[:-2]), np.sort(expected.ravel()), 1e-6)
     np.testing.assert_allclose(norms[-2:], np.sqrt(3), 1e-6)
@@ -204,12 +204,12 @@ ATTENTION = {
 def test_paths_are_whole_components(path, named):
     every = {leaf for group in sharing(ATTENTION) for leaf in group}
     assert set(reasons(ATTENTION, groups.not_paths(path))) == named
-    assert set(reasons(ATTENTION, groups.final_subnet(path))) == every - named
+    assert set(reasons(ATTENTION, groups.only_paths(path))) == every - named
 
 
 @pytest.mark.parametrize("path", ["att", "ttn", "attn_", "lock/attn", "kernel/attn"])
 @pytest.mark.parametrize(
-    "helper", [groups.not_paths, groups.final_subnet, groups.stacked]
+    "helper", [groups.not_paths, groups.only_paths, groups.stacked]
 )
 def test_a_path_that_matches_nothing_is_an_error_that_lists_the_leaves(helper, path):
     with pytest.raises(ValueError, match=path) as error:

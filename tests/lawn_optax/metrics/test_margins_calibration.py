@@ -1,5 +1,6 @@
 """Margins and calibration against brute force in float64 NumPy and values by hand."""
 
+import functools
 import itertools
 
 import jax
@@ -9,14 +10,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lawn_optax import metrics
+from tests.support import asserts
 
 # Compiled whole: run operation by operation, these tests would take minutes.
 multiclass_margin = jax.jit(metrics.multiclass_margin)
 calibration_error = jax.jit(metrics.expected_calibration_error, static_argnums=2)
 
 
-def close(ours, expected, rtol=1e-5, atol=0.0):
-    np.testing.assert_allclose(ours, expected, rtol=rtol, atol=atol, equal_nan=False)
+close = functools.partial(asserts.close, rtol=1e-5)
 
 
 # Margins

@@ -1,5 +1,6 @@
 """Hit ratio, NDCG and AUC against brute force, scikit-learn and values by hand."""
 
+import functools
 import itertools
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lawn_optax import metrics
+from tests.support import asserts
 
 # Compiled whole: run operation by operation, these tests would take minutes.
 hit_ratio = jax.jit(metrics.hit_ratio, static_argnames="k")
@@ -16,8 +18,7 @@ ndcg = jax.jit(metrics.ndcg, static_argnames="k")
 auc = jax.jit(metrics.auc)
 
 
-def close(ours, expected, rtol=1e-5, atol=0.0):
-    np.testing.assert_allclose(ours, expected, rtol=rtol, atol=atol, equal_nan=False)
+close = functools.partial(asserts.close, rtol=1e-5)
 
 
 def brute_force_ranking(scores, target, k):

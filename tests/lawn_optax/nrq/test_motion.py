@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lawn_optax import nrq
+from tests.support.asserts import close
 from tests.support.rayleigh import (
     ANGLE,
     DECAY,
@@ -20,7 +21,6 @@ from tests.support.rayleigh import (
     RATE,
     SIGMA,
     TIMES,
-    close,
     in_equilibrium,
     simulated,
 )

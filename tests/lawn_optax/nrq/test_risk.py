@@ -12,6 +12,7 @@ import pytest
 from scipy import integrate, optimize
 
 from lawn_optax import nrq
+from tests.support.asserts import close
 from tests.support.rayleigh import (
     ANGLE,
     DECAY,
@@ -26,7 +27,6 @@ from tests.support.rayleigh import (
     STEPS,
     TIMES,
     TRIALS,
-    close,
     in_equilibrium,
     risk,
     simulated,

@@ -8,6 +8,7 @@ import pytest
 
 import lawn_optax as lawn
 from lawn_optax import nrq
+from tests.support.asserts import close
 
 pytestmark = pytest.mark.usefixtures("x64")
 SPECTRUM = np.array([0.5, 1.0, 2.0, 4.0])
@@ -32,10 +33,6 @@ def simulate(optimizer, x0, sigma, steps, seed=0, spectrum=SPECTRUM, **options):
 
 def starts(trials, scale=1.0, seed=0):
     return scale * np.random.default_rng(seed).normal(size=(trials, 4))
-
-
-def close(actual, expected, rtol, atol=0.0):
-    np.testing.assert_allclose(actual, expected, rtol, atol, equal_nan=False)
 
 
 def gradient64(x, noise):

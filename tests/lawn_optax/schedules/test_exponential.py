@@ -1,5 +1,7 @@
 """Exponential rates by hand, their domain, and the range of float types."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 
 from lawn_optax import schedules
+from tests.support import asserts
 
 LIMIT = (1 - np.sqrt(0.9)) ** 2  # of rate times decay with momentum 0.9
 
@@ -31,8 +34,8 @@ def of(values):
     return lambda count: jnp.asarray(values)[count]
 
 
-def close(actual, expected, rtol=1e-12):  # float64 rounding of some hundred factors
-    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=0, equal_nan=False)
+# float64 rounding of some hundred factors
+close = functools.partial(asserts.close, rtol=1e-12)
 
 
 # --- values ---------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 from lawn_optax import schedules
 from tests.support import scale_invariant as si
-from tests.support.optimizers import signature
+from tests.support.asserts import signature
 
 STEPS, MOMENTUM = 200, 0.9
 EQUIVALENT = functools.partial(schedules.exponential_equivalent, momentum=MOMENTUM)

@@ -10,15 +10,8 @@ import optax
 import pytest
 
 import lawn_optax as lawn
-from tests.support.training import (
-    SMALL,
-    close,
-    draw,
-    gradients,
-    norms,
-    returning,
-    train,
-)
+from tests.support.asserts import close
+from tests.support.training import SMALL, draw, gradients, norms, returning, train
 
 
 def turn(before, after):

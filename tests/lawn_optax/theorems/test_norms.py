@@ -12,15 +12,8 @@ import optax
 import pytest
 
 import lawn_optax as lawn
-from tests.support.training import (
-    SMALL,
-    close,
-    draw,
-    gradients,
-    norms,
-    returning,
-    train,
-)
+from tests.support.asserts import close
+from tests.support.training import SMALL, draw, gradients, norms, returning, train
 
 DENSE = {"bias": (32,), "kernel": (31, 32)}  # 1024 elements
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import curvature as cases
 from tests.support import rating_files as ratings
-from tests.support.curvature import close
+from tests.support.asserts import close
 from train.__main__ import main
 from train.studies import flattening
 from train.studies.flattening import Choices, Problem
