@@ -29,6 +29,7 @@ from train.devices import Devices
 from train.experiment import Programs
 from train.images import options as image_options
 from train.recommenders import options as recsys_options
+from train.report import markdown
 from train.runs import records
 from train.runs.folder import open_run
 from train.runs.progress import ProgressReport
@@ -285,7 +286,7 @@ def table(config: Config, rows: list[dict[str, Any]]) -> str:
     return (
         f"Trials on {config.dataset}, batch {config.batch_size:,},"
         f" {kind.subject(config)}: {length}. {kind.column.removesuffix(' %')} after"
-        f" the last epoch, {kind.measured(config)}.\n\n{records.table(header, lines)}"
+        f" the last epoch, {kind.measured(config)}.\n\n{markdown.table(header, lines)}"
     )
 
 

@@ -1,8 +1,9 @@
-"""Data sets downloaded and prepared by TensorFlow Datasets, without TensorFlow.
+"""Downloads data sets with TensorFlow Datasets, without TensorFlow.
 
-The archives are read with the standard library and prepared as array_record, since the
-extraction and the default format of TensorFlow Datasets need TensorFlow. The checksums
-beside this file are the ones that TensorFlow Datasets has for the same archives.
+Our builders read the archives with the standard library and prepare them as
+array_record, because the extraction and the default format of TensorFlow Datasets need
+TensorFlow. ``checksums.tsv`` beside a builder has the checksums that TensorFlow
+Datasets has for the same archives.
 """
 
 from typing import Any
@@ -18,24 +19,39 @@ ERRORS = (
     tfds.download.DownloadError,
     download_manager.NonMatchingChecksumError,
 )
-TIMEOUT = 5  # Seconds for an answer from the server, once for each data set.
+TIMEOUT = 5  # Seconds for the first answer of the server of a data set.
+
+
+def info(builder: Any, features: dict[str, Any]) -> tfds.core.DatasetInfo:
+    """What a builder's `_info` returns; the examples keep their order.
+
+    Args:
+        builder: Builder of TensorFlow Datasets, described by its docstring.
+        features: Types of an example's parts, by name.
+    """
+    return tfds.core.DatasetInfo(
+        builder=builder,
+        description=builder.__doc__,
+        features=tfds.features.FeaturesDict(features),
+        disable_shuffling=True,
+    )
 
 
 def prepare(builder: Any, name: str, url: str, files: str) -> None:
-    """Downloads and prepares a data set unless it is there.
+    """Downloads and prepares a data set, unless that was done before.
 
     Args:
-        builder: Of TensorFlow Datasets.
-        name: Of the data set, for the error.
-        url: Of its first file.
-        files: What would do instead, for the error.
+        builder: Builder of TensorFlow Datasets.
+        name: Name of the data set, for the error.
+        url: Address of its first file.
+        files: Names of the local files that replace a download, for the error.
 
     Raises:
         InputError: If the download fails.
     """
     try:
         if not builder.data_path.exists():
-            # TensorFlow Datasets would try for minutes, without a word.
+            # Without this, TensorFlow Datasets retries for minutes in silence.
             requests.get(url, stream=True, timeout=TIMEOUT).close()
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False),
@@ -43,6 +59,6 @@ def prepare(builder: Any, name: str, url: str, files: str) -> None:
         )
     except ERRORS as error:
         raise InputError(
-            f"cannot get {name} from {url} ({type(error).__name__}); where there is no"
-            f" internet give --data-dir a folder with {files}"
+            f"cannot get {name} from {url} ({type(error).__name__}); without internet"
+            f" access, give --data-dir a folder with {files}"
         ) from None

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 # The process kills itself at the n-th call of a method of the run's folder.
 SCRIPT = """
 import os, signal, sys
-from train import runs
+from train.runs import folder as runs
 from train.__main__ import main
 name, count = sys.argv[1], [int(sys.argv[2])]
 original = getattr(runs.Run, name)

@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from train.images import programs as classifier
 from train.images.programs import Data, Task
-from train.recommenders import sampling
+from train.shuffle import make_shuffle, shuffled
 
 SIDE, CLASSES, IMAGES, TESTS = 4, 3, 50, 23
 TRIAL = {"seed": np.uint32(7)}
@@ -58,8 +58,8 @@ def make_task(optimizer, loss, model=None, batch_size=16, parts=1, **options):
 def batches(task, epoch, trial=TRIAL):
     """The images of each step, without those that fill none."""
     key = jax.random.fold_in(jax.random.key(trial["seed"]), 1)
-    shuffle = sampling.make_shuffle(jax.random.fold_in(key, epoch), IMAGES)
-    order = sampling.shuffled(shuffle, jnp.arange(task.epoch_size), IMAGES)
+    shuffle = make_shuffle(jax.random.fold_in(key, epoch), IMAGES)
+    order = shuffled(shuffle, jnp.arange(task.epoch_size), IMAGES)
     return np.asarray(order).reshape(task.steps_per_epoch, task.batch_size)
 
 

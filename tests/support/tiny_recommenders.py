@@ -10,6 +10,7 @@ from train.recommenders import programs as recommender
 from train.recommenders import sampling
 from train.recommenders.data import Interactions
 from train.recommenders.programs import Data, Task
+from train.shuffle import make_shuffle
 
 USERS, ITEMS, OWN, DRAWS = 12, 60, 10, 2
 TRIAL = {"seed": np.uint32(7)}
@@ -57,7 +58,7 @@ def batches(task, data, epoch, trial=TRIAL):
     size, steps = task.epoch_size, task.steps_per_epoch
     key = jax.random.fold_in(jax.random.key(trial["seed"]), 1)
     key = jax.random.fold_in(key, epoch)
-    shuffle = sampling.make_shuffle(jax.random.fold_in(key, steps), size)
+    shuffle = make_shuffle(jax.random.fold_in(key, steps), size)
     bits = [
         jax.random.bits(jax.random.fold_in(key, i), (task.batch_size,), jnp.uint32)
         for i in range(steps)

@@ -3,42 +3,16 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from train.runs.progress import ProgressReport
+from train.statistics import MeanStd, mean_std
 
 Trial = Mapping[str, float]  # Hyperparameters by name.
-
-
-class MeanStd(NamedTuple):
-    """Mean and sample standard deviation of n runs; `std` is NaN for n = 1."""
-
-    mean: float
-    std: float
-    n: int
-
-    def text(self, decimals: int, scale: float = 1.0) -> str:
-        """``mean ± std`` times `scale`; the mean alone for a single run."""
-        mean = f"{scale * self.mean:.{decimals}f}"
-        return mean if self.n == 1 else f"{mean} ± {scale * self.std:.{decimals}f}"
-
-
-def mean_std(values: np.ndarray) -> MeanStd:
-    """Summarizes one number per run.
-
-    Args:
-        values: ``[n]``, n at least 1.
-
-    Returns:
-        The mean, the sample standard deviation (n - 1 in its denominator) and n.
-    """
-    values = np.asarray(values, np.float64)
-    std = values.std(ddof=1) if values.size > 1 else np.nan
-    return MeanStd(float(values.mean()), float(std), values.size)
 
 
 def describe_trial(trial: Trial) -> str:

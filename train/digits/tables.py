@@ -3,31 +3,13 @@
 import itertools
 from collections.abc import Sequence
 
-import numpy as np
-from scipy import stats
-
 from train import optimizers
 from train.digits.grid import (
     GridResult,
     describe_trial,
-    mean_std,
 )
-from train.runs import records
-
-
-def paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Compares two methods that ran with the same seeds.
-
-    Args:
-        first: ``[n]``, one number per seed, n at least 2.
-        second: ``[n]``, the other method's, in the same order.
-
-    Returns:
-        The mean of ``first - second`` and half the width of its 95% Student t
-        interval.
-    """
-    mean, std, n = mean_std(np.asarray(first, np.float64) - second)
-    return mean, float(stats.t.ppf(0.975, n - 1) * std / np.sqrt(n))
+from train.report import markdown
+from train.statistics import paired_interval
 
 
 def result_table(results: Sequence[GridResult]) -> str:
@@ -52,7 +34,7 @@ def result_table(results: Sequence[GridResult]) -> str:
                 f"{result.seconds:.1f}",
             ]
         )
-    return records.table([*header.split(","), "seconds"], rows)
+    return markdown.table([*header.split(","), "seconds"], rows)
 
 
 def trial_table(results: Sequence[GridResult]) -> str:
@@ -63,7 +45,7 @@ def trial_table(results: Sequence[GridResult]) -> str:
             accuracy = result.final(i)["validation_accuracy"].text(2, scale=100)
             outcome = result.divergence(i) or accuracy
             rows.append([result.name, describe_trial(trial), outcome])
-    return records.table(("optimizer", "trial", "validation accuracy %"), rows)
+    return markdown.table(("optimizer", "trial", "validation accuracy %"), rows)
 
 
 def differences(results: Sequence[GridResult]) -> str:

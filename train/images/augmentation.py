@@ -137,11 +137,6 @@ def rotate(images: jax.Array, angles: jax.Array) -> jax.Array:
     return jax.vmap(one)(images, angles)
 
 
-# ImageNet's colours, in the units of `normalise`, as everybody has them.
-IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-IMAGENET_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
-
-
 def channel_mean(images: np.ndarray) -> np.ndarray:
     """The mean of each colour, exact until the last rounding.
 

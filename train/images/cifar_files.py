@@ -1,6 +1,7 @@
 """CIFAR-10 and CIFAR-100 in the files of their authors, binary or pickled.
 
-Every fault of a file is one `InputError` with the file's name and its record, from 1.
+Every fault of a file raises one `InputError`, with the name of the file and the number
+of the record (the first is 1).
 """
 
 import dataclasses
@@ -14,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from train import InputError, require
-from train.runs import records
+from train.report import markdown
 
 SIDE = 32
-PIXELS = 3 * SIDE * SIDE  # Bytes of an image: red, green, blue, each row by row.
+PIXELS = 3 * SIDE * SIDE  # Bytes of an image: all red, all green, all blue; by rows.
 OFFICIAL = (50_000, 10_000)  # Training and test images of both sets.
 _AGAIN = "get the original files again"
 
@@ -25,7 +26,7 @@ _AGAIN = "get the original files again"
 class Form(NamedTuple):
     """One of the two forms in which a data set is published."""
 
-    folder: str  # Its name in the archive.
+    folder: str  # Name of the folder in the archive.
     train: tuple[str, ...]
     test: str
 
@@ -35,7 +36,7 @@ class Form(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A label of every record; the last one of a source is what we train on."""
+    """A label that every record has; networks learn the last label of a source."""
 
     key: bytes
     classes: int
@@ -95,27 +96,20 @@ class Images:
     test: Part
 
 
-def load(name: str, data_dir: Path | None = None) -> Images:
-    """Reads a data set.
+def read_folder(name: str, data_dir: Path) -> Images:
+    """Reads a data set from a folder.
 
     Args:
-        name: One of `SOURCES`. The labels of ``cifar100`` are the fine ones.
-        data_dir: Folder with the original files, binary or pickled, or the one around
-            it. `None` downloads them once through TensorFlow Datasets.
+        name: One of `SOURCES`.
+        data_dir: Folder with the original files, binary or pickled, or the folder
+            around it.
 
     Returns:
-        The images as they are in the files.
+        The images, unchanged.
 
     Raises:
-        InputError: For files that are missing, truncated or malformed, or a download
-            that fails.
+        InputError: If files are missing, truncated or malformed.
     """
-    require(name in SOURCES, f"no data set {name!r}; choose from: {', '.join(SOURCES)}")
-    if data_dir is None:
-        # Imports TensorFlow Datasets, which local files do without.
-        from train.images import cifar_tfds as cifar
-
-        return cifar.load(name)
     folder, form = find_folder(name, data_dir)
     try:
         return read(name, form, lambda file: (folder / file).read_bytes())
@@ -126,17 +120,17 @@ def load(name: str, data_dir: Path | None = None) -> Images:
 
 
 def find_folder(name: str, data_dir: Path) -> tuple[Path, Form]:
-    """The folder with the original files: `data_dir` or the official one inside it.
+    """Finds the original files, in `data_dir` or in the official folder inside it.
 
     Args:
         name: One of `SOURCES`.
-        data_dir: As the user gave it.
+        data_dir: The folder that the user gave.
 
     Returns:
-        A folder that holds all files, and their form; the binary one of both.
+        A folder that holds all files, and their form; binary where both are there.
 
     Raises:
-        InputError: If there is none.
+        InputError: If no folder is complete.
     """
     forms = SOURCES[name].binary, SOURCES[name].pickled
     require(data_dir.is_dir(), f"--data-dir {data_dir} is not a folder")
@@ -146,12 +140,12 @@ def find_folder(name: str, data_dir: Path) -> tuple[Path, Form]:
     def missing(place: tuple[Path, Form]) -> list[str]:
         return [file for file in place[1].files if not (place[0] / file).is_file()]
 
-    # Of none that is whole, the one to name is the one that lacks least of its files.
+    # If no folder is complete, name the one that lacks the fewest of its files.
     nearest = min(places, key=lambda place: len(missing(place)) / len(place[1].files))
     require(
         not missing(nearest),
         f"{nearest[0]} lacks {', '.join(missing(nearest))}; --data-dir for {name} must"
-        f" be the folder {' or '.join(form.folder for form in forms)}, or the one"
+        f" be the folder {' or '.join(form.folder for form in forms)}, or the folder"
         " around it",
     )
     return nearest
@@ -162,14 +156,14 @@ def read(name: str, form: Form, load_bytes: Callable[[str], bytes]) -> Images:
 
     Args:
         name: One of `SOURCES`.
-        form: One of that source's two.
-        load_bytes: Gives the content of a file by its name.
+        form: One of the two forms of that source.
+        load_bytes: Function that returns the content of a file, given its name.
 
     Returns:
         The images, with the last of their labels.
 
     Raises:
-        InputError: For a file that is empty, truncated or malformed.
+        InputError: If a file is empty, truncated or malformed.
     """
     source = SOURCES[name]
     parse = _parse_binary if form == source.binary else _parse_pickled
@@ -179,7 +173,8 @@ def read(name: str, form: Form, load_bytes: Callable[[str], bytes]) -> Images:
     ]
     *train, test = parts
     for file, part in zip(form.train, train, strict=True):
-        # The official ones are; so a file cut between two records is seen.
+        # The official files are equally long. This finds a file that was cut between
+        # two records.
         require(
             len(part.labels) == len(train[0].labels),
             f"{file} has {len(part.labels)} records and {form.train[0]} has"
@@ -192,7 +187,7 @@ def read(name: str, form: Form, load_bytes: Callable[[str], bytes]) -> Images:
 def _checked(
     file: str, pixels: np.ndarray, labels: np.ndarray, kinds: tuple[Label, ...]
 ) -> Part:
-    """Images from uint8[n, 3072] and the last column of labels, int[n, kinds]."""
+    """Checks pixels, uint8[n, 3072], and labels, int[n, kinds]; keeps the last kind."""
     require(len(pixels) > 0, f"{file} is empty; {_AGAIN}")
     limits = np.array([kind.classes for kind in kinds])
     bad = (labels < 0) | (labels >= limits)
@@ -230,7 +225,7 @@ def _parse_pickled(
 ) -> tuple[np.ndarray, np.ndarray]:
     try:
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # A damaged pickle raises whatever it likes.
+    except Exception as error:  # A damaged pickle can raise any exception.
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
             f"{file} is not a readable pickle ({reason}); {_AGAIN}"
@@ -270,11 +265,11 @@ class _Dtype:
         self.code = code
 
     def __setstate__(self, state: Any) -> None:
-        pass  # Byte order and fields: single bytes have none.
+        pass  # The state is byte order and fields, which single bytes do not have.
 
 
 class _Array:
-    """Stands in for numpy.ndarray: takes C-ordered bytes and no other content."""
+    """Stands in for numpy.ndarray and accepts only bytes in C order."""
 
     values: np.ndarray
 
@@ -288,7 +283,7 @@ class _Array:
             or fortran_order
             or type(content) is not bytes
         ):
-            raise ValueError("an array of something else than bytes, row by row")
+            raise ValueError("an array that is not of bytes, row by row")
         if not all(type(n) is int and n >= 0 for n in shape):
             raise ValueError("an array without a proper shape")
         if math.prod(shape) != len(content):
@@ -297,9 +292,9 @@ class _Array:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Loads plain Python and arrays of bytes; a pickle can name any code to run.
+    """Loads only plain Python objects and arrays of bytes: pickles can run any code.
 
-    Not even NumPy's own classes are reached, whose constructors trust their arguments.
+    It does not even use NumPy's own classes, whose constructors trust their arguments.
     """
 
     KNOWN = {
@@ -312,7 +307,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.KNOWN:
             raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}, which no original file does"
+                f"it asks for {module}.{name}; original files do not"
             )
         return self.KNOWN[module, name]
 
@@ -321,10 +316,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def statistics(data: Images) -> str:
-    """Sizes beside the official ones.
+    """Compares the sizes of a data set with the official sizes.
 
     Args:
-        data: From `load`.
+        data: The data set.
 
     Returns:
         A Markdown table.
@@ -337,4 +332,4 @@ def statistics(data: Images) -> str:
         per_class = f"{found.min():,} to {found.max():,}"
         rows.append([what, f"{len(labels):,}", f"{size:,}", difference, per_class])
     header = [data.name, "images here", "official", "difference", "in each class"]
-    return records.table(header, rows)
+    return markdown.table(header, rows)

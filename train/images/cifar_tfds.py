@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100 through TensorFlow Datasets, without TensorFlow.
 
-The builders of the same names that come with TensorFlow Datasets need it.
+The builders of these data sets in TensorFlow Datasets need TensorFlow.
 """
 
 import tarfile
@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 import tensorflow_datasets as tfds
 
-from train import tfds_download as downloads
-from train.images import cifar_files as image_files
+from train import tfds_download
+from train.images import cifar_files
 from train.images.cifar_files import (
     SIDE,
     SOURCES,
@@ -22,7 +22,7 @@ from train.images.cifar_files import (
 
 
 class SmallImages(tfds.core.GeneratorBasedBuilder):
-    """Images of 32x32 pixels with a label each, in the order of the files."""
+    """Images of 32x32 pixels, each with a label, in the order of the files."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in SOURCES]
@@ -34,12 +34,7 @@ class SmallImages(tfds.core.GeneratorBasedBuilder):
             ),
             "label": np.int32,
         }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,
-        )
+        return tfds_download.info(self, features)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         name = str(self.builder_config_name)
@@ -55,33 +50,33 @@ class SmallImages(tfds.core.GeneratorBasedBuilder):
 
 
 def _read(name: str, path: Path) -> Images:
-    """From the archive, whose checksum has been compared."""
+    """Reads the archive; TensorFlow Datasets has verified its checksum."""
     form = SOURCES[name].binary
     with tarfile.open(path, "r:gz") as archive:
 
         def load_bytes(file: str) -> bytes:
             content = archive.extractfile(f"{form.folder}/{file}")
-            assert content is not None  # It is no folder.
+            assert content is not None  # It is a file.
             return content.read()
 
-        return image_files.read(name, form, load_bytes)
+        return cifar_files.read(name, form, load_bytes)
 
 
 def load(name: str) -> Images:
-    """Downloads and prepares a data set unless it is there, and reads it.
+    """Reads a data set; downloads and prepares it the first time.
 
     Args:
-        name: One of `image_files.SOURCES`.
+        name: One of `cifar_files.SOURCES`.
 
     Returns:
         The images, in the order of the files.
 
     Raises:
-        InputError: If the download fails, or is not the original.
+        InputError: If the download fails, or the archive is not the original one.
     """
     builder = cast(Any, SmallImages(config=name))  # Decorators hide its types.
     source = SOURCES[name]
-    downloads.prepare(
+    tfds_download.prepare(
         builder, name, source.url, f"{source.binary.folder} or {source.pickled.folder}"
     )
     parts = []

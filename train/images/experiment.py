@@ -28,6 +28,7 @@ from train.devices import Devices
 from train.experiment import Experiment, Programs
 from train.images import (
     augmentation,
+    data,
 )
 from train.images import (
     cifar_files as image_files,
@@ -75,13 +76,13 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 def load_data(config: Settings) -> Images | PhotoSet:
     """The images that a run trains on and those that it is tested on."""
     if config.dataset == "imagenet":
-        photos = image_folder.load(config.data_dir)
+        photos = data.load_photos(config.data_dir)
         if config.validation:
-            photos = photographs.hold_out(photos, HELD_OUT, config.split_seed)
+            photos = image_folder.hold_out(photos, HELD_OUT, config.split_seed)
         if config.images:
-            photos = photographs.sample(photos, config.images, config.split_seed)
+            photos = image_folder.sample(photos, config.images, config.split_seed)
         return photos
-    images = image_files.load(config.dataset, config.data_dir)
+    images = data.load_cifar(config.dataset, config.data_dir)
     train, test, limit = images.train, images.test, config.images
     if config.validation or limit:
         order = np.random.default_rng(config.split_seed).permutation(len(train.labels))
@@ -197,7 +198,7 @@ def introduction(config: Settings, images: Images | PhotoSet, task: Task) -> str
     weights = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     schedule = training.describe(config, task.steps_per_epoch)
     if isinstance(images, PhotoSet):
-        sizes, tests = photographs.statistics(images), len(images.val)
+        sizes, tests = image_folder.statistics(images), len(images.val)
     else:
         sizes, tests = image_files.statistics(images), len(images.test.labels)
     return (

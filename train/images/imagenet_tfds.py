@@ -1,8 +1,8 @@
 """ImageNet 2012 through TensorFlow Datasets, without TensorFlow.
 
-The archives need a registration, so nobody can download them for the user. The builder
-of the same name that comes with TensorFlow Datasets needs TensorFlow; its lists of
-classes and of validation labels are read.
+The archives need a registration, so users must download them themselves. The builder
+of TensorFlow Datasets for ImageNet needs TensorFlow; we use only its lists of classes
+and of validation labels.
 """
 
 import tarfile
@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 
-from train import InputError, require
+from train import InputError, require, tfds_download
 from train.images.photo_files import Photo, PhotoSet
 
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
@@ -22,7 +22,7 @@ _LISTS = "datasets/imagenet2012"
 
 
 class ImagenetPhotos(tfds.core.GeneratorBasedBuilder):
-    """Photographs as they are in the archives of ILSVRC 2012."""
+    """The photographs of the archives of ILSVRC 2012, unchanged."""
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The two archives from image-net.org."
@@ -33,12 +33,7 @@ class ImagenetPhotos(tfds.core.GeneratorBasedBuilder):
             "label": np.int32,
             "name": tfds.features.Text(),
         }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,
-        )
+        return tfds_download.info(self, features)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         return {
@@ -56,7 +51,7 @@ class ImagenetPhotos(tfds.core.GeneratorBasedBuilder):
 
 
 def _train_photos(path: Path) -> Iterator[Photo]:
-    """An archive with an archive of each class."""
+    """The photographs of an archive that has one archive for each class."""
     labels = {name: label for label, name in enumerate(_list("labels.txt"))}
     for name, archive in _files(path):
         label = labels.get(name.removesuffix(".tar"))
@@ -70,7 +65,7 @@ def _train_photos(path: Path) -> Iterator[Photo]:
 
 
 def _val_photos(path: Path) -> Iterator[Photo]:
-    """An archive of files; their labels are listed in the order of their names."""
+    """The photographs of an archive of files, whose labels are listed by file name."""
     classes = {name: label for label, name in enumerate(_list("labels.txt"))}
     wanted = _list("validation_labels.txt")
     with tarfile.open(path) as members:
@@ -97,7 +92,7 @@ def _list(file: str) -> list[str]:
 
 
 class PreparedPhotos:
-    """Photographs of one part, as prepared."""
+    """The photographs of one part, read from the prepared data set."""
 
     def __init__(self, source: Any):
         self._source = source
@@ -113,7 +108,7 @@ class PreparedPhotos:
 
 
 def load() -> PhotoSet:
-    """Prepares ImageNet unless it is there.
+    """Lists the photographs of ImageNet; prepares them the first time.
 
     Returns:
         The photographs, in the order of the archives.
@@ -128,8 +123,8 @@ def load() -> PhotoSet:
         absent = [name for name in ARCHIVES.values() if not (folder / name).is_file()]
         require(
             not absent,
-            f"{folder} lacks {' and '.join(absent)}; put both archives there, which"
-            " image-net.org gives after a registration, or give --data-dir a folder"
+            f"{folder} lacks {' and '.join(absent)}; put both archives there"
+            " (register at image-net.org to get them), or give --data-dir a folder"
             " with train/CLASS/*.JPEG and val/CLASS/*.JPEG",
         )
     try:

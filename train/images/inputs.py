@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from train.images import augmentation
-from train.recommenders import sampling
+from train.shuffle import make_shuffle, shuffled
 
 
 class DeviceImages(NamedTuple):
@@ -48,8 +48,8 @@ def at_positions(
         Inputs, float32[b, side, side, 3], and labels, int32[b].
     """
     count = len(data.images)
-    shuffle = sampling.make_shuffle(jax.random.fold_in(order_key, epoch), count)
-    rows = sampling.shuffled(shuffle, positions, count)
+    shuffle = make_shuffle(jax.random.fold_in(order_key, epoch), count)
+    rows = shuffled(shuffle, positions, count)
     images = data.images[rows]
     if degrees is not None:
         images = augmentation.augment(images, change_key, epoch, positions, degrees)

@@ -1,4 +1,4 @@
-"""A folder of photographs as ImageNet comes: ``train/CLASS/*.JPEG``, ``val/CLASS/``."""
+"""A folder of photographs in the layout of ImageNet: ``train/CLASS``, ``val/CLASS``."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from train import InputError, require
 
 PARTS = ("train", "val")
-ENDINGS = (".jpeg", ".jpg", ".png")  # In small letters; others are left alone.
+ENDINGS = (".jpeg", ".jpg", ".png")  # In any case; other files are ignored.
 
 
 class Photo(NamedTuple):
@@ -18,11 +18,11 @@ class Photo(NamedTuple):
 
     content: bytes
     label: int
-    name: str  # Of the file, for errors.
+    name: str  # Name of the file, for errors.
 
 
 class Photos(Protocol):
-    """Photographs by their number, for workers: must survive pickling."""
+    """Photographs by number. Workers receive a copy, so they must support pickling."""
 
     def __len__(self) -> int: ...
 
@@ -32,15 +32,15 @@ class Photos(Protocol):
 class PhotoSet(NamedTuple):
     """A data set of photographs."""
 
-    classes: tuple[str, ...]  # A label is a place in here.
+    classes: tuple[str, ...]  # A label is an index into it.
     train: Photos
     val: Photos
 
 
 class FilePhotos:
-    """The files of one part, by class and then by name.
+    """The files of one part, sorted by class and then by name.
 
-    Names are kept as an array: a list of a million paths takes five times the memory,
+    The names are an array: a list of a million paths would take five times the memory,
     in every worker.
     """
 
@@ -64,30 +64,86 @@ class FilePhotos:
         return Photo(content, int(self.labels[index]), str(path))
 
     def path(self, index: int) -> Path:
-        """Of the file with this number."""
+        """Path of the file with this number."""
         name = os.fsdecode(self._names[index])
         return self._folder / self._classes[self.labels[index]] / name
 
 
-def load(data_dir: Path | None = None) -> PhotoSet:
-    """Lists the photographs of a folder, or prepares ImageNet.
+class PhotoSubset:
+    """Some photographs of one part, followed by some of other parts; for workers.
+
+    Args:
+        *parts: Pairs of photographs and the numbers of those to take.
+    """
+
+    def __init__(self, *parts: tuple[Photos, np.ndarray]):
+        self._photos = [photos for photos, _ in parts]
+        self._rows = [rows for _, rows in parts]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._rows))
+
+    def __getitem__(self, index: int) -> Photo:
+        for photos, rows in zip(self._photos, self._rows, strict=True):
+            if index < len(rows):
+                return photos[int(rows[index])]
+            index -= len(rows)
+        raise IndexError(index)
+
+
+def hold_out(photos: PhotoSet, count: int, seed: int) -> PhotoSet:
+    """Splits the training photographs into a training and a validation part.
+
+    Args:
+        photos: The data set. Its own validation part is left out.
+        count: Number of photographs in the validation part.
+        seed: Seed of the random choice.
+
+    Raises:
+        InputError: If no training photographs would be left.
+    """
+    total = len(photos.train)
+    require(
+        count < total,
+        f"--validation needs more than {count:,} training images; got {total:,}",
+    )
+    order = np.random.default_rng(seed).permutation(total)
+    held, kept = order[:count], np.sort(order[count:])
+    train, val = (PhotoSubset((photos.train, rows)) for rows in (kept, held))
+    return PhotoSet(photos.classes, train, val)
+
+
+def sample(photos: PhotoSet, count: int, seed: int) -> PhotoSet:
+    """Draws at most `count` photographs to train on, and as many to test on."""
+    rng = np.random.default_rng(seed)
+    train, val = (
+        PhotoSubset((part, np.sort(rng.permutation(len(part))[:count])))
+        for part in (photos.train, photos.val)
+    )
+    return PhotoSet(photos.classes, train, val)
+
+
+def statistics(photos: PhotoSet) -> str:
+    """The sizes of a data set, in a line."""
+    return (
+        f"{len(photos.classes):,} classes, {len(photos.train):,} training photographs,"
+        f" {len(photos.val):,} others"
+    )
+
+
+def list_folder(data_dir: Path) -> PhotoSet:
+    """Lists the photographs of a folder.
 
     Args:
         data_dir: Folder with ``train`` and ``val``, each of which has one folder for
-            each class, or the folder around it. `None` takes ImageNet from TensorFlow
-            Datasets, which reads the original archives.
+            each class, or the folder around it.
 
     Returns:
-        The photographs; classes sorted by name, files of a class by name.
+        The photographs. Classes are sorted by name, and so are the files of a class.
 
     Raises:
         InputError: If something is missing, or the two parts differ in their classes.
     """
-    if data_dir is None:
-        # Imports TensorFlow Datasets, which a folder does without.
-        from train.images import imagenet_tfds as imagenet
-
-        return imagenet.load()
     try:
         root = _find(data_dir)
         classes = [_folders(root / part) for part in PARTS]
@@ -123,7 +179,7 @@ def _find(data_dir: Path) -> Path:
     absent = [part for part in PARTS if not (data_dir / part).is_dir()]
     raise InputError(
         f"{data_dir} lacks {' and '.join(absent)}; --data-dir must be the folder with"
-        " train/CLASS/*.JPEG and val/CLASS/*.JPEG, or the one around it"
+        " train/CLASS/*.JPEG and val/CLASS/*.JPEG, or the folder around it"
     )
 
 
@@ -139,7 +195,7 @@ def _folders(part: Path) -> list[str]:
 
 
 def _files(folder: Path) -> np.ndarray:
-    """bytes[n]: names of the images, sorted."""
+    """Names of the images, sorted; bytes[n]."""
     with os.scandir(folder) as entries:
         names = sorted(
             os.fsencode(entry.name)

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import require
 from train.devices import Devices
 from train.images import loader as image_loader
 from train.images import programs as classifier
@@ -22,75 +21,13 @@ from train.images.decoding import SIDE
 from train.images.inputs import Batch
 from train.images.loader import Order, Share
 from train.images.options import Settings
-from train.images.photo_files import (
-    Photo,
-    Photos,
-    PhotoSet,
-)
+from train.images.photo_files import Photos, PhotoSet, PhotoSubset
 from train.images.programs import Task
 
 PROBES = 2_000  # Training photographs, their middles, whose margins are reported.
 _AT_ONCE = 256  # Photographs per device in evaluation, and to measure the workers.
 _ALWAYS = 2**40  # Steps; more than any run evaluates.
 _TIMED = 3  # Steps.
-
-
-class Chosen:
-    """Some photographs of one set, and then some of others; for workers."""
-
-    def __init__(self, *parts: tuple[Photos, np.ndarray]):
-        self._photos = [photos for photos, _ in parts]
-        self._rows = [rows for _, rows in parts]
-
-    def __len__(self) -> int:
-        return sum(map(len, self._rows))
-
-    def __getitem__(self, index: int) -> Photo:
-        for photos, rows in zip(self._photos, self._rows, strict=True):
-            if index < len(rows):
-                return photos[int(rows[index])]
-            index -= len(rows)
-        raise IndexError(index)
-
-
-def hold_out(photos: PhotoSet, count: int, seed: int) -> PhotoSet:
-    """Takes some training photographs to test on.
-
-    Args:
-        photos: The data set.
-        count: How many.
-        seed: Says which.
-
-    Raises:
-        InputError: If there are no more.
-    """
-    total = len(photos.train)
-    require(
-        count < total,
-        f"--validation needs more than {count:,} training images; got {total:,}",
-    )
-    order = np.random.default_rng(seed).permutation(total)
-    held, kept = order[:count], np.sort(order[count:])
-    train, val = (Chosen((photos.train, rows)) for rows in (kept, held))
-    return PhotoSet(photos.classes, train, val)
-
-
-def sample(photos: PhotoSet, count: int, seed: int) -> PhotoSet:
-    """Takes at most `count` photographs to train on, and as many to test on."""
-    rng = np.random.default_rng(seed)
-    train, val = (
-        Chosen((part, np.sort(rng.permutation(len(part))[:count])))
-        for part in (photos.train, photos.val)
-    )
-    return PhotoSet(photos.classes, train, val)
-
-
-def statistics(photos: PhotoSet) -> str:
-    """The sizes of a data set, in a line."""
-    return (
-        f"{len(photos.classes):,} classes, {len(photos.train):,} training photographs,"
-        f" {len(photos.val):,} others"
-    )
 
 
 class Streamed:
@@ -106,7 +43,7 @@ class Streamed:
         # From all classes: the files are in the order of these.
         spread = np.linspace(0, len(photos.train) - 1, probes).astype(int)
         self._tests = len(photos.val)
-        self._evaluated = Chosen(
+        self._evaluated = PhotoSubset(
             (photos.val, np.arange(self._tests)), (photos.train, spread)
         )
         own = min(_AT_ONCE, -(-len(self._evaluated) // devices.count))

@@ -13,7 +13,7 @@ import numpy as np
 from train import InputError, require
 from train.recommenders import rating_files
 from train.recommenders.rating_files import NEGATIVES, Ratings
-from train.runs import records
+from train.report import markdown
 
 DATASETS = tuple(rating_files.SOURCES)
 TABLE_7 = {  # Gupta et al. 2021: users, items, about how many interactions.
@@ -258,4 +258,4 @@ def statistics(data: Interactions) -> str:
         rows.append([what, f"{size:,}", f"{about}{theirs:,}", difference])
     header = [data.name, "here", "arXiv:2108.05839, Table 7", "difference"]
     counts = "; ".join(f"{what}: {count:,}" for what, count in data.counts.items())
-    return f"{records.table(header, rows)}\n\nFound in the files: {counts}."
+    return f"{markdown.table(header, rows)}\n\nFound in the files: {counts}."

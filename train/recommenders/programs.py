@@ -18,6 +18,7 @@ from train import step as training_step
 from train.optimizers import Trial
 from train.recommenders import sampling
 from train.recommenders.sampling import Positives
+from train.shuffle import make_shuffle
 from train.step import State
 
 MARGIN_SAMPLES = 50_000  # Training samples whose margins are reported.
@@ -75,7 +76,7 @@ def advance(
 
     def make_step(epoch):
         key = jax.random.fold_in(training_step.key(trial, 1), epoch)
-        shuffle = sampling.make_shuffle(jax.random.fold_in(key, steps), task.epoch_size)
+        shuffle = make_shuffle(jax.random.fold_in(key, steps), task.epoch_size)
 
         def one_step(state, number):
             bits = jax.random.bits(
@@ -135,7 +136,7 @@ def evaluate(
     }
     count = min(MARGIN_SAMPLES, task.epoch_size)
     key = jax.random.key(0)  # The same samples at each evaluation.
-    shuffle = sampling.make_shuffle(key, task.epoch_size)
+    shuffle = make_shuffle(key, task.epoch_size)
     user, item, label = sampling.samples(
         data.train,
         shuffle,

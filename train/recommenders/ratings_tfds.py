@@ -8,8 +8,7 @@ from typing import Any, cast
 import numpy as np
 import tensorflow_datasets as tfds
 
-from train import InputError
-from train import tfds_download as downloads
+from train import InputError, tfds_download
 from train.recommenders import rating_files
 from train.recommenders.rating_files import (
     NEGATIVES,
@@ -29,15 +28,10 @@ class ImplicitFeedback(tfds.core.GeneratorBasedBuilder):
             "user": np.int64,
             # Item, rating and time, in the order of the file.
             "interactions": tfds.features.Tensor(shape=(None, 3), dtype=np.int64),
-            # Test item and 99 others; none where the files are not split.
+            # Test item and 99 others; empty where the files are not split.
             "candidates": tfds.features.Tensor(shape=(None,), dtype=np.int64),
         }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,
-        )
+        return tfds_download.info(self, features)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         name = str(self.builder_config_name)
@@ -45,7 +39,7 @@ class ImplicitFeedback(tfds.core.GeneratorBasedBuilder):
         paths = dict(zip(urls, dl_manager.download(list(urls)), strict=True))
         try:
             ratings = _read(name, paths)
-        except InputError:  # Without these notes the next attempt downloads anew.
+        except InputError:  # Without the .INFO files the next attempt downloads again.
             for path in paths.values():
                 path.with_name(f"{path.name}.INFO").unlink()
             raise
@@ -67,7 +61,7 @@ class ImplicitFeedback(tfds.core.GeneratorBasedBuilder):
 
 
 def _read(name: str, paths: Mapping[str, Path]) -> Ratings:
-    """Reads what was downloaded; `paths` are by address."""
+    """Reads the downloaded files, whose paths are given by address."""
     if SOURCES[name].is_split:
         by_name = {url.rpartition("/")[2]: path for url, path in paths.items()}
         return rating_files.read(name, lambda file: Path(by_name[file]).read_bytes())
@@ -77,20 +71,20 @@ def _read(name: str, paths: Mapping[str, Path]) -> Ratings:
 
 
 def load(name: str) -> Ratings:
-    """Downloads and prepares a data set unless it is there, and reads it.
+    """Reads a data set; downloads and prepares it the first time.
 
     Args:
         name: One of `rating_files.SOURCES`.
 
     Returns:
-        The ratings, by user; each user's in the order of the file.
+        The ratings, sorted by user; those of a user are in the order of the file.
 
     Raises:
         InputError: If the download fails, or a file is malformed.
     """
     builder = cast(Any, ImplicitFeedback(config=name))  # Decorators hide its types.
     known = SOURCES[name]
-    downloads.prepare(builder, name, known.urls[0], ", ".join(known.files))
+    tfds_download.prepare(builder, name, known.urls[0], ", ".join(known.files))
     source = builder.as_data_source("train")
     examples = source.__getitems__(range(len(source)))
     rows = [

@@ -1,11 +1,10 @@
 """Training samples of implicit feedback, drawn and shuffled on the device.
 
-An epoch has every positive once and `NEGATIVES` fresh negatives for each. Its samples
-are never stored: a permutation that needs no sorting says which sample stands at which
-position of the epoch, and each batch makes its own.
+An epoch has each positive once and `NEGATIVES` new negatives for each positive. Its
+samples are never stored: each batch computes its own from a random permutation of the
+epoch's positions (`train.shuffle`).
 """
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -13,32 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from train.recommenders.data import Interactions
+from train.shuffle import Shuffle, shuffled
 
-NEGATIVES = 4  # Per positive and epoch (Gupta et al. 2021, Appendix D.3).
-_ROUNDS = 3
+NEGATIVES = 4  # Per positive (Gupta et al. 2021, Appendix D.3).
 
 
 class Positives(NamedTuple):
-    """The training interactions on the device, each user's together."""
+    """The training interactions on the device, sorted by user."""
 
     users: jax.Array  # int32[n]
     items: jax.Array  # int32[n]
-    starts: jax.Array  # int32[users + 1]; a user's rows in `gaps`
-    gaps: jax.Array  # int32[n]; the number of items below each, ascending per user,
-    # that are not the user's: item - rank
-
-
-class Shuffle(NamedTuple):
-    """A random permutation of 0, ..., n - 1, computed where it is read.
-
-    A generalized Feistel network (Black and Rogaway 2002, "Ciphers with arbitrary
-    finite domains"): position = i * width + j; the two halves are shifted in turn by
-    random functions of each other, here tables. What falls outside the n samples is
-    sent through again. Its cost per sample does not grow with n, a sort's does.
-    """
-
-    shifts_j: jax.Array  # int32[rounds, height], 0 to width - 1
-    shifts_i: jax.Array  # int32[rounds, width], 0 to height - 1
+    starts: jax.Array  # int32[users + 1]; the first row of each user
+    # int32[n]; for each item of a user, ascending: how many smaller items are not the
+    # user's, which is item - rank.
+    gaps: jax.Array
 
 
 def positives(data: Interactions) -> Positives:
@@ -52,40 +39,8 @@ def positives(data: Interactions) -> Positives:
 
 
 def epoch_size(num_positives: int) -> int:
-    """Samples of an epoch, positives and negatives."""
+    """Number of samples in an epoch, positives and negatives."""
     return num_positives * (1 + NEGATIVES)
-
-
-def make_shuffle(key: jax.Array, size: int) -> Shuffle:
-    """Draws a permutation of ``range(size)``."""
-    height = math.isqrt(size - 1) + 1
-    width = -(-size // height)
-    first, second = jax.random.split(key)
-    return Shuffle(
-        jax.random.randint(first, (_ROUNDS, height), 0, width, jnp.int32),
-        jax.random.randint(second, (_ROUNDS, width), 0, height, jnp.int32),
-    )
-
-
-def shuffled(shuffle: Shuffle, positions: jax.Array, size: int) -> jax.Array:
-    """Which of ``range(size)`` stand at these positions, int32[...] each below size."""
-    height, width = shuffle.shifts_j.shape[1], shuffle.shifts_i.shape[1]
-
-    def permute(position):
-        i, j = position // width, position % width
-        for shift_j, shift_i in zip(*shuffle, strict=True):
-            j = j + shift_j[i]
-            j = jnp.where(j >= width, j - width, j)
-            i = i + shift_i[j]
-            i = jnp.where(i >= height, i - height, i)
-        return i * width + j
-
-    def again(position):
-        return jnp.where(position >= size, permute(position), position)
-
-    return jax.lax.while_loop(
-        lambda position: (position >= size).any(), again, permute(positions)
-    )
 
 
 def samples(
@@ -102,13 +57,13 @@ def samples(
 
     Args:
         data: The interactions.
-        shuffle: The epoch's, of size `epoch_size`.
+        shuffle: Permutation of the epoch, of size `epoch_size`.
         positions: int32[b], each below `epoch_size`.
         bits: uint32[b], random.
-        num_items: Of the data set.
+        num_items: Number of items in the data set.
 
     Returns:
-        Users int32[b], items int32[b], and bool[b], whether it is a positive.
+        Users, int32[b], items, int32[b], and whether each is a positive, bool[b].
     """
     count = data.users.shape[0]
     index = shuffled(shuffle, positions, epoch_size(count))
@@ -124,14 +79,14 @@ def samples(
 def negatives(
     data: Positives, users: jax.Array, bits: jax.Array, num_items: int
 ) -> jax.Array:
-    """One item for each user that is none of the user's positives, int32[b]."""
+    """Draws for each user an item that is not among its positives, int32[b]."""
     start, end = data.starts[users], data.starts[users + 1]
-    # The r-th of a user's other items is r + the number of positives below it, those
-    # with a gap of at most r. A user with all items gets any (there is no other).
+    # The other item of rank r is r + the number of positives below it, which are those
+    # with a gap of at most r. A user who has all items gets any item.
     free = jnp.maximum(num_items - (end - start), 1).astype(jnp.uint32)
     r = (bits % free).astype(jnp.int32)
     low, high = start, end
-    # A binary search; no user has more positives than there are items.
+    # Binary search, in enough rounds for a user who has all items.
     for _ in range(num_items.bit_length()):
         middle = (low + high) // 2
         below = (low < high) & (data.gaps[middle] <= r)

@@ -17,19 +17,16 @@ from train import (
     optimizers,
     require,
 )
-from train.digits.grid import mean_std
-from train.digits.tables import paired_interval
-from train.report import papers
+from train.report import markdown, papers
 from train.report.figures import draw_figures, shared
 from train.report.read import (
     Group,
     Run,
-    bootstrap_interval,
     find_runs,
     group_runs,
 )
 from train.report.reported import Reported
-from train.runs import records
+from train.statistics import bootstrap_interval, mean_std, paired_interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +177,7 @@ def result_table(groups: Sequence[Group]) -> str:
             cells.append(published.text() if published else "none")
         cells.append(f"{np.mean([run.seconds for run in group.runs]):.0f}")
         rows.append(cells)
-    return records.table([*header, "s per run"], rows)
+    return markdown.table([*header, "s per run"], rows)
 
 
 def difference_table(groups: Sequence[Group]) -> str:
@@ -223,7 +220,7 @@ def difference_table(groups: Sequence[Group]) -> str:
     kind = groups[0].kind
     header = ["LAWN - base", "LAWN's setting", "base's setting"]
     header += [f"points of {kind.score}", f"95% over {kind.cases}", "95% over seeds"]
-    return records.table(header, rows)
+    return markdown.table(header, rows)
 
 
 def _difference(group: Group, base: Group) -> list[str]:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from train import InputError, require
-from train.digits.grid import MeanStd, mean_std
 from train.report import papers, reported
-from train.report.reported import RESAMPLES, Reported
+from train.report.reported import Reported
+from train.statistics import MeanStd, bootstrap_interval, mean_std
 
 FINISHED = "finished"
 
@@ -106,24 +106,6 @@ class Group:
         return ", ".join(
             f"{run.outcome} (seed {run.seed})" for run in self.runs if not run.finished
         )
-
-
-def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95% percentile interval of a mean, from 10,000 resamples.
-
-    Args:
-        values: ``[n]``, one per case; the same values give the same interval.
-
-    Returns:
-        The 2.5th and the 97.5th percentile of the means.
-    """
-    # How often each distinct value is drawn is multinomial: a few numbers per
-    # resample instead of one per case.
-    levels, counts = np.unique(np.round(values, 6), return_counts=True)
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(values.size, counts / values.size, RESAMPLES)
-    low, high = np.percentile(drawn @ levels / values.size, (2.5, 97.5))
-    return float(low), float(high)
 
 
 def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from train.report import papers
+from train.statistics import RESAMPLES
 
-RESAMPLES = 10_000  # Of the bootstrap.
 RANDOM_HR = 0.10  # Of a random order of 100 candidates.
 
 # Of every experiment; a run has more.

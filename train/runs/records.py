@@ -183,21 +183,3 @@ def _plain(value: Any) -> Any:
         # Seven digits carry a float32.
         return float(f"{value:.7g}") if math.isfinite(value) else None
     return value
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An aligned Markdown table, readable in a terminal as it is.
-
-    Args:
-        header: Names of the columns.
-        rows: Cells; a row with fewer cells than the header is filled with empty ones.
-
-    Returns:
-        The lines, without a newline at the end.
-    """
-    lines = [list(header), *([*row, *[""] * (len(header) - len(row))] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines
-    )

@@ -43,7 +43,7 @@ _AT_ONCE = 1_000  # Test images.
 
 def load(data_dir: Path, full: bool) -> Data:
     """All images, or the first ones of both parts, halved in height and width."""
-    images = image_files.load(NAME, data_dir)
+    images = image_files.read_folder(NAME, data_dir)
     return image.on_device(images if full else _reduced(images))
 
 

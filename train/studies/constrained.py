@@ -19,7 +19,7 @@ from sklearn.svm import SVC
 import lawn_optax as lawn
 from lawn_optax import baselines
 from train.plots import COLOURS
-from train.runs import records
+from train.report import markdown
 
 # Methods on the sphere whose steps have the length of the gradient, as LAWN's have.
 _SPHERE = (
@@ -264,10 +264,10 @@ def report(folder: File) -> str:
         " updates; angle to the direction of largest margin (SVM without intercept).\n"
         "The paper says that all methods converge to it. Those whose norm may grow do;"
         " with a fixed norm c the angle stops at about 1/c.\n\n"
-        f"{records.table(header, rows)}\n\n"
+        f"{markdown.table(header, rows)}\n\n"
         "Growth under gradient flow for one example with margin 1, at time 100. The"
         " paper's eq. 103 prints K^2 where K belongs.\n\n"
-        + records.table(
+        + markdown.table(
             ["layers K", "product of norms", "with K^2 as printed", "norm of a layer"],
             depths,
         )

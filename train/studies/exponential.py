@@ -23,7 +23,7 @@ from lawn_optax import schedules
 from train.digits.experiment import Split, load_data
 from train.optimizers import Trial
 from train.plots import COLOURS
-from train.runs import records
+from train.report import markdown
 from train.studies import cifar
 from train.studies import exponential_toy as toy
 from train.studies.exponential_network import apply_network, init_network
@@ -284,7 +284,7 @@ def table(config: Config, curves: Mapping[str, Curves]) -> str:
                 "" if predicted is None else f"{predicted:.2g}",
             ]
         )
-    return records.table(header, rows)
+    return markdown.table(header, rows)
 
 
 def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> str:
@@ -330,6 +330,6 @@ def _report_toy(folder: Path) -> str:
         "The toy of section 3 (rate 0.1, decay 0.01, 10 inputs, 8 seeds): weight decay"
         " or normalization alone converges, says the paper, both together do not. (At"
         " a fixed rate, weight decay alone keeps an error from the noise.)\n\n"
-        + records.table(["median error after", "100", "1,000", "10,000 steps"], errors)
+        + markdown.table(["median error after", "100", "1,000", "10,000 steps"], errors)
         + "\n\n"
     )

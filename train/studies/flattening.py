@@ -22,7 +22,6 @@ from models import MLP, NCF
 from train import loop as training
 from train.devices import Devices
 from train.digits import experiment as digits
-from train.digits.grid import mean_std
 from train.optimizers import Trial
 from train.plots import COLOURS
 from train.recommenders import (
@@ -39,7 +38,9 @@ from train.recommenders.options import (
     Config,
     resolve,
 )
-from train.runs import records
+from train.report import markdown
+from train.shuffle import make_shuffle
+from train.statistics import mean_std
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +251,7 @@ def _samples(task: recommender.Task, data: recommender.Data) -> Problem:
     count, key = min(2048, task.epoch_size), jax.random.key(0)
     users, items, labels = sampling.samples(
         data.train,
-        sampling.make_shuffle(key, task.epoch_size),
+        make_shuffle(key, task.epoch_size),
         jnp.arange(count, dtype=jnp.int32),
         jax.random.bits(key, (count,), jnp.uint32),
         task.model.num_items,
@@ -322,7 +323,7 @@ def table(curves: Mapping[str, Curves], score: str) -> str:
     for label, run in curves.items():
         ends = [mean_std(run.values[name][-1]) for name in columns]
         cells.append([label, *(f"{end.mean:.3g} ± {end.std:.1g}" for end in ends)])
-    return records.table(["at the end", *columns.values()], cells)
+    return markdown.table(["at the end", *columns.values()], cells)
 
 
 def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> str:

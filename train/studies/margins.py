@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from lawn_optax import diagnostics, metrics
 from train.digits.experiment import CLASSES, PIXELS
 from train.plots import COLOURS
-from train.runs import records
+from train.report import markdown
 from train.studies.margins_network import (
     Data,
     Kernels,
@@ -310,7 +310,7 @@ def findings(
         f"Networks {PIXELS + 1}-{'-'.join(map(str, config.hidden))}-{CLASSES} without"
         f" biases on 8x8 digits, {config.steps} updates of SGD, one seed; one of 450"
         " test images is 0.2%.\n\n"
-        + records.table(header, rows)
+        + markdown.table(header, rows)
         + "\n\nFigure 2, says the paper: random labels are fitted without error, and"
         " the test is no better than chance: yes. Median margins of true labels are"
         f" {margins:.0f} times those of random ones before normalisation, and"
@@ -320,14 +320,14 @@ def findings(
         " are near log 10 where norms are large). But among true labels more"
         " images leave smaller normalised margins and fewer errors. Larger initial"
         " weights end with a larger norm: yes; and a larger test error: not here.\n\n"
-        + records.table(
+        + markdown.table(
             ["parameters", "training error %", "test error %", "training loss", "test"],
             widths,
         )
         + f"\n\nFigure 3, {config.width_size} images, means over"
         f" {config.width_seeds} seeds: more parameters do not make the test error"
         " larger: yes. They do make its cross entropy larger: not here.\n\n"
-        + records.table(
+        + markdown.table(
             ["run", "training loss", "test loss", "test error %", "norm"], disturbed
         )
         + f"\n\nFigure 8, {config.kicks.size} images: after noise on the weights the"

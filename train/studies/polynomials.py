@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from train.plots import COLOURS
-from train.runs import records
+from train.report import markdown
 from train.studies.polynomials_smallest_norm import (
     Smallest,
     chebyshev,
@@ -294,7 +294,7 @@ def report(folder: Path) -> str:
         f" {RATE:g}, means over {len(change)} runs; errors are mean squares, 0.495 for"
         " weights of 0, the start. Norm: root mean square. Fits with 9 points are"
         " poor at any degree.\n\n"
-        + records.table(header, rows)
+        + markdown.table(header, rows)
         + "\n\nFigure 5, says the paper, overfits in the test error: yes. Figure 7,"
         " degree 4, does not, also when perturbed: yes at Chebyshev nodes; no at"
         " uniform points, where some runs have no point near an end.\n"
@@ -310,5 +310,5 @@ def report(folder: Path) -> str:
         "Figure 10, the solution of smallest norm overfits eventually: yes, in exact"
         " arithmetic too; float64 makes the error"
         f" {norms.rounded[-1] / norms.exact[-1]:.0f} times as large at the end.\n\n"
-        + records.table(["monomials", "test error", "in float64"], picks)
+        + markdown.table(["monomials", "test error", "in float64"], picks)
     )

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 import lawn_optax as lawn
 from lawn_optax import nrq
 from train.plots import COLOURS
-from train.runs import records
+from train.report import markdown
 from train.studies import rayleigh_cifar as equilibrium
 
 
@@ -221,7 +221,7 @@ def table(rows: list[list[Line]]) -> str:
                 ]
             )
     header = ["row", "line", "risk at the end", "predicted", "lowest risk"]
-    return records.table([*header, "angle, rad", "predicted"], cells)
+    return markdown.table([*header, "angle, rad", "predicted"], cells)
 
 
 def draw(path: Path, rows: list[list[Line]], choices: Choices) -> None:

@@ -22,7 +22,7 @@ import lawn_optax as lawn
 import models
 from train.optimizers import Trial
 from train.plots import COLOURS
-from train.runs import records
+from train.report import markdown
 from train.studies import cifar
 
 
@@ -182,7 +182,7 @@ def table(rows: list[list[Line]]) -> str:
                 ]
             )
     header = ["row", "line", "training loss", "test accuracy %", "norm"]
-    return records.table([*header, "angle, rad", "of all kernels", "predicted"], cells)
+    return markdown.table([*header, "angle, rad", "of all kernels", "predicted"], cells)
 
 
 def draw(path: Path, rows: list[list[Line]], choices: Choices, title: str) -> None:

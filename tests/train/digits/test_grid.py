@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from train.digits.grid import GridResult, mean_std
+from train.digits.grid import GridResult
 from train.digits.tables import (
     differences,
-    paired_interval,
     result_table,
     trial_table,
 )
@@ -28,19 +27,6 @@ def result(name, accuracy, loss, diverged=None, test=None):
     steps = np.full(accuracy.shape, -1) if diverged is None else np.asarray(diverged)
     trials = [{"learning_rate": 10.0**-i} for i in range(len(accuracy))]
     return GridResult(name, trials, [1], history, steps, 1.5, 0.5)
-
-
-def test_mean_and_sample_standard_deviation():
-    assert mean_std(np.array([1.0, 2.0, 6.0])) == (3.0, pytest.approx(7**0.5), 3)
-    assert mean_std(np.array([0.5, 0.25])).text(1, scale=100) == "37.5 ± 17.7"
-    assert mean_std(np.array([0.5])).text(1, scale=100) == "50.0"
-
-
-def test_paired_interval_is_students():
-    mean, half = paired_interval(np.array([3.0, 5.0, 10.0]), np.array([2.0, 3.0, 4.0]))
-    # Differences 1, 2, 6: t(0.975, 2) = 4.302653, standard error sqrt(7 / 3).
-    assert mean == 3.0
-    assert half == pytest.approx(4.302653 * (7 / 3) ** 0.5, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from tests.support.image_files import (
 )
 from tests.support.rating_files import refused
 from train.images import cifar_files as image_files
-from train.images.cifar_files import SOURCES, load
+from train.images.cifar_files import SOURCES, read_folder
+from train.images.data import load_cifar
 
 
 def official(name):
@@ -34,7 +35,7 @@ def official(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_images_are_read_like_a_slow_loop_does(name, tmp_path):
     tables = some_tables(name)
-    data = load(name, write_binary(tmp_path / "any", tables))
+    data = read_folder(name, write_binary(tmp_path / "any", tables))
     assert (data.name, data.num_classes) == (name, 10 if name == "cifar10" else 100)
     *train, test = tables.values()
     first = 1 if name == "cifar10" else 2
@@ -52,12 +53,12 @@ def test_images_are_read_like_a_slow_loop_does(name, tmp_path):
 def test_both_forms_in_the_folder_or_the_one_around_it_give_the_same(name, tmp_path):
     binary, pickled = official(name)
     tables = some_tables(name)
-    data = load(name, write_binary(tmp_path / "1" / binary, tables))
-    same(load(name, tmp_path / "1"), data)
-    same(load(name, write_pickled(tmp_path / "2" / pickled, name, tables)), data)
-    same(load(name, tmp_path / "2"), data)
+    data = read_folder(name, write_binary(tmp_path / "1" / binary, tables))
+    same(read_folder(name, tmp_path / "1"), data)
+    same(read_folder(name, write_pickled(tmp_path / "2" / pickled, name, tables)), data)
+    same(read_folder(name, tmp_path / "2"), data)
     write_binary(tmp_path / "2" / binary, some_tables(name, seed=1))
-    assert (load(name, tmp_path / "2").train.images != data.train.images).any()
+    assert (read_folder(name, tmp_path / "2").train.images != data.train.images).any()
     assert data.train.labels.min() >= 0 and data.train.images.flags.c_contiguous
 
 
@@ -84,7 +85,9 @@ def test_sizes_stand_beside_the_official_ones(tmp_path):
     tables["data_batch_1.bin"][:, 0] = tables["data_batch_2.bin"][:, 0] = 7
     for file in ("data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"):
         tables[file][:, 0] = range(2)
-    text = image_files.statistics(load("cifar10", write_binary(tmp_path, tables)))
+    text = image_files.statistics(
+        read_folder("cifar10", write_binary(tmp_path, tables))
+    )
     text = " ".join(text.split())
     assert "cifar10" in text and "| train | 10 | 50,000 | -49,990 | 0 to 4 |" in text
     assert "| test | 4 | 10,000 | -9,996 |" in text
@@ -129,7 +132,7 @@ def cut(size):
 def test_cut_binary_files_are_named(name, file, change, parts, tmp_path):
     write_binary(tmp_path, some_tables(name))
     (tmp_path / file).write_bytes(change((tmp_path / file).read_bytes()))
-    refused(lambda: load(name, tmp_path), file, *parts, "again")
+    refused(lambda: read_folder(name, tmp_path), file, *parts, "again")
 
 
 @pytest.mark.parametrize("write", ["binary", "pickled"])
@@ -151,7 +154,9 @@ def test_impossible_labels_are_named(write, name, column, value, message, tmp_pa
     else:
         write_pickled(tmp_path, name, tables)
         file = file.removesuffix(".bin")
-    refused(lambda: load(name, tmp_path), f"{file}, record 4: {message}", "again")
+    refused(
+        lambda: read_folder(name, tmp_path), f"{file}, record 4: {message}", "again"
+    )
 
 
 class Evil:
@@ -215,7 +220,7 @@ def test_malformed_pickles_are_named(change, parts, tmp_path):
     write_pickled(tmp_path, "cifar10", tables)
     content = change(batch("cifar10", tables["data_batch_2.bin"]))
     (tmp_path / "data_batch_2").write_bytes(python_2_pickle(content))
-    refused(lambda: load("cifar10", tmp_path), "data_batch_2", *parts, "again")
+    refused(lambda: read_folder("cifar10", tmp_path), "data_batch_2", *parts, "again")
 
 
 def test_no_code_that_a_pickle_names_is_run(tmp_path):
@@ -224,7 +229,9 @@ def test_no_code_that_a_pickle_names_is_run(tmp_path):
     for module in ("os", "posix"):
         code = f"c{module}\nsystem\n(S'touch {trace}'\ntR.".encode()
         (tmp_path / "data_batch_1").write_bytes(code)
-        refused(lambda: load("cifar10", tmp_path), "data_batch_1 is not a readable")
+        refused(
+            lambda: read_folder("cifar10", tmp_path), "data_batch_1 is not a readable"
+        )
     assert not trace.exists()
     # Stand-ins take the place of NumPy's classes: this would be wild pointers.
     found = image_files._Unpickler(io.BytesIO(python_2_pickle(Constructs()))).load()
@@ -237,7 +244,9 @@ def test_cut_pickles_are_named(size, tmp_path):
     path = tmp_path / "test"
     path.write_bytes(path.read_bytes()[:size])
     refused(
-        lambda: load("cifar100", tmp_path), "test is not a readable pickle", "again"
+        lambda: read_folder("cifar100", tmp_path),
+        "test is not a readable pickle",
+        "again",
     )
 
 
@@ -249,7 +258,11 @@ def test_an_array_with_too_few_bytes_is_refused(tmp_path):
     old, new = (b"K\x01M" + (n).to_bytes(2, "little") for n in (3072, 3071))
     assert content.count(old) == 1
     path.write_bytes(content.replace(old, new))
-    refused(lambda: load("cifar100", tmp_path), "train is not", "3072 bytes for an arr")
+    refused(
+        lambda: read_folder("cifar100", tmp_path),
+        "train is not",
+        "3072 bytes for an arr",
+    )
 
 
 # ------------------------------------------------------------------------ folders
@@ -257,12 +270,13 @@ def test_an_array_with_too_few_bytes_is_refused(tmp_path):
 
 def test_missing_folders_and_files_are_named(tmp_path):
     refused(
-        lambda: load("cifar", tmp_path), "no data set 'cifar'; choose from: cifar10"
+        lambda: load_cifar("cifar", tmp_path),
+        "no data set 'cifar'; choose from: cifar10",
     )
-    refused(lambda: load("cifar10", tmp_path / "no"), "no is not a folder")
+    refused(lambda: read_folder("cifar10", tmp_path / "no"), "no is not a folder")
     everything = "lacks train.bin, test.bin; --data-dir for cifar100 must be the folder"
     remedy = "cifar-100-binary or cifar-100-python, or the one around it"
-    refused(lambda: load("cifar100", tmp_path), everything, remedy)
+    refused(lambda: read_folder("cifar100", tmp_path), everything, remedy)
     for folder, lacking in (
         (tmp_path / "cifar-10-batches-bin", "data_batch_4.bin"),
         (tmp_path / "cifar-10-batches-py", "test_batch"),
@@ -273,9 +287,13 @@ def test_missing_folders_and_files_are_named(tmp_path):
             write_pickled(folder, "cifar10", some_tables("cifar10"))
         (folder / lacking).unlink()
         for given in (folder, tmp_path):
-            refused(lambda given=given: load("cifar10", given), f"lacks {lacking};")
+            refused(
+                lambda given=given: read_folder("cifar10", given), f"lacks {lacking};"
+            )
         (folder / lacking).mkdir()  # A folder is no file.
-        refused(lambda folder=folder: load("cifar10", folder), f"lacks {lacking};")
+        refused(
+            lambda folder=folder: read_folder("cifar10", folder), f"lacks {lacking};"
+        )
         for path in folder.iterdir():
             path.rmdir() if path.is_dir() else path.unlink()
 
@@ -288,4 +306,4 @@ def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(tmp_path), "read_bytes", fail)
     parts = "train.bin (Permission denied); check --data-dir"
-    refused(lambda: load("cifar100", tmp_path), "cannot read", parts)
+    refused(lambda: read_folder("cifar100", tmp_path), "cannot read", parts)

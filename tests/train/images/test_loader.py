@@ -70,7 +70,7 @@ def same(one, other):
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     root = write_folder(tmp_path_factory.mktemp("images"), train=26, val=3)
-    return image_folder.load(root)
+    return image_folder.list_folder(root)
 
 
 # ------------------------------------------------------------------------ content
@@ -173,7 +173,7 @@ def test_a_corrupt_file_is_named_by_whoever_meets_it(workers, tmp_path):
     root = write_folder(tmp_path)
     path = root / "train" / "n02" / "n02_1.JPEG"
     path.write_bytes(encoded(photograph(90, 80))[:-300])
-    photos = image_folder.load(root)
+    photos = image_folder.list_folder(root)
     order = training_order(photos.train, 9, seed=0)
     parts = f"{path} cannot be decoded (", "delete it"
     refused(lambda: take(photos.train, order, 0, 2, workers), *parts)
@@ -184,7 +184,7 @@ ENDLESS = """
 import pathlib, sys
 from train import image_folder, image_loader
 if __name__ == "__main__":
-    photos = image_folder.load(pathlib.Path(sys.argv[1])).train
+    photos = image_folder.list_folder(pathlib.Path(sys.argv[1])).train
     order = image_loader.training_order(photos, 2, seed=0)
     for batch in image_loader.batches(photos, order, 0, 10**9, workers=1):
         print("batch", flush=True)

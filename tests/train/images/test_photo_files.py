@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.image_files import write_folder
 from tests.support.rating_files import refused
-from train.images.photo_files import load
+from train.images.photo_files import list_folder
 
 
 def listed(photos):
@@ -24,7 +24,7 @@ def test_classes_and_files_are_sorted_by_name(tmp_path):
         (extra / ignored).write_bytes(b"")
     (root / "train" / ".cache").mkdir()
     (root / "train" / "readme").write_bytes(b"")
-    data = load(root)
+    data = list_folder(root)
     assert data.classes == ("n01", "n02", "n10")
     names = [
         *(("n01", f"n01_{i}.JPEG") for i in range(3)),
@@ -40,7 +40,7 @@ def test_classes_and_files_are_sorted_by_name(tmp_path):
     assert [label for _, label in listed(data.val)] == [0, 0, 1, 1, 2, 2]
     assert data.train[6].content == b"z" and data.train[7].content == b"a"
     assert data.train.labels.dtype == np.int32
-    assert listed(load(tmp_path).train) == expected  # The folder around it.
+    assert listed(list_folder(tmp_path).train) == expected  # The folder around it.
 
 
 def test_names_may_be_any_that_a_file_system_has(tmp_path):
@@ -50,38 +50,42 @@ def test_names_may_be_any_that_a_file_system_has(tmp_path):
     with open(path, "wb") as file:
         file.write(b"here")
     assert [
-        p for p in map(load(root).val.__getitem__, range(5)) if p.content == b"here"
+        p
+        for p in map(list_folder(root).val.__getitem__, range(5))
+        if p.content == b"here"
     ]
 
 
 def test_photographs_go_to_workers(tmp_path):
-    data = load(write_folder(tmp_path))
+    data = list_folder(write_folder(tmp_path))
     copy = pickle.loads(pickle.dumps(data.train))
     assert [copy[i] for i in range(9)] == [data.train[i] for i in range(9)]
 
 
 def test_a_file_that_has_gone_is_named(tmp_path):
-    data = load(write_folder(tmp_path))
+    data = list_folder(write_folder(tmp_path))
     path = tmp_path / "train" / "n01" / "n01_1.JPEG"
     path.unlink()
     refused(lambda: data.train[1], f"cannot read {path} (No such file or directory)")
 
 
 def test_missing_folders_are_named(tmp_path):
-    refused(lambda: load(tmp_path / "no"), "no is not a folder")
+    refused(lambda: list_folder(tmp_path / "no"), "no is not a folder")
     remedy = "--data-dir must be the folder with train/CLASS/*.JPEG"
-    refused(lambda: load(tmp_path), "lacks train and val;", remedy)
+    refused(lambda: list_folder(tmp_path), "lacks train and val;", remedy)
     (tmp_path / "train").mkdir()
-    refused(lambda: load(tmp_path), "lacks val;", remedy)
+    refused(lambda: list_folder(tmp_path), "lacks val;", remedy)
     (tmp_path / "val").mkdir()
     one = "must be in one folder for each class"
-    refused(lambda: load(tmp_path), "train has no folders;", one)
+    refused(lambda: list_folder(tmp_path), "train has no folders;", one)
 
 
 def test_of_several_folders_none_is_guessed(tmp_path):
     for name in ("b", "a"):
         write_folder(tmp_path / name)
-    refused(lambda: load(tmp_path), "several folders with train and val: a, b; give")
+    refused(
+        lambda: list_folder(tmp_path), "several folders with train and val: a, b; give"
+    )
 
 
 @pytest.mark.parametrize("part, other", [("train", "val"), ("val", "train")])
@@ -90,14 +94,16 @@ def test_both_parts_have_the_same_classes(part, other, tmp_path):
     for name in ("m1", "m2", "m3", "m4"):
         (tmp_path / other / name).mkdir()
     message = f"{part} lacks the class m1, m2, m3, ..., which the other part has"
-    refused(lambda: load(tmp_path), message, "needs a folder of that name in both")
+    refused(
+        lambda: list_folder(tmp_path), message, "needs a folder of that name in both"
+    )
 
 
 def test_classes_without_images_are_named(tmp_path):
     write_folder(tmp_path)
     for path in (tmp_path / "val" / "n10").iterdir():
         path.rename(path.with_suffix(".gif"))
-    refused(lambda: load(tmp_path), "n10 has no image (.jpeg, .jpg, .png)")
+    refused(lambda: list_folder(tmp_path), "n10 has no image (.jpeg, .jpg, .png)")
 
 
 def test_images_outside_of_classes_are_missed(tmp_path):
@@ -107,7 +113,10 @@ def test_images_outside_of_classes_are_missed(tmp_path):
         for path in folder.iterdir():
             path.rename(root / "val" / path.name)
         folder.rmdir()
-    refused(lambda: load(root), "val has no folders; its images must be in one folder")
+    refused(
+        lambda: list_folder(root),
+        "val has no folders; its images must be in one folder",
+    )
 
 
 def test_folders_that_cannot_be_read_are_named(tmp_path, monkeypatch):
@@ -117,4 +126,6 @@ def test_folders_that_cannot_be_read_are_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(os, "scandir", fail)
-    refused(lambda: load(tmp_path), "train (Permission denied); check --data-dir")
+    refused(
+        lambda: list_folder(tmp_path), "train (Permission denied); check --data-dir"
+    )

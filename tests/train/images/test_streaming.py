@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(folder):
-    return image_folder.load(folder)
+    return image_folder.list_folder(folder)
 
 
 def streamed(photos, devices, parts=1, epochs=2):
@@ -150,12 +150,12 @@ def test_photographs_held_out_are_not_trained_on(photos):
     def names(part):
         return {part[i].name for i in range(len(part))}
 
-    first, again, other = (photographs.hold_out(photos, 5, seed) for seed in (0, 0, 1))
+    first, again, other = (image_folder.hold_out(photos, 5, seed) for seed in (0, 0, 1))
     assert (len(first.val), len(first.train)) == (5, 13)
     assert names(first.val) | names(first.train) == names(photos.train)
     assert names(first.val) == names(again.val) != names(other.val)
     refused(
-        lambda: photographs.hold_out(photos, 18, 0),
+        lambda: image_folder.hold_out(photos, 18, 0),
         "--validation needs more than 18 training images; got 18",
     )
 

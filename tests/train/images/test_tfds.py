@@ -17,9 +17,8 @@ from tests.support.image_files import (
     write_binary,
 )
 from tests.support.rating_files import refused
-from train.images import cifar_files as image_files
+from train.images import data
 from train.images import imagenet_tfds as imagenet
-from train.images import photo_files as image_folder
 from train.images.cifar_files import SOURCES
 from train.images.cifar_tfds import SmallImages
 from train.images.loader import batches, training_order
@@ -51,17 +50,17 @@ def archive(server, name, tables, monkeypatch):
 def test_download_and_local_files_give_the_same(name, server, tmp_path, monkeypatch):
     tables = some_tables(name, count=20)
     archive(server, name, tables, monkeypatch)
-    data = image_files.load(name)
-    same(data, image_files.load(name, write_binary(tmp_path / "local", tables)))
+    downloaded = data.load_cifar(name)
+    same(downloaded, data.load_cifar(name, write_binary(tmp_path / "local", tables)))
     for path in server.iterdir():
         path.unlink()
-    same(image_files.load(name), data)  # The second time it is there already.
+    same(data.load_cifar(name), downloaded)  # The second time it is there already.
 
 
 def test_without_internet_the_remedy_is_named_at_once(server, tmp_path):
     remedy = "--data-dir a folder with cifar-100-binary or cifar-100-python"
     url = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
-    refused(lambda: image_files.load("cifar100"), url, remedy, "ConnectionError")
+    refused(lambda: data.load_cifar("cifar100"), url, remedy, "ConnectionError")
     assert not (tmp_path / "prepared").exists()
 
 
@@ -71,9 +70,9 @@ def test_an_archive_with_another_checksum_is_refused(server, monkeypatch):
     content = path.read_bytes()
     path.write_bytes(content[:-500])
     remedy = "--data-dir a folder with cifar-10-batches-bin or cifar-10-batches-py"
-    refused(lambda: image_files.load("cifar10"), "NonMatchingChecksumError", remedy)
+    refused(lambda: data.load_cifar("cifar10"), "NonMatchingChecksumError", remedy)
     path.write_bytes(content)
-    assert len(image_files.load("cifar10").train.labels) == 30
+    assert len(data.load_cifar("cifar10").train.labels) == 30
 
 
 def test_checksums_of_the_archives_are_registered():
@@ -132,17 +131,18 @@ def write_imagenet(folder, val=3, classes=("n15075141", "n01443537")):
 
 def test_imagenet_is_prepared_from_its_archives(manual):
     train, val = write_imagenet(manual)
-    data = image_folder.load()
-    assert len(data.classes) == 1000 and list(data.classes) == sorted(data.classes)
-    assert data.classes[:2] == ("n01440764", "n01443537")
-    for photos, expected in ((data.train, train), (data.val, val)):
-        assert [tuple(photos[i]) for i in range(len(photos))] == expected
-        copy = pickle.loads(pickle.dumps(photos))  # As it goes to workers.
-        assert copy[1] == photos[1]
+    photos = data.load_photos()
+    assert len(photos.classes) == 1000
+    assert list(photos.classes) == sorted(photos.classes)
+    assert photos.classes[:2] == ("n01440764", "n01443537")
+    for part, expected in ((photos.train, train), (photos.val, val)):
+        assert [tuple(part[i]) for i in range(len(part))] == expected
+        copy = pickle.loads(pickle.dumps(part))  # As it goes to workers.
+        assert copy[1] == part[1]
     for path in manual.iterdir():
         path.unlink()
-    again = image_folder.load()  # The second time it is there already.
-    assert [again.train[i] for i in range(4)] == [data.train[i] for i in range(4)]
+    again = data.load_photos()  # The second time it is there already.
+    assert [again.train[i] for i in range(4)] == [photos.train[i] for i in range(4)]
     order = training_order(again.train, 4, seed=0)
     (batch,) = batches(again.train, order, 0, 1, workers=0)
     np.testing.assert_array_equal(np.sort(batch.labels), [1, 1, 999, 999])
@@ -152,17 +152,13 @@ def test_missing_archives_are_named_with_the_place_where_they_belong(manual):
     write_imagenet(manual)
     (manual / "ILSVRC2012_img_val.tar").unlink()
     message = f"{manual} lacks ILSVRC2012_img_val.tar; put both archives there"
-    refused(image_folder.load, message, "--data-dir a folder with train/CLASS")
+    refused(data.load_photos, message, "--data-dir a folder with train/CLASS")
 
 
 def test_archives_of_something_else_are_refused(manual):
     write_imagenet(manual, classes=("n15075141", "n1"))
-    refused(
-        image_folder.load, "img_train.tar has n1.tar, which is no class of ImageNet"
-    )
+    refused(data.load_photos, "img_train.tar has n1.tar, which is no class of ImageNet")
     write_imagenet(manual, val=2)
-    refused(
-        image_folder.load, "ILSVRC2012_img_val.tar has 2 files, not 3; get it again"
-    )
+    refused(data.load_photos, "ILSVRC2012_img_val.tar has 2 files, not 3; get it again")
     (manual / "ILSVRC2012_img_val.tar").write_bytes(b"nothing")
-    refused(image_folder.load, "cannot prepare ImageNet from the archives in")
+    refused(data.load_photos, "cannot prepare ImageNet from the archives in")

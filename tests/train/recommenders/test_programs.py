@@ -16,6 +16,7 @@ from tests.support.training import close
 from train.devices import Devices
 from train.recommenders import programs as recommender
 from train.recommenders import sampling
+from train.shuffle import make_shuffle
 
 RATE = 0.5
 
@@ -210,7 +211,7 @@ def margin_samples(task, data):
     key, count = jax.random.key(0), task.epoch_size
     return sampling.samples(
         data.train,
-        sampling.make_shuffle(key, count),
+        make_shuffle(key, count),
         jnp.arange(count, dtype=jnp.int32),
         jax.random.bits(key, (count,), jnp.uint32),
         tiny.ITEMS,

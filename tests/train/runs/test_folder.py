@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from tests.support import resumable_run as toy_run
@@ -25,6 +26,7 @@ from tests.support.resumable_run import (
 )
 from train import InputError
 from train.runs import folder as runs
+from train.runs import writers
 
 ROOT = Path(__file__).parents[3]
 
@@ -72,7 +74,7 @@ def test_events_are_the_rows(whole):
     events = []
     while data:
         (size,) = struct.unpack("<Q", data[:8])
-        events.append(runs.Event.FromString(data[12 : 12 + size]))
+        events.append(writers.Event.FromString(data[12 : 12 + size]))
         data = data[16 + size :]
     assert events[0].file_version == "brain.Event:2"
     assert all(event.wall_time == 0 for event in events)
@@ -209,15 +211,15 @@ def test_full_disk_is_one_line_and_the_run_goes_on(place, whole, tmp_path, monke
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         if place == "row":
-            original = runs._Writers.append
-            patch.setattr(runs._Writers, "append", fail)
+            original = runs.Writers.append
+            patch.setattr(runs.Writers, "append", fail)
         elif place == "checkpoint":
             toy(folder, epochs=12)
-            patch.setattr(runs.ocp.CheckpointManager, "save", fail)
+            patch.setattr(ocp.CheckpointManager, "save", fail)
         else:
             toy(folder, epochs=EPOCHS - 1)
             patch.setattr(runs.records.os, "replace", fail)
-        with pytest.raises(InputError, match="No space left on device; once that is"):
+        with pytest.raises(InputError, match="No space left on device; remedy that"):
             toy(folder)
     toy(folder)
     assert contents(folder) == contents(whole[0])
@@ -228,7 +230,7 @@ def test_ctrl_c_says_how_to_go_on(whole, tmp_path):
         raise KeyboardInterrupt
 
     toy(tmp_path, epochs=7)
-    with pytest.raises(KeyboardInterrupt, match="the same command goes on from here"):
+    with pytest.raises(KeyboardInterrupt, match="the same command continues from here"):
         toy(tmp_path, after=interrupt)
     toy(tmp_path)
     assert contents(tmp_path) == contents(whole[0])

@@ -13,7 +13,7 @@ from tests.support import image_files as images
 from train.__main__ import main
 from train.images import augmentation
 from train.images import cifar_files as image_files
-from train.recommenders import sampling
+from train.shuffle import make_shuffle, shuffled
 from train.studies import (
     cifar,
     exponential,
@@ -51,7 +51,10 @@ def test_the_subset_is_the_first_images_halved(folder, monkeypatch):
     monkeypatch.setattr(cifar, "IMAGES", 11)
     monkeypatch.setattr(cifar, "SIDE", 16)
     monkeypatch.setattr(cifar, "TESTS", 3)
-    found, source = cifar.load(folder, False), image_files.load("cifar10", folder)
+    found, source = (
+        cifar.load(folder, False),
+        image_files.read_folder("cifar10", folder),
+    )
     assert found.images.shape == (11, 16, 16, 3) and found.images.dtype == np.uint8
     np.testing.assert_array_equal(found.labels, source.train.labels[:11])
     np.testing.assert_array_equal(found.test_labels, source.test.labels[:3])
@@ -90,10 +93,10 @@ def reference(data, steps, rate, decay, shared, stretch, rescaled_at):
     seen = []
     for t in range(steps):
         epoch, number = divmod(t, COUNT // 8)
-        shuffle = sampling.make_shuffle(
+        shuffle = make_shuffle(
             jax.random.fold_in(jax.random.fold_in(key, 1), epoch), COUNT
         )
-        rows = sampling.shuffled(shuffle, 8 * number + jnp.arange(8), COUNT)
+        rows = shuffled(shuffle, 8 * number + jnp.arange(8), COUNT)
         value, g = slope(nested(w, first["params"]), data.images[rows],
                          data.labels[rows])  # fmt: skip
         g = {k: np.asarray(x, float) for k, x in flat(g).items()}
