@@ -162,5 +162,5 @@ class Job(abc.ABC):
         """Draws the figures of a finished run; returns its result in words."""
         return ""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (most jobs have nothing to end)
         """Ends what works at the same time."""

@@ -237,3 +237,10 @@ def make_advance(programs: Programs, devices: Devices) -> Callable[..., Any]:
         return state, float(np.mean(devices.gather(losses))) if losses else 0.0
 
     return by_step
+
+
+def margins_in_words(values: Mapping[str, float]) -> str:
+    """The quantiles of the training margins among some metrics."""
+    return "margins " + ", ".join(
+        f"{name} {values[f'margin_{name}']:.2f}" for name in ("p10", "p50", "p90")
+    )

@@ -2,8 +2,9 @@
 
 Data flow of a step: a device's share of the batch → gradients and losses, part by part,
 summed over the parts and then over the devices (`accumulate`) → mean gradient of the
-batch (the experiment knows how many samples it has; `flood_factor` may turn it around)
-→ optimizer and new weights (`update`). `step` is all of it, and `run_epochs` repeats it.
+batch (the experiment knows its number of samples; `flood_factor` may turn the gradient
+around) → optimizer and new weights (`update`). `step` is all of it, and `run_epochs`
+repeats it.
 
 An experiment has a `Task` with its data's sizes, and a function that computes the
 gradient of a batch with `accumulate`.

@@ -55,9 +55,9 @@ _SMALL, _LARGE = (1.0, 5.0, 10.0), (5.0, 10.0, 20.0)
 _LAMB = (1e-3, 2e-3, 3.5e-3, 5e-3)
 _ADAM_16K = (1e-3, 3e-3, 5e-3, 8e-3, 1e-2)
 _LAMB_16K = (0.01, 0.02, 0.02828, 0.03, 0.04)
-# The papers' grids for ImageNet (arXiv, Appendix D.4.4). A LAWN form that keeps the best
-# rate of its base optimizer has one rate here: LAMB's 0.02828, and for SGD, whose best
-# rate is not printed, the middle one. LAWN has more trials, as in the paper.
+# The papers' grids for ImageNet (arXiv, Appendix D.4.4). Where a LAWN form keeps the
+# best rate of its base optimizer, it has one rate here: LAMB's 0.02828, and for SGD,
+# whose best rate is not printed, the middle one. As in the paper, LAWN has more trials.
 PAPERS_256 = {
     "sgd": Grid((0.1, 0.256, 0.5), (1e-4,), (), (0.5,)),
     "adam": Grid((1e-4, 1.25e-3, 2.5e-3, 5e-3), (0.0,), (), (0.16,)),
@@ -74,5 +74,3 @@ PAPERS_16K = {
     "adam-lawn": Grid(_ADAM_16K, (), _SMALL, _SMALL),
     "lamb-lawn": Grid((0.02828,), (), _LARGE, _LARGE),
 }
-
-

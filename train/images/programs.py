@@ -123,7 +123,9 @@ def evaluate(
     )
 
 
-def classify(task: Task, state: State, batch: PhotoBatch) -> tuple[jax.Array, jax.Array]:
+def classify(
+    task: Task, state: State, batch: PhotoBatch
+) -> tuple[jax.Array, jax.Array]:
     """Logits float32[b, classes] and labels int32[b] of a batch, for `measure`."""
 
     def own(variables, batch):
