@@ -150,7 +150,8 @@ class Run:
         """Appends one row of metrics, before the checkpoint of the same epoch.
 
         Args:
-            row: Python numbers by name (and texts, which TensorBoard does not get).
+            row: Python numbers by name. A row that also has a text is of one of several
+                runs; TensorBoard does not get it.
                 It has an integer "epoch", never lower than that of the row before, and
                 no times: they would differ from those of a run that was killed.
         """
