@@ -1,7 +1,7 @@
 """Sweeps: a grid of hyperparameters per optimizer, then the best with several seeds.
 
 ``python -m train sweep recsys`` or ``image``. Trials are compared on data held out of
-the training data; the best one is then trained on all of these.
+the training data; the best one is then trained on all training data.
 """
 
 import dataclasses

@@ -243,7 +243,7 @@ def conclusion(options: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     published = None if options["validation"] else papers.published_accuracy(options)
     lines = [
         f"accuracy {100 * last['accuracy']:.2f} %, ECE {100 * last['ece']:.2f} %"
-        f" ({programs.ECE_BINS} bins), on training images as they are"
+        f" ({programs.ECE_BINS} bins), on training images without augmentation"
         f" {100 * last['train_accuracy']:.2f} %, after {last['epoch']} epochs",
         f"best accuracy of {len(rows)} evaluations {100 * best['accuracy']:.2f} %"
         f" (epoch {best['epoch']}, chosen on the same images)",
@@ -265,8 +265,8 @@ def evaluation(finished: Any, values: Mapping[str, float], right: np.ndarray) ->
         f"accuracy {100 * values['accuracy']:.2f} % (standard error over images"
         f" {100 * standard_error(right):.2f}), ECE {100 * values['ece']:.2f} %"
         f" ({programs.ECE_BINS} bins), loss {values['test_loss']:.4f}\n"
-        f"on training images as they are {100 * values['train_accuracy']:.2f} %,"
-        f" {margins_in_words(values)}"
+        f"on training images without augmentation"
+        f" {100 * values['train_accuracy']:.2f} %, {margins_in_words(values)}"
     )
 
 

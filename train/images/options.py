@@ -41,21 +41,22 @@ class Options(options.CommonOptions):
     loss: Literal["cross-entropy", "focal"] = "cross-entropy"
     """Cross entropy or focal loss."""
     clip_norm: float | Literal["preset"] | None = "preset"
-    """Clip the gradient to this global norm; None does not (default: to 1, but for sgd
-    and sgd-lawn on ImageNet)."""
+    """Clip the gradient to this global norm, or None (default: 1, but None for sgd and
+    sgd-lawn on ImageNet)."""
     momentum: float | None = option(None, least=0)
     """Momentum of sgd and its forms (default: 0.9, on ImageNet 0.875)."""
     decay_norms: bool | None = None
-    """Whether weight decay includes the norm layers (default: on CIFAR)."""
+    """Whether weight decay includes the norm layers (default: on CIFAR it does, on
+    ImageNet it does not)."""
     constrain: Literal["all", "matrices", "all-but-head"] = "all"
-    """Layers that the -lawn forms constrain: all, kernels alone (norm layers and
-    biases stay free), or all but the last one."""
+    """Layers that the -lawn forms constrain: all, only kernels (norm layers and biases
+    stay free), or all but the last one."""
     scaling: decoding.Scaling = "shorter"
-    """Before the middle of a photograph is cut out to be tested: its shorter side to
-    256 pixels, or both."""
+    """Sides that are scaled to 256 pixels before the middle of a photograph is cut out
+    for testing: the shorter one, or both."""
     augment: bool = True
-    """Random crops and mirror images, for cifar100 rotations by up to 15 degrees; on
-    imagenet always crops of 8 to 100 % of the area."""
+    """Random crops and mirror images, for cifar100 also rotations by up to 15 degrees.
+    On imagenet, crops of 8 to 100 % of the area are always on."""
     images: int | None = option(None, least=1)
     """Train on this many images, drawn by --split-seed, and test on as many at most,
     for a first look (default: all)."""
@@ -90,10 +91,10 @@ class SweepConfig(Options, options.SweepOptions):
 
     Trials have one seed and all epochs, or a schedule with all phases shortened alike;
     the best of them, by its accuracy on 5,000 held-out training images, is trained in
-    full with several seeds on all training images. The papers' grid for CIFAR, the
-    first stage of Table 5, has 18 to 24 trials for each optimizer; that for ImageNet,
-    Appendix D.4.4, 3 to 45, more for the -lawn forms. The same command with the same
-    options resumes a sweep that was interrupted.
+    full with several seeds on all training images. The papers' grid for CIFAR (the
+    first stage of Table 5) has 18 to 24 trials for each optimizer. Their grid for
+    ImageNet (Appendix D.4.4) has 3 to 45, with more for the -lawn forms. The same
+    command with the same options resumes a sweep that was interrupted.
     """
 
     warmups: tuple[float, ...] = ()
@@ -127,7 +128,7 @@ def grid(config: SweepConfig, name: str) -> options.Grid:
 
 
 def resolve(config: Config) -> Settings:
-    """Fills in what was left to the preset and to the tuned values, and checks all.
+    """Fills in the preset and the tuned values, and checks all options.
 
     Raises:
         InputError: For options that no run can have.

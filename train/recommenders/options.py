@@ -93,16 +93,16 @@ class Config(Options, options.RunOptions):
 class SweepConfig(Options, options.SweepOptions):
     """Recommenders: the same number of trials for each optimizer, then its best one.
 
-    Trials have one seed and all epochs, or a schedule with all phases shortened alike;
-    the best of them, by each user's second-latest item, is trained in full with several
-    seeds on everything but the latest, the test item. The papers' grid, Table 8, has 40
-    to 66 trials for each optimizer. The same command with the same options resumes a
-    sweep that was interrupted.
+    Trials have one seed and all epochs, or a schedule with all phases shortened alike.
+    The best of them, by each user's second-latest item, is trained in full with several
+    seeds on everything but the latest item, which is the test item. The papers' grid,
+    Table 8, has 40 to 66 trials for each optimizer. The same command with the same
+    options resumes a sweep that was interrupted.
     """
 
     at_once: int | None = option(None, changes_result=False)
-    """Trials trained side by side by vmap (default: 1 where more gains nothing, as on
-    CPUs, else as many as fit the memory)."""
+    """Trials trained side by side by vmap (default: 1 on CPUs, where more at once are
+    not faster, else as many as fit the memory)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ def grid(config: SweepConfig, name: str) -> options.Grid:
 
 
 def resolve(config: Config) -> Settings:
-    """Fills in what was left to the preset and to the tuned values, and checks all.
+    """Fills in the preset and the tuned values, and checks all options.
 
     Raises:
         InputError: For options that no run can have.
