@@ -13,25 +13,27 @@ from models.layers import batch_norm, convolution, pool_and_classify
 class CNN(nn.Module):
     """Layers of 3×3 convolution, batch norm and ReLU; all but the last halve the image.
 
-    They halve it by their strides, from the first layer on: on CPUs the time goes to
-    wide arrays of few channels, not to the products. With 10 classes and the default
+    Their strides halve it, beginning with the first layer: on CPUs, large arrays with
+    few channels cost more time than the products. With 10 classes and the default
     features, an image of 32×32 pixels takes 1,493,632 multiply-adds, which is 2.99
     million floating-point operations, and there are 63,874 parameters.
 
-    Convolutions are drawn from He et al.'s normal distribution by fan-out, the head
-    uniformly within 1/sqrt(fan-in), bias too; scales start at 1 and biases at 0.
+    Convolutions start from He et al.'s normal distribution by fan-out, kernel and bias
+    of the head from the uniform distribution within 1/sqrt(fan-in), the scales of norm
+    layers from 1 and their biases from 0.
 
-    The parameters are ``conv1``, ``norm1``, ``conv2``, ... and ``head``. With the
-    default groups of `lawn_optax`, `describe` prints nine: each convolution is a group
-    of its kernel alone, each norm layer one of scale and bias together, and the head
-    one of kernel and bias.
+    The parameters are ``conv1``, ``norm1``, ``conv2``, ... and ``head``. The default
+    groups of `lawn_optax` are nine: the kernel of each convolution, the scale and bias
+    of each norm layer, and the kernel and bias of the head.
 
     Attributes:
         features: Channels of each layer.
         classes: Number of logits.
-        dtype: Of the computation, such as bfloat16. Parameters, statistics of batch
-            norm and logits are float32 in any case, wider if they are given wider.
-        axis_name: See `models.layers.batch_norm`.
+        dtype: Type of the computation, such as bfloat16. Parameters, statistics of
+            batch norm and logits are float32 in any case, or wider if the parameters
+            are.
+        axis_name: Name of the axis that splits the batch; see
+            `models.layers.batch_norm`.
     """
 
     features: Sequence[int] = (24, 32, 64, 64)

@@ -1,8 +1,8 @@
-"""The layers that the image models share, with PyTorch's numbers.
+"""The layers that the image models share, with the constants of PyTorch.
 
 The papers' code was PyTorch: batch norm has epsilon 1e-5 and keeps 0.9 of the running
-statistics, and a kernel of size k is padded by k // 2 on every side (Flax's ``SAME``
-puts the padding of a stride of 2 on the other side).
+statistics, and a kernel of size k has padding k // 2 on each side (with a stride of 2,
+Flax's ``SAME`` pads the other side).
 """
 
 from collections.abc import Callable
@@ -26,17 +26,16 @@ def convolution(
     fan: Fan = "fan_out",
     dtype: DTypeLike | None = None,
 ) -> nn.Conv:
-    """A convolution without bias, which the norm layer after it would cancel.
+    """A convolution without a bias: the norm layer after it would cancel the bias.
 
     Args:
         features: Channels of the output.
         size: Height and width of the kernel, odd.
         stride: Step in both directions.
         name: Name among the parameters.
-        fan: ``fan_out`` or ``fan_in``: whether the weights are drawn from
-            N(0, 2 / (size² · outputs)) or N(0, 2 / (size² · inputs)) (He et al. 2015,
-            arXiv:1502.01852).
-        dtype: Of the computation; that of inputs and parameters by default.
+        fan: ``fan_out`` draws the weights from N(0, 2 / (size² · outputs)), ``fan_in``
+            from N(0, 2 / (size² · inputs)) (He et al. 2015, arXiv:1502.01852).
+        dtype: Type of the computation; by default that of inputs and parameters.
     """
     return nn.Conv(
         features,
@@ -57,18 +56,19 @@ def batch_norm(
     dtype: DTypeLike | None = None,
     axis_name: str | None = None,
 ) -> nn.BatchNorm:
-    """Batch norm whose statistics are those of the whole batch, in float32 or wider.
+    """Batch norm with the statistics of the whole batch, in float32 or wider.
 
     Scales start at 1 and biases at 0. The running variance is that of the batch, not
     PyTorch's unbiased estimate.
 
     Args:
         name: Name among the parameters and the statistics.
-        train: Whether to normalise by the batch, and to update the running statistics;
-            else these normalise.
-        dtype: Of the output; that of inputs and parameters by default.
-        axis_name: The axis that splits the batch, under `jax.pmap` or `jax.shard_map`.
-            Under `jax.jit` with sharded arrays the batch is one array: leave it out.
+        train: Whether to normalise by the statistics of the batch and update the
+            running ones. Otherwise the running statistics normalise.
+        dtype: Type of the output; by default that of inputs and parameters.
+        axis_name: Name of the axis that splits the batch, under `jax.pmap` or
+            `jax.shard_map`. Under `jax.jit` with sharded arrays the batch is one array:
+            leave it out.
     """
     return nn.BatchNorm(
         use_running_average=not train,
@@ -86,19 +86,20 @@ def pool_and_classify(
     kernel_init: nn.initializers.Initializer | None = None,
     bias_init: nn.initializers.Initializer | None = None,
 ) -> jax.Array:
-    """The mean over each image, then a dense layer named ``head``.
+    """Takes the mean over each image, then applies a dense layer named ``head``.
 
-    Both are computed in float32 whatever narrower type the features have: margins and
-    calibration would see logits rounded to bfloat16, and the layer costs nothing.
+    Features of a narrower type are converted to float32 first: logits in bfloat16 would
+    be too coarse for margins and calibration, and this layer costs little.
 
     Args:
         features: ``[..., height, width, channels]``.
         classes: Number of logits.
-        kernel_init: PyTorch's default, uniform within 1/sqrt(channels), if None.
-        bias_init: The same.
+        kernel_init: Initializer of the kernel; None for PyTorch's default, uniform
+            within 1/sqrt(channels).
+        bias_init: Initializer of the bias; None for the same.
 
     Returns:
-        Logits ``[..., classes]``, float32 (float64 where features or parameters are).
+        Logits ``[..., classes]``, float32 (float64 if features or parameters are).
     """
     features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     default = torch_uniform(features.shape[-1])

@@ -11,7 +11,7 @@ class MLP(nn.Module):
 
     Without its biases the network is homogeneous: scaling the weights of one layer
     scales the logits. The layers are named ``dense_0``, ``dense_1``, ... from input to
-    output; with the default groups each shares one norm between kernel and bias.
+    output; with the default groups, kernel and bias of a layer share one norm.
 
     Attributes:
         features: Widths of the layers, each at least 1; the last is the number of

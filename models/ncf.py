@@ -9,8 +9,8 @@ from flax import linen as nn
 
 from models.layers import torch_uniform
 
-# "3-layer MLP" with "units in each layer 256-128-64-1" (Gupta et al. 2021,
-# arXiv:2108.05839, section 4.2 and Appendix D.3) can be read in two ways.
+# The paper's "3-layer MLP" with "units in each layer 256-128-64-1" (Gupta et al. 2021,
+# arXiv:2108.05839, section 4.2 and Appendix D.3) can mean either.
 TOWERS = {"3-layer": (128, 64, 1), "4-layer": (256, 128, 64, 1)}
 INITIALIZATIONS = ("small", "torch")
 
@@ -22,17 +22,18 @@ class NCF(nn.Module):
     ``dense_1``, ... from input to output; with the default groups of `lawn_optax`
     each has one norm.
 
-    The first dense layer is linear in the embeddings, so it can be applied to the two
-    tables once per step instead of to each sample: `first_layer`, then `rest` on the
-    sum of a user's and an item's row. That is the same function as `__call__`, at a
-    fraction of the work where a batch has more samples than there are users and items.
+    The first dense layer is linear in the embeddings, so it can be applied once per
+    step to the two tables instead of to each sample: `project_tables`, then
+    `score_projected` on the sum of a user's and an item's row. This is the same
+    function as `__call__`, and much less work where a batch has more samples than
+    there are users and items.
 
     Attributes:
         num_users: Rows of the user embedding.
         num_items: Rows of the item embedding.
         features: Widths of the dense layers; the last is 1.
         embedding: Width of each embedding.
-        initialization: ``small`` (He et al. 2017, arXiv:1708.05031: embeddings of
+        initialization: ``small`` (as He et al. 2017, arXiv:1708.05031: embeddings of
             standard deviation 0.01, Glorot uniform kernels, zero biases) or ``torch``
             (PyTorch's defaults: embeddings of standard deviation 1, kernels and biases
             uniform within 1/sqrt(fan-in)).
@@ -81,13 +82,14 @@ class NCF(nn.Module):
 
     def tower(self, pairs: jax.Array) -> jax.Array:
         """Maps concatenated embeddings ``[..., 2 embedding]`` to logits ``[...]``."""
-        return self.rest(self.dense[0](pairs))
+        return self.score_projected(self.dense[0](pairs))
 
-    def first_layer(self) -> tuple[jax.Array, jax.Array]:
-        """What each user and each item contributes to the first layer's output.
+    def project_tables(self) -> tuple[jax.Array, jax.Array]:
+        """Applies the first dense layer to the user and the item table.
 
         Returns:
-            ``[num_users, features[0]]`` (the bias included) and
+            What each user and each item contributes to the layer's output:
+            ``[num_users, features[0]]``, with the bias, and
             ``[num_items, features[0]]``.
         """
         layer = self.dense[0].variables["params"]
@@ -95,8 +97,8 @@ class NCF(nn.Module):
         users = self.user_embedding.embedding @ of_user + layer["bias"][None, :]
         return users, self.item_embedding.embedding @ of_item
 
-    def rest(self, hidden: jax.Array) -> jax.Array:
-        """Maps the first layer's outputs ``[..., features[0]]`` to logits ``[...]``."""
+    def score_projected(self, hidden: jax.Array) -> jax.Array:
+        """Maps first outputs ``[..., features[0]]`` to logits ``[...]``."""
         for layer in self.dense[1:]:
             hidden = layer(nn.relu(hidden))
         return hidden[..., 0]

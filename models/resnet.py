@@ -14,13 +14,13 @@ NORMALIZATIONS = ("batch", "group", "layer", "instance")
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions, of which the first has the stride, and a shortcut.
+    """Two 3×3 convolutions, the first with the stride, and a shortcut.
 
     Attributes:
         features: Channels.
-        stride: Of the block.
-        conv: Makes a convolution from features, size and stride.
-        norm: Makes a norm layer.
+        stride: Stride of the block.
+        conv: Function that makes a convolution from features, size and stride.
+        norm: Function that makes a norm layer.
     """
 
     features: int
@@ -40,14 +40,14 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """Convolutions of 1×1, 3×3 and 1×1, and a shortcut.
 
-    The 3×3 convolution has the stride. That is what "v1.5" means: in the paper (v1) the
-    first 1×1 convolution has it, and three of four pixels are never read.
+    The 3×3 convolution has the stride, which is what "v1.5" means. In the paper (v1)
+    the first 1×1 convolution has it, so three of four pixels are never read.
 
     Attributes:
         features: Channels of the first two convolutions, a quarter of the last one's.
-        stride: Of the block.
-        conv: Makes a convolution from features, size and stride.
-        norm: Makes a norm layer.
+        stride: Stride of the block.
+        conv: Function that makes a convolution from features, size and stride.
+        norm: Function that makes a norm layer.
     """
 
     features: int
@@ -69,7 +69,7 @@ class Bottleneck(nn.Module):
 def _shortcut(
     block: BasicBlock | Bottleneck, inputs: jax.Array, features: int
 ) -> jax.Array:
-    """The inputs, or a 1×1 convolution and norm of them where the shapes differ."""
+    """The inputs; where the shapes differ, a 1×1 convolution and norm of them."""
     if block.stride == 1 and inputs.shape[-1] == features:
         return inputs
     inputs = block.conv(features, 1, block.stride, name="shortcut")(inputs)
@@ -79,33 +79,35 @@ def _shortcut(
 class ResNet(nn.Module):
     """A residual network (He et al. 2015, arXiv:1512.03385).
 
-    Convolutions are drawn from He et al.'s normal distribution, by fan-out in
-    `ResNet18` as in torchvision, by fan-in in `ResNet50` as in NVIDIA's
-    DeepLearningExamples, the code that the LAWN paper names (arXiv:2108.05839, Appendix
-    D.4.2). The head is uniform within 1/sqrt(fan-in), bias too. All scales of batch
-    norm start at 1, the last one of a block too, as in both codes: a zero there, as in
-    Goyal et al. 2017, would give the layer norm zero, and LAWN leaves such a group
-    free.
+    Convolutions start from He et al.'s normal distribution: by fan-out in `ResNet18`,
+    as in torchvision, and by fan-in in `ResNet50`, as in NVIDIA's DeepLearningExamples,
+    the code that the LAWN paper names (arXiv:2108.05839, Appendix D.4.2). Kernel and
+    bias of the head start from the uniform distribution within 1/sqrt(fan-in). All
+    scales of batch norm start at 1, as in both codes. Goyal et al. 2017 start the last
+    scale of a block at 0, but then its layer has norm zero, and LAWN leaves such a
+    group free.
 
     The parameters are ``stem``, ``stem_norm``, blocks named ``block1_1``, ``block1_2``,
-    ... by stage, and ``head``; in a block ``conv1``, ``norm1``, ``conv2``, ... and,
-    where shapes change, ``shortcut`` and ``shortcut_norm``. With the default groups of
-    `lawn_optax`, each convolution is a group of its kernel alone, each norm layer one
-    of scale and bias together, and the head one of kernel and bias: 41 groups for
-    ResNet-18, 107 for ResNet-50.
+    ... by stage, and ``head``. A block has ``conv1``, ``norm1``, ``conv2``, ... and,
+    where shapes change, ``shortcut`` and ``shortcut_norm``. The default groups of
+    `lawn_optax` are the kernel of each convolution, the scale and bias of each norm
+    layer, and the kernel and bias of the head: 41 groups for ResNet-18, 107 for
+    ResNet-50.
 
     Attributes:
-        stages: Number of blocks of each stage. All stages but the first halve the
-            image and double the channels.
+        stages: Number of blocks of each stage. Every stage after the first halves the
+            image and doubles the channels.
         block: `BasicBlock` or `Bottleneck`.
         classes: Number of logits.
-        width: `features` of the first stage's blocks, and channels of the stem.
+        width: `features` of the blocks of the first stage, and channels of the stem.
         stem: ``cifar`` (a 3×3 convolution) or ``imagenet`` (7×7 of stride 2, then a 3×3
             maximum pool of stride 2).
-        fan: See `models.layers.convolution`.
-        dtype: Of the computation, such as bfloat16. Parameters, statistics of batch
-            norm and logits are float32 in any case, wider if they are given wider.
-        axis_name: See `models.layers.batch_norm`.
+        fan: Fan of the initial weights; see `models.layers.convolution`.
+        dtype: Type of the computation, such as bfloat16. Parameters, statistics of
+            batch norm and logits are float32 in any case, or wider if the parameters
+            are.
+        axis_name: Name of the axis that splits the batch; see
+            `models.layers.batch_norm`.
     """
 
     stages: Sequence[int]
@@ -136,7 +138,7 @@ class ResNet(nn.Module):
                 hidden,
                 (3, 3),
                 (2, 2),
-                # Declared a string, documented to take pairs.
+                # Its type is a string, but its documentation has pairs.
                 ((1, 1), (1, 1)),  # pyright: ignore[reportArgumentType]
             )
         for stage, count in enumerate(self.stages, 1):
@@ -162,16 +164,16 @@ ResNet50 = partial(
 
 
 class PreActivationBlock(nn.Module):
-    """Norm, ReLU and a 3×3 convolution, twice, and a shortcut that nothing rectifies.
+    """Norm, ReLU and a 3×3 convolution, twice, and a shortcut without ReLU after it.
 
-    Where shapes change, the shortcut is a 1×1 convolution of what the first norm and
-    ReLU give, as in the authors' code (some later codes apply it to the raw inputs).
+    Where shapes change, the shortcut is a 1×1 convolution of the output of the first
+    norm and ReLU, as in the authors' code (some later codes apply it to the inputs).
 
     Attributes:
         features: Channels.
-        stride: Of the first convolution.
-        conv: Makes a convolution from features, size and stride.
-        norm: Makes a norm layer.
+        stride: Stride of the first convolution.
+        conv: Function that makes a convolution from features, size and stride.
+        norm: Function that makes a norm layer.
     """
 
     features: int
@@ -192,33 +194,36 @@ class PreActivationBlock(nn.Module):
 
 
 class PreResNet(nn.Module):
-    """The pre-activation residual network for 32×32 of depth 6n + 2.
+    """The pre-activation residual network of depth 6n + 2 for images of 32×32.
 
     He et al. 2016 (arXiv:1603.05027): a 3×3 convolution, three stages of n blocks, norm
     and ReLU, mean and head. PreResNet-32 is the network of Li and Arora 2020
-    (arXiv:1910.07454). Multiplying all convolutions by one positive number leaves the
-    logits as they are, but for epsilon: each stage sums outputs of convolutions of
-    normalised inputs, and a norm follows.
+    (arXiv:1910.07454). Multiplying all convolutions by one positive number does not
+    change the logits, except through epsilon: each stage sums outputs of convolutions
+    of normalised inputs, and a norm layer follows.
 
-    Convolutions are drawn from He et al.'s normal distribution by fan-out, the head
-    uniformly within 1/sqrt(fan-in), bias too; scales start at 1 and biases at 0.
+    Convolutions start from He et al.'s normal distribution by fan-out, kernel and bias
+    of the head from the uniform distribution within 1/sqrt(fan-in), the scales of norm
+    layers from 1 and their biases from 0.
 
     The parameters are ``stem``, blocks named ``block1_1``, ``block1_2``, ... by stage,
-    ``norm`` and ``head``; in a block ``norm1``, ``conv1``, ``norm2``, ``conv2`` and,
-    where shapes change, ``shortcut``. With the default groups of `lawn_optax`, each
-    convolution is a group of its kernel alone, each norm layer one of scale and bias
-    together, and the head one of kernel and bias: 65 groups for PreResNet-32.
+    ``norm`` and ``head``. A block has ``norm1``, ``conv1``, ``norm2``, ``conv2`` and,
+    where shapes change, ``shortcut``. The default groups of `lawn_optax` are the kernel
+    of each convolution, the scale and bias of each norm layer, and the kernel and bias
+    of the head: 65 groups for PreResNet-32.
 
     Attributes:
-        depth: Layers with weights, shortcuts not counted: 6n + 2 for a whole n > 0.
+        depth: Number of layers with weights, without shortcuts: 6n + 2, n > 0.
         classes: Number of logits.
         width: Channels of the stem and the first stage.
-        normalization: ``batch``, or a norm over each image alone: ``group`` (of 8
-            channels), ``layer`` (all channels) or ``instance`` (each channel), all of
-            them over height and width too, as in Wu and He 2018 (arXiv:1803.08494).
-        dtype: Of the computation, such as bfloat16. Parameters, statistics of batch
-            norm and logits are float32 in any case, wider if they are given wider.
-        axis_name: See `models.layers.batch_norm`.
+        normalization: ``batch``, or a norm over each image: ``group`` (8 channels),
+            ``layer`` (all channels) or ``instance`` (one channel), each also over
+            height and width, as in Wu and He 2018 (arXiv:1803.08494).
+        dtype: Type of the computation, such as bfloat16. Parameters, statistics of
+            batch norm and logits are float32 in any case, or wider if the parameters
+            are.
+        axis_name: Name of the axis that splits the batch; see
+            `models.layers.batch_norm`.
     """
 
     depth: int

@@ -13,27 +13,29 @@ from models.layers import batch_norm, convolution, pool_and_classify
 class VGG(nn.Module):
     """Stages of convolution, batch norm and ReLU, with a maximum pool after each stage.
 
-    The variant for CIFAR: one fully connected layer on what the pools leave of the
-    image, which of 32×32 pixels is one. Convolutions have no biases, so that the
-    network is homogeneous between its norm layers: with 10 classes VGG-19 has
-    20,035,018 parameters, 5,504 fewer than the variant with biases before batch norm.
+    The variant for CIFAR: one fully connected layer follows the pools, which reduce
+    32×32 pixels to one. Convolutions have no biases, so that the network is homogeneous
+    between its norm layers. With 10 classes, VGG-19 has 20,035,018 parameters, 5,504
+    fewer than the variant with biases before batch norm.
 
     Initial weights are those of torchvision's VGG: He et al.'s normal distribution by
-    fan-out, the head from N(0, 0.01²), biases zero.
+    fan-out for convolutions, N(0, 0.01²) for the head, zero for biases.
 
     The parameters are ``conv1_1``, ``norm1_1``, ``conv1_2``, ... by stage, and
-    ``head``. With the default groups of `lawn_optax`, each convolution is a group of
-    its kernel alone, each norm layer one of scale and bias together, and the head one
-    of kernel and bias: 33 groups for VGG-19.
+    ``head``. The default groups of `lawn_optax` are the kernel of each convolution, the
+    scale and bias of each norm layer, and the kernel and bias of the head: 33 groups
+    for VGG-19.
 
     Attributes:
         convolutions: Number of convolutions of each stage.
         classes: Number of logits.
         width: Channels of the first stage; each further stage has twice as many, at
             most eight times as many as the first.
-        dtype: Of the computation, such as bfloat16. Parameters, statistics of batch
-            norm and logits are float32 in any case, wider if they are given wider.
-        axis_name: See `models.layers.batch_norm`.
+        dtype: Type of the computation, such as bfloat16. Parameters, statistics of
+            batch norm and logits are float32 in any case, or wider if the parameters
+            are.
+        axis_name: Name of the axis that splits the batch; see
+            `models.layers.batch_norm`.
     """
 
     convolutions: Sequence[int]

@@ -1,4 +1,4 @@
-"""Figures of a run."""
+"""Figures of runs, and what figures have in common."""
 
 import itertools
 import math
@@ -10,10 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
 
 from train.digits.grid import GridResult, describe_trial
 
-# Okabe and Ito's colours, distinct to colour-blind readers.
+# The colours of Okabe and Ito, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 
 
@@ -22,13 +23,13 @@ def training_curves(
 ) -> None:
     """Draws margin, accuracy, loss and weight norm against epochs.
 
-    After Figure 1 of Gupta et al. 2021, arXiv:2108.05839: lines are means over the
-    seeds of each optimizer's best trial, bands reach from the lowest to the highest
+    As in Figure 1 of Gupta et al. 2021, arXiv:2108.05839. A line is the mean over the
+    seeds of an optimizer's best trial, its band reaches from the lowest to the highest
     seed, and a vertical line marks the switch to constrained training.
 
     Args:
-        path: Of the PNG file to write.
-        results: One per optimizer; those without a trial left are not drawn.
+        path: Path of the PNG file to write.
+        results: One per optimizer. It is not drawn if all of its trials diverged.
         steps_per_epoch: Updates per epoch.
     """
     figure = Figure(figsize=(10, 7.5), layout="constrained")
@@ -43,12 +44,14 @@ def training_curves(
             continue
         values = {key: v[:, best] for key, v in result.history.items()}
         style: dict[str, Any] = {"color": colours[result.name]}
-        _line(margin, result.epochs, values["median_margin"], **style)
-        _line(accuracy, result.epochs, values["test_accuracy"], **style)
-        _line(accuracy, result.epochs, values["train_accuracy"], ls="--", **style)
+        range_over_seeds(margin, result.epochs, values["median_margin"], **style)
+        range_over_seeds(accuracy, result.epochs, values["test_accuracy"], **style)
+        range_over_seeds(
+            accuracy, result.epochs, values["train_accuracy"], ls="--", **style
+        )
         lowest = min(lowest, values["test_accuracy"][-1].mean())
-        _line(loss, result.epochs, values["loss"], **style)
-        _line(norm, result.epochs, values["weight_norm"], **style)
+        range_over_seeds(loss, result.epochs, values["loss"], **style)
+        range_over_seeds(norm, result.epochs, values["weight_norm"], **style)
         trial = result.trials[best]
         label = f"{result.name} ({describe_trial(trial)})"
         handles.append(Line2D([], [], label=label, **style))
@@ -60,7 +63,7 @@ def training_curves(
             handles.append(Line2D([], [], ls=":", label=label, **style))
     margin.set(title="Median training margin", ylabel="margin")
     accuracy.set(title="Accuracy: test (solid), training (dashed)")
-    accuracy.set_ylim(max(0.0, lowest - 0.12), 1.005)  # The start would hide the rest.
+    accuracy.set_ylim(max(0.0, lowest - 0.12), 1.005)  # Leaves out the start.
     loss.set(title="Training loss", yscale="log", ylabel="cross entropy")
     norm.set(title="Norm of all weights", ylabel="norm")
     for axes in (loss, norm):
@@ -84,14 +87,14 @@ def run_curves(
     """Draws score, margins, loss and weight norms of one run against epochs.
 
     Args:
-        path: Of the PNG file to write.
-        rows: What ``metrics.jsonl`` holds.
+        path: Path of the PNG file to write.
+        rows: Rows of ``metrics.jsonl``.
         switched_at: The first constrained step, marked by a line; -1 for none.
-        score: Name of the metric, 0 to 1; ``train_`` before it gives the one on
-            training data.
-        title: Of the score's panel.
-        tested: What the score and its margins are measured on, in words.
-        trained: The same for the one on training data.
+        score: Name of the metric, which is from 0 to 1. With ``train_`` before it, it
+            is the name of the metric on training data.
+        title: Title of the panel of the score.
+        tested: Words for the data of the score and of its margins.
+        trained: Words for the training data of the score.
     """
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     hit, margin, loss, norm = figure.subplots(2, 2, sharex=True).flat
@@ -100,7 +103,7 @@ def run_curves(
     def draw(
         axes: Axes, key: str, label: str, scale: float = 1.0, **style: Any
     ) -> None:
-        # Numbers that were not finite are null in the file.
+        # The file has null for numbers that were not finite.
         values = [math.nan if row[key] is None else scale * row[key] for row in rows]
         axes.plot(epochs, values, label=label, **style)
 
@@ -112,7 +115,7 @@ def run_curves(
     draw(loss, "loss", "training")
     norms = [key for key in rows[0] if key.startswith("norm/")]
     for key in norms:
-        # Names of more groups than this would hide the lines.
+        # A longer legend would hide the lines.
         label = key.removeprefix("norm/") if len(norms) <= 12 else "_"
         draw(norm, key, label, lw=1)
     hit.set(title=title, ylabel="%")
@@ -130,13 +133,58 @@ def run_curves(
     for axes in (loss, norm):
         axes.set_xlabel("epoch")
     for axes, keys in ((loss, ["loss"]), (norm, norms)):
-        # A run that diverged at once has nothing that a logarithm could show.
+        # A run that diverged at once has no number that a logarithmic axis can show.
         if any(row[key] for row in rows for key in keys):
             axes.set_yscale("log")
     figure.savefig(path, dpi=100)
 
 
-def _line(axes: Axes, epochs: Sequence[int], values: np.ndarray, **style: Any) -> None:
-    axes.plot(epochs, values.mean(axis=-1), **style)
-    low, high = values.min(axis=-1), values.max(axis=-1)
-    axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, lw=0)
+def band(
+    axes: Axes,
+    x: ArrayLike,
+    middle: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    *,
+    alpha: float = 0.15,
+    **style: Any,
+) -> None:
+    """Draws a line, and a band from `low` to `high` in its colour.
+
+    Args:
+        axes: The panel.
+        x: Positions, ``[n]``.
+        middle: Heights of the line, ``[n]``.
+        low: Lower edge of the band, ``[n]``.
+        high: Upper edge of the band, ``[n]``.
+        alpha: Opacity of the band.
+        **style: Options of ``axes.plot``, among them ``color``.
+    """
+    axes.plot(x, middle, **style)
+    axes.fill_between(x, low, high, color=style["color"], alpha=alpha, lw=0)
+
+
+def range_over_seeds(
+    axes: Axes, x: ArrayLike, values: np.ndarray, **style: Any
+) -> None:
+    """Draws means over the last axis, and a band from the lowest to the highest."""
+    band(axes, x, values.mean(-1), values.min(-1), values.max(-1), **style)
+
+
+def finish(figure: Figure, path: Path, labelled: Axes | None = None, columns: int = 3):
+    """Adds grids and one legend below all panels, and writes the figure.
+
+    Args:
+        figure: The figure.
+        path: Path of the PNG file to write.
+        labelled: The panel whose labels the legend shows; None for no legend.
+        columns: Number of columns of the legend.
+    """
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+    if labelled is not None:
+        handles = labelled.get_legend_handles_labels()[0]
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=columns, frameon=False
+        )
+    figure.savefig(path, dpi=100)

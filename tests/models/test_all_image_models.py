@@ -1,4 +1,4 @@
-"""What holds for all image models: sizes, costs, precision, initial weights, groups."""
+"""All image models: sizes, costs, precision, initial weights, groups."""
 
 import math
 from functools import cache, partial
@@ -20,12 +20,12 @@ from tests.support.numpy_layers import (
 )
 from tests.support.training import close
 
-# Parameters and multiply-adds per image as others publish them, except the two marked
-# by hand, and the number of groups with one norm each.
+# Parameters and multiply-adds per image as others publish them (two are computed by
+# hand), and the number of groups.
 PUBLISHED = {
     # The variant of kuangliu/pytorch-cifar has 20,040,522 with the biases of its
-    # convolutions, which are 2·64 + 2·128 + 4·256 + 8·512. The multiply-adds are those
-    # of convolutions and head in either.
+    # convolutions, which are 2·64 + 2·128 + 4·256 + 8·512. Both variants have the same
+    # multiply-adds.
     "vgg19": (VGG19(), 32, 20_040_522 - 5_504, 398_136_320, 33),
     # torchvision's metadata: 25557032 and 4.089e9. With the stride of v1 it is 3.8e9.
     "resnet50": (ResNet50(), 224, 25_557_032, 4_089_184_256, 107),
@@ -53,7 +53,7 @@ def test_parameters_and_costs_are_the_published_ones(name):
     assert multiply_adds(model, (size, size, 3)) == products
     table = lawn.describe(params).splitlines()[1:]
     assert len(table) == groups and not any("free" in line for line in table)
-    # A convolution's norm is its own; scale and bias of a norm layer share one.
+    # Each convolution has its own norm; scale and bias of a norm layer share one.
     kinds = {tuple(sorted(leaves)) for _, leaves in layers(params)}
     assert kinds == {("kernel",), ("bias", "scale"), ("bias", "kernel")}
     assert [k for k, x in layers(params) if set(x) == {"bias", "kernel"}] == ["head"]
@@ -98,7 +98,7 @@ def test_bfloat16_is_for_the_computation_alone(name):
     for equation in convolutions:
         used = {str(x.aval.dtype) for x in (*equation.invars, *equation.outvars)}
         assert used == {"bfloat16"}
-    # What is kept for the backward pass is narrow, too.
+    # The values kept for the backward pass are narrow, too.
     rectified = [x.outvars[0].aval for x in equations(jaxpr, "max")]
     assert {str(x.dtype) for x in rectified if x.ndim == 4} == {"bfloat16"}
     (head,) = equations(jaxpr, "dot_general")
@@ -113,13 +113,13 @@ def test_bfloat16_logits_are_near_those_of_float32_and_not_rounded():
         jax.jit(forward(m))(variables, images)
         for m in (model, SMALL["cnn"](dtype=jnp.bfloat16))
     )
-    # Eight bits, a handful of roundings, relative to the size of a logit.
+    # A few roundings to eight bits, relative to the size of a logit.
     size = float(jnp.abs(wide[0]).max())
     close(narrow[0], wide[0], rtol=0, atol=0.03 * size)
     assert float(jnp.abs(narrow[0] - wide[0]).max()) > 1e-4 * size
     rounded = narrow[0].astype(jnp.bfloat16).astype(jnp.float32)
     assert float(jnp.abs(rounded - narrow[0]).max()) > 0
-    # Statistics of a layer are sums in float32 of bfloat16 numbers.
+    # The statistics of a layer are float32 sums of bfloat16 numbers.
     for name in ("norm1", "norm2"):
         a, b = (x[1]["batch_stats"][name]["var"] for x in (narrow, wide))
         close(a, b, rtol=0.01)
@@ -161,7 +161,7 @@ def test_initial_weights(name):
     for layer, leaves in layers(variables["params"]):
         if layer == "head":
             continue
-        if "scale" in leaves:  # The last of a block too.
+        if "scale" in leaves:  # Also the last one of a block.
             assert (leaves["scale"] == 1).all() and (leaves["bias"] == 0).all(), layer
             continue
         kernel = np.asarray(leaves["kernel"], "float64")

@@ -13,8 +13,8 @@ from tests.support.numpy_layers import pictures, scrambled
 from tests.support.training import close
 
 DEVICES, COUNT = 8, 16
-# Each device has images of its own brightness and contrast, so that the statistics of
-# its part are not those of the batch.
+# The images of each device have another brightness and contrast, so the statistics of
+# its part differ from those of the batch.
 LIGHT = np.repeat(np.linspace(-2, 2, DEVICES), COUNT // DEVICES)[:, None, None, None]
 X = pictures(6, 6, COUNT) * np.exp(LIGHT / 2) + LIGHT
 Y = np.arange(COUNT) % 5
@@ -69,7 +69,7 @@ def shard_map(
 
 
 def checked_shard_map(variables):
-    # Where JAX knows what is replicated, it sums the gradients by itself.
+    # Where JAX knows what is replicated, it sums the gradients itself.
     return shard_map(variables, program=step, check_vma=True)
 
 

@@ -69,11 +69,11 @@ def test_logits_are_those_of_the_network_by_either_way(tower, x64):
 
 
 def by_tables(model, params, users, items):
-    of_user, of_item = model.apply({"params": params}, method="first_layer")
+    of_user, of_item = model.apply({"params": params}, method="project_tables")
     assert of_user.shape == (model.num_users, model.features[0])
     assert of_item.shape == (model.num_items, model.features[0])
     hidden = of_user[users] + of_item[items]
-    return model.apply({"params": params}, hidden, method="rest")
+    return model.apply({"params": params}, hidden, method="score_projected")
 
 
 @pytest.mark.parametrize("tower", TOWERS)
@@ -96,7 +96,7 @@ def test_small_initial_weights():
     _, params = initial("4-layer", users=400, items=500)
     for name in ("user_embedding", "item_embedding"):
         table = params[name]["embedding"]
-        # 51,200 numbers: the deviation is known to 0.3 %.
+        # The deviation of 51,200 numbers has an error of 0.3 %.
         close(table.std(), 0.01, rtol=0.02)
         assert abs(float(table.mean())) < 3e-4 and float(table.max()) > 0.03
     for i, (inputs, outputs) in enumerate([(256, 256), (256, 128), (128, 64), (64, 1)]):

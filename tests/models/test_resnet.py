@@ -85,7 +85,7 @@ SMALL = {
 @pytest.mark.parametrize("kind", SMALL)
 def test_logits_and_statistics_are_those_of_the_network(kind, train, x64):
     model, network = SMALL[kind]
-    # An odd and an even side: a stride that starts at another pixel would show in both.
+    # One side is odd, one even: both would show a stride that starts at another pixel.
     images = pictures(19, 14)
     variables = scrambled(model, images)
     at = Reference(variables, train)
@@ -188,10 +188,10 @@ def test_scaling_all_convolutions_of_preresnet_changes_nothing(normalization, x6
         }
         return apply(model, variables | {"params": params}, images, train=True)[0]
 
-    # With such kernels epsilon is at most 1e-15 of a variance.
+    # With these kernels, epsilon is at most 1e-15 of a variance.
     expected = logits(1e5)
     close(logits(2e5), expected, rtol=1e-9, atol=1e-9)
-    # Of one block alone, which adds to what the stem gives, that is not so.
+    # This does not hold for one block alone, which adds to the output of the stem.
     assert np.abs(logits(1e5, only="block1_1") - expected).max() > 0.01
 
 

@@ -27,7 +27,7 @@ def reference(variables, images, train):
 
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
 def test_logits_and_statistics_are_those_of_the_network(train, x64):
-    # Odd sizes: a pool drops the last row, and padding on one side would show.
+    # With odd sizes, a pool drops the last row, and padding on one side would show.
     model, images = VGG((2, 1), classes=5, width=3), pictures(11, 9)
     variables = scrambled(model, images)
     expected = reference(variables, images, train)
@@ -50,7 +50,7 @@ def test_stages_names_and_widths_of_vgg19():
 
 
 def test_each_stage_halves_the_image():
-    # 64×96 pixels leave 2×3, which the mean takes as well as a single one.
+    # 64×96 pixels become 2×3, whose mean is taken.
     shape = (2, 64, 96, 3)
     model = VGG19(width=2)
     images = jax.ShapeDtypeStruct(shape, np.float32)

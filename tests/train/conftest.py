@@ -1,4 +1,4 @@
-"""What stands in for the network in tests of data sets."""
+"""A stand-in for the network, for tests of data sets."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from tensorflow_datasets.core.download import checksums, downloader
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """Folder whose files the downloads give; nothing reaches the network."""
+    """Folder of the files that downloads return; nothing reaches the network."""
     folder = tmp_path / "server"
     folder.mkdir()
 

@@ -22,7 +22,7 @@ def many(permute, keys, size):
     return jax.lax.map(lambda key: permute(key, size), keys)
 
 
-# What the statistics below say of a permutation that is random beyond doubt.
+# The statistics below must also hold for a permutation that is surely random.
 PERMUTE = {"network": network, "sort": jax.random.permutation}
 
 
@@ -69,8 +69,8 @@ def test_neighbours_are_parted_and_positives_are_spread(permute):
     size, count, batch = 3600, 300, 500
     keys = jax.random.split(jax.random.key(2), count)
     orders = np.asarray(many(PERMUTE[permute], keys, size))
-    # Each of the size - 1 pairs of neighbours were neighbours with a chance of 2/size.
-    for distance in (1, 60):  # Sixty are the width of the network's square.
+    # Two neighbours were neighbours before with chance 2/size; there are size - 1.
+    for distance in (1, 60):  # 60 is the width of the network.
         steps = np.abs(orders[:, distance:] - orders[:, :-distance])
         for gap in (1, 60):
             together = (steps == gap).sum()
@@ -81,5 +81,5 @@ def test_neighbours_are_parted_and_positives_are_spread(permute):
     variance = batch * 0.2 * 0.8 * (1 - batch / size)
     assert abs(found.mean() - batch / 5) < 5 * (variance / count) ** 0.5
     close(found.var(), variance, rtol=5 * (2 / count) ** 0.5)
-    # How often the sample before is the smaller one has no pattern.
+    # Rises and falls are equally frequent.
     assert abs((np.diff(orders) > 0).mean() - 0.5) < 0.005

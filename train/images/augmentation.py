@@ -2,9 +2,9 @@
 
 As in Gupta et al. 2021, arXiv:2108.05839 (D.2, in PyTorch's terms): RandomCrop(32,
 padding=4), RandomHorizontalFlip and, for CIFAR-100, RandomRotation(15), in this order.
-Then the mean is subtracted; they name no division by the deviation, except for ImageNet
-(D.4.1). An image's changes come from a key, its epoch and its position in the epoch, so
-that they are the same however a batch is split among devices.
+Then the mean is subtracted; the paper mentions a division by the deviation only for
+ImageNet (D.4.1). The changes of an image come from a key, its epoch and its position in
+the epoch, so they do not depend on how a batch is split among devices.
 """
 
 from typing import NamedTuple
@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
-PADDING = 4  # Black pixels on each side, before the crop to the old size.
-DEGREES = 15.0  # The largest rotation, for CIFAR-100.
+PADDING = 4  # Black pixels on each side, before the crop to the original size.
+DEGREES = 15.0  # Largest rotation, for CIFAR-100.
 
-# Of ImageNet's training images, in the units of `normalise`; of everybody's use.
+# The usual constants for ImageNet, as in torchvision, in the units of `normalise`.
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 class Changes(NamedTuple):
-    """What is done to each image of a batch."""
+    """The changes of each image of a batch."""
 
     shifts: jax.Array  # int32[b, 2]; first row and column of the crop, 0 to 8
     mirrored: jax.Array  # bool[b]; left and right change places
@@ -36,13 +36,14 @@ def draw(
     """Draws the changes of the images at some positions of an epoch.
 
     Args:
-        key: Of the run.
-        epoch: int32[].
-        positions: int32[b]; where the images stand in the epoch, of all devices.
+        key: Key of the run.
+        epoch: Number of the epoch, int32[].
+        positions: Positions of the images in the epoch, across all devices; int32[b].
         degrees: Largest rotation to either side.
 
     Returns:
-        Crops uniform over all 81, a mirror image with probability 1/2, angles uniform.
+        Crops, uniform over all 81; mirror images, with probability 1/2; and uniform
+        angles.
     """
     limit = np.deg2rad(degrees)
 
@@ -70,14 +71,14 @@ def augment(
     """Crops, mirrors and rotates images at random.
 
     Args:
-        images: uint8[b, n, n, 3].
-        key: As in `draw`, like the next two.
-        epoch: int32[].
-        positions: int32[b].
-        degrees: Largest rotation to either side; 0 leaves the step out.
+        images: Images, uint8[b, n, n, 3].
+        key: Key of the run.
+        epoch: Number of the epoch, int32[].
+        positions: Positions of the images in the epoch, across all devices; int32[b].
+        degrees: Largest rotation to either side; 0 leaves out the rotation.
 
     Returns:
-        float32[b, n, n, 3], from 0 to 255, to be normalised.
+        float32[b, n, n, 3], from 0 to 255, not yet normalised.
     """
     changes = draw(key, epoch, positions, degrees)
     images = mirror(crop(images, changes.shifts), changes.mirrored)
@@ -86,14 +87,14 @@ def augment(
 
 
 def crop(images: jax.Array, shifts: jax.Array) -> jax.Array:
-    """Cuts each image's size out of the image with a black border of `PADDING`.
+    """Adds a black border of `PADDING` and crops to the original size.
 
     Args:
-        images: [b, n, n, 3].
-        shifts: int32[b, 2]; the crop's first row and column, 0 to twice the padding.
+        images: Images, [b, n, n, 3].
+        shifts: First row and column of the crop, 0 to twice the padding; int32[b, 2].
 
     Returns:
-        [b, n, n, 3]; at `PADDING` and `PADDING` the image itself.
+        [b, n, n, 3]. A shift of `PADDING` and `PADDING` returns the image itself.
     """
     border = (PADDING, PADDING)
     padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
@@ -110,14 +111,14 @@ def mirror(images: jax.Array, mirrored: jax.Array) -> jax.Array:
 
 
 def rotate(images: jax.Array, angles: jax.Array) -> jax.Array:
-    """Rotates each image about its middle, between pixels bilinearly.
+    """Rotates each image about its middle, with bilinear interpolation.
 
-    What comes from outside is black, as in PyTorch, whose default takes the nearest
-    pixel instead. Values are not rounded.
+    Pixels from outside the image are black, as in PyTorch, whose default interpolation
+    takes the nearest pixel instead. Values are not rounded.
 
     Args:
-        images: float32[b, n, n, 3].
-        angles: float32[b]; radians, counter-clockwise.
+        images: Images, float32[b, n, n, 3].
+        angles: Angles in radians, counter-clockwise; float32[b].
 
     Returns:
         float32[b, n, n, 3].
@@ -138,10 +139,10 @@ def rotate(images: jax.Array, angles: jax.Array) -> jax.Array:
 
 
 def channel_mean(images: np.ndarray) -> np.ndarray:
-    """The mean of each colour, exact until the last rounding.
+    """Computes the mean of each colour, exactly except for the last rounding.
 
     Args:
-        images: uint8[n, h, w, 3].
+        images: Images, uint8[n, h, w, 3].
 
     Returns:
         float32[3], in the units of `normalise`.
@@ -155,12 +156,12 @@ def normalise(
     mean: jax.typing.ArrayLike,
     deviation: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Scales 0 to 255 to 0 to 1, subtracts the mean, divides by the deviation.
+    """Scales images to 0 to 1, subtracts the mean, divides by the deviation.
 
     Args:
-        images: [..., 3], from 0 to 255.
-        mean: float32[3], of 0 to 1: from `channel_mean`, or ImageNet's.
-        deviation: float32[3]; `None` does not divide.
+        images: Images from 0 to 255, [..., 3].
+        mean: Mean from 0 to 1, float32[3]: from `channel_mean`, or that of ImageNet.
+        deviation: Standard deviation, float32[3]; `None` does not divide.
 
     Returns:
         float32[..., 3].

@@ -1,7 +1,7 @@
-"""Photographs decoded, and the parts of them that a network sees.
+"""Decodes photographs, and cuts out the part that a network sees.
 
-For training a random part, resized; for evaluation the middle (He et al. 2016; Gupta et
-al. 2021, arXiv:2108.05839, D.4.1). All on the processor, with Pillow.
+Training takes a random part, resized; evaluation takes the middle (He et al. 2016;
+Gupta et al. 2021, arXiv:2108.05839, D.4.1). Pillow does this on the CPU.
 """
 
 import io
@@ -14,42 +14,42 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from train import InputError
 
-SIDE = 224  # Of what the network sees.
-SCALED = 256  # Before the middle is cut out, for evaluation.
-AREAS = (0.08, 1.0)  # Share of the photograph.
-ASPECTS = (3 / 4, 4 / 3)  # Width over height.
-_ATTEMPTS = 10  # At a part that fits; as in PyTorch's transform.
+SIDE = 224  # Height and width of the part that the network sees.
+SCALED = 256  # Side of an image for evaluation, before the middle is cut out.
+AREAS = (0.08, 1.0)  # Range of the area, as a share of the photograph.
+ASPECTS = (3 / 4, 4 / 3)  # Range of width over height.
+_ATTEMPTS = 10  # To draw a part that fits; as in PyTorch's transform.
 
-# Some photographs of ImageNet have them; they do not concern the pixels.
+# Some photographs of ImageNet have corrupt EXIF data, which do not affect the pixels.
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 Scaling = Literal["shorter", "square"]
-"""Which side becomes 256 for evaluation: the shorter one, or each of both. The papers
-say "scale to 256x256"; the code that they refer to scales the shorter side."""
+"""The sides that become 256 for evaluation: the shorter one, or both. The papers say
+"scale to 256x256"; the code that they refer to scales the shorter side."""
 
 
 def decode(content: bytes, name: str) -> Image.Image:
     """Decodes an image of any format and colours that Pillow knows.
 
     Args:
-        content: Of the file.
-        name: Of the file, for the error.
+        content: Content of the file.
+        name: Name of the file, for the error.
 
     Returns:
-        An image in red, green and blue, turned as its EXIF data say. What would be seen
-        through transparent pixels is what the file has there.
+        An image in red, green and blue, turned as its EXIF data say. Transparent pixels
+        get the colour that the file has for them.
 
     Raises:
-        InputError: If it cannot be decoded.
+        InputError: If the image cannot be decoded.
     """
     try:
         image = Image.open(io.BytesIO(content))
         image.load()
         return _in_colour(_upright(image))
-    except Exception as error:  # Pillow's decoders raise whatever they like.
+    except Exception as error:  # Pillow's decoders can raise any exception.
         reason = str(error).partition("\n")[0] or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = "no format that is known" if content else "it is empty"
+            reason = "unknown format" if content else "it is empty"
         raise InputError(
             f"{name} cannot be decoded ({reason}); get the file again, or delete it"
         ) from None
@@ -58,7 +58,7 @@ def decode(content: bytes, name: str) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # Damaged EXIF data, of which ImageNet has some.
+    except Exception:  # Damaged EXIF data; some files of ImageNet have them.
         pass
     return image
 
@@ -66,7 +66,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _in_colour(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8.
+    if image.mode.startswith("I"):  # Pillow would clip 16 bits to 8.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if "transparency" in image.info:
         image = image.convert("RGBA")
@@ -74,11 +74,11 @@ def _in_colour(image: Image.Image) -> Image.Image:
 
 
 def random_view(image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """A random part of an image, resized and perhaps mirrored.
+    """Cuts out a random part of an image, resizes it, and mirrors it at random.
 
     Args:
-        image: In red, green and blue.
-        rng: Says which part.
+        image: Image in red, green and blue.
+        rng: Generator that draws the part.
 
     Returns:
         uint8[224, 224, 3].
@@ -95,13 +95,14 @@ def random_box(
 ) -> tuple[int, int, int, int]:
     """Draws a part of an image: its area uniform, its aspect ratio log-uniform.
 
-    A part that does not fit is drawn again, at most ten times; after that it is the
-    largest one in the middle with an allowed ratio (torchvision's RandomResizedCrop).
+    If the part does not fit, it is drawn again, at most ten times. After that, it is
+    the largest part in the middle with an allowed ratio (torchvision's
+    RandomResizedCrop).
 
     Args:
-        width: Of the image.
-        height: Of the image.
-        rng: Says which part.
+        width: Width of the image.
+        height: Height of the image.
+        rng: Generator that draws the part.
 
     Returns:
         Left, top, right, bottom.
@@ -126,11 +127,11 @@ def _between(low: float, high: float, rng: np.random.Generator) -> float:
 
 
 def central_view(image: Image.Image, scaling: Scaling = "shorter") -> np.ndarray:
-    """The middle of an image, for evaluation.
+    """Cuts out the middle of an image, for evaluation.
 
     Args:
-        image: In red, green and blue.
-        scaling: How it is resized before.
+        image: Image in red, green and blue.
+        scaling: Way in which it is resized first.
 
     Returns:
         uint8[224, 224, 3].

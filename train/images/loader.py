@@ -1,8 +1,9 @@
 """Batches of photographs, decoded by worker processes ahead of time.
 
-What a batch holds is a function of the seed and the step alone: the order of an epoch
-comes from (seed, epoch), the view of a photograph from (seed, epoch, its number). So it
-does not depend on the number of workers or processes, and a run can go on at any step.
+The content of a batch is a function of only the seed and the step: the order of an
+epoch comes from (seed, epoch), the view of a photograph from (seed, epoch, its number).
+So it does not depend on the number of workers or processes, and a run can resume at any
+step.
 """
 
 import math
@@ -31,8 +32,8 @@ from train.images.decoding import (
 from train.images.photo_files import Photos
 
 CHUNK = 32  # Photographs that a worker decodes at a time.
-PADDING = -1  # The label of what only fills the last batch of an evaluation.
-_UNSHARED = 2**62  # Bytes below which arrays of workers come through pipes: always.
+PADDING = -1  # Label of images that fill up the last batch of an evaluation.
+_UNSHARED = 2**62  # Bytes from which workers use shared memory: never reached.
 
 
 class Batch(NamedTuple):
@@ -43,30 +44,30 @@ class Batch(NamedTuple):
 
 
 class Order(NamedTuple):
-    """Which photographs are in which batch, and how they are seen."""
+    """Assigns photographs to batches, and says how they are cut."""
 
     count: int
-    batch_size: int  # Of all processes together.
-    seed: int | None  # `None`: in order, their middles.
-    scaling: Scaling = "shorter"  # For middles.
+    batch_size: int  # Size of the batch of all processes together.
+    seed: int | None  # `None` takes the middles of the photographs, in order.
+    scaling: Scaling = "shorter"  # Resizing before the middles are cut out.
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch: a last part batch is left out, unless in order."""
+        """Batches of an epoch. Training leaves out a last batch that is not full."""
         if self.seed is None:
             return math.ceil(self.count / self.batch_size)
         return self.count // self.batch_size
 
 
 class Share(NamedTuple):
-    """This process among those of a run, which take equal parts of each batch."""
+    """The number of this process; the processes take equal parts of each batch."""
 
     process: int = 0
     processes: int = 1
 
 
 class Chunks:
-    """Decoded photographs by the number of a chunk; what the workers compute."""
+    """Decoded photographs by the number of a chunk. Workers compute this."""
 
     def __init__(self, photos: Photos, order: Order, share: Share, last_step: int):
         self._photos, self._order = photos, order
@@ -99,27 +100,27 @@ class Chunks:
         image = decode(photo.content, photo.name)
         if seed is None:
             return central_view(image, self._order.scaling), photo.label
-        # The order of the epoch has a generator with two numbers, a view with three.
+        # The seed has three numbers here, and two for the order of the epoch.
         rng = np.random.default_rng([seed, epoch, index])
         return random_view(image, rng), photo.label
 
 
-@lru_cache(maxsize=2)  # Workers may still be at the epoch before.
+@lru_cache(maxsize=2)  # Some workers may still be in the previous epoch.
 def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    """int64[count]: the photographs in the order of an epoch."""
+    """The numbers of the photographs in the order of an epoch, int64[count]."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def training_order(photos: Photos, batch_size: int, seed: int) -> Order:
-    """Every epoch in another order, random parts; a last part batch is left out.
+    """Takes random parts in a new order in each epoch, without a last partial batch.
 
     Args:
-        photos: To train on.
-        batch_size: Of all processes together.
-        seed: At least 0.
+        photos: Photographs to train on.
+        batch_size: Size of the batch of all processes together.
+        seed: Seed of the orders and the parts, at least 0.
 
     Raises:
-        InputError: If there is no whole batch, or the seed is negative.
+        InputError: If there is no full batch, or the seed is negative.
     """
     require(seed >= 0, f"the seed of the images must be at least 0; got {seed}")
     require(
@@ -133,12 +134,12 @@ def training_order(photos: Photos, batch_size: int, seed: int) -> Order:
 def evaluation_order(
     photos: Photos, batch_size: int, scaling: Scaling = "shorter"
 ) -> Order:
-    """All once, in their order, the middles; the last batch is filled up.
+    """Takes the middles of all photographs, in order, and fills up the last batch.
 
     Args:
-        photos: To evaluate on.
-        batch_size: Of all processes together.
-        scaling: As in `image_views.central_view`.
+        photos: Photographs to evaluate on.
+        batch_size: Size of the batch of all processes together.
+        scaling: Way of resizing; see `decoding.central_view`.
 
     Raises:
         InputError: If the batch size is less than 1.
@@ -157,26 +158,26 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """Decodes the batches of some steps, ahead of time.
 
-    Step s is batch s % order.steps of epoch s // order.steps. Kept ready are about two
-    batches, or a few chunks of each worker. Closing the iterator ends its workers. They
-    take seconds to start, so evaluate again and again with one iterator over many
+    Step s is batch s % order.steps of epoch s // order.steps. About two batches, or a
+    few chunks of each worker, are decoded ahead. Closing the iterator ends its workers.
+    They take seconds to start: to evaluate repeatedly, use one iterator over many
     epochs.
 
     Args:
-        photos: What `order` was made for.
-        order: From `training_order` or `evaluation_order`.
-        first_step: The first one to give, from 0.
-        last_step: The first one not to give.
-        share: This process's.
-        workers: Processes that decode; `None` takes one for each processor that this
-            process may use, 0 decodes in a thread of this process.
+        photos: Photographs that `order` was made for.
+        order: Order from `training_order` or `evaluation_order`.
+        first_step: First step, from 0.
+        last_step: First step that is left out.
+        share: Share of this process.
+        workers: Number of processes that decode. `None` takes one for each processor
+            that this process may use, 0 decodes in a thread of this process.
 
     Returns:
-        An iterator over this process's part of each batch.
+        An iterator over the part of each batch that belongs to this process.
 
     Raises:
-        InputError: If a batch cannot be split equally among the processes; while
-            iterating, for a file that cannot be read or decoded.
+        InputError: If a batch cannot be split equally among the processes; from the
+            iterator, if a file cannot be read or decoded.
     """
     require(
         order.batch_size % share.processes == 0,
@@ -190,7 +191,7 @@ def batches(
 
 
 def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Not on macOS.
+    if hasattr(os, "sched_getaffinity"):  # macOS lacks it.
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -200,16 +201,16 @@ def _batches(
 ) -> Generator[Batch, None, None]:
     per_batch = chunks.per_batch
     source = grain.MapDataset.source(chunks)[steps.start * per_batch :]
-    # Threads of the process that decodes; with one, each buffers a chunk or a batch.
+    # One thread decodes, and buffers a batch here or a chunk in each worker.
     ahead = per_batch if workers == 0 else 1
     decoded = source.to_iter_dataset(
         grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
     )
     if workers:
-        if not flags.FLAGS.is_parsed():  # Grain reads its own, which are not ours.
+        if not flags.FLAGS.is_parsed():  # Grain reads flags of its own; we have none.
             flags.FLAGS.mark_as_parsed()
-        # Shared memory saves a copy, but is small in many containers, where a worker
-        # that fills it dies, and what is in it at the end of a run stays there.
+        # Shared memory saves a copy. But it is small in many containers: a worker that
+        # fills it dies, and what it holds at the end of a run stays there.
         options = grain.experimental.DatasetOptions(min_shm_size=_UNSHARED)
         decoded = grain.experimental.WithOptionsIterDataset(decoded, options)
         decoded = decoded.mp_prefetch(
@@ -226,34 +227,35 @@ def _batches(
 
 
 def _start_worker(number: int, workers: int) -> None:
-    """Lets a worker end with its parent, and not before."""
-    # Ctrl-C: the parent ends its workers, but Grain may wait half a minute for them.
+    """Makes a worker end when its parent ends, and not before."""
+    # On Ctrl-C the parent ends its workers. If they ended by themselves, Grain might
+    # wait half a minute for them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def follow() -> None:
         parent = multiprocessing.parent_process()
         if parent is not None:
-            parent.join()  # A parent that was killed has told nobody.
+            parent.join()  # A parent that is killed cannot tell its workers.
             os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
 
 
 def ahead(workers: int | None) -> int:
-    """Photographs that so many workers have ready at most, beside two batches."""
+    """The most photographs that the workers decode ahead, beyond two batches."""
     return 2 * CHUNK * (_processors() if workers is None else workers)
 
 
 def images_per_second(stream: Iterator[Batch], warm_up: int) -> float:
-    """Measures how fast batches come if nothing else waits for them.
+    """Measures how fast batches come when nothing else slows them down.
 
     Args:
-        stream: From `batches`; is used up.
-        warm_up: Batches that are not counted, while workers start: those that fit into
-            the buffers, two, and one more at least.
+        stream: Iterator from `batches`, which is used up.
+        warm_up: Number of first batches that are not counted, because workers start and
+            buffers fill meanwhile: at least those in the buffers, two, and one more.
 
     Returns:
-        Images of this process in a second.
+        Images of this process per second.
     """
     for _ in range(warm_up):
         next(stream)

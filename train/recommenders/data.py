@@ -1,8 +1,8 @@
 """Implicit feedback for recommenders, split by leave-one-out.
 
-As in He et al. 2017, arXiv:1708.05031, and Gupta et al. 2021, arXiv:2108.05839 (D.3):
-every rating is a positive, a user's latest one is the test item, ranked among 99 items
-that the user has not met.
+As in He et al. 2017, arXiv:1708.05031, and Gupta et al. 2021, arXiv:2108.05839 (D.3),
+every rating is a positive. The latest one of a user is the test item, which is ranked
+among 99 items that the user has not rated.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from train.recommenders.rating_files import NEGATIVES, Ratings
 from train.report import markdown
 
 DATASETS = tuple(rating_files.SOURCES)
-TABLE_7 = {  # Gupta et al. 2021: users, items, about how many interactions.
+TABLE_7 = {  # Gupta et al. 2021: users, items, approximate interactions.
     "ml-100k": (943, 1682, 100_000),
     "ml-1m": (6040, 3706, 1_000_000),
     "ml-1m-ncf": (6040, 3706, 1_000_000),
     "pinterest-20": (54_906, 9909, 1_500_000),
 }
-MINIMUM = 20  # Interactions of a user; with fewer the user is removed.
+MINIMUM = 20  # Interactions; users with fewer are removed.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,40 +33,40 @@ class Interactions:
     num_users: int
     num_items: int
     train: np.ndarray
-    """int32[n, 2]: user, item; a user's rows together, oldest first, each pair once."""
+    """int32[n, 2]: user, item; sorted by user and then by age, each pair once."""
     test_items: np.ndarray
     """int32[users]: the held-out item of each user."""
     negatives: np.ndarray | None
-    """int32[users, 99]: other candidates that came with the files."""
+    """int32[users, 99]: the other candidates, if the files have them."""
     counts: dict[str, int]
-    """What preprocessing found, for printing."""
+    """What preprocessing found, by description; for printing."""
 
 
 def load(name: str, data_dir: Path | None = None) -> Interactions:
     """Reads a data set and splits it.
 
     Args:
-        name: One of `DATASETS`. ``ml-100k`` and ``ml-1m`` are ratings, split here by
-            the latest one; the others come split, with 99 negatives per user.
-        data_dir: Folder with the original files, or the one around it. `None`
+        name: One of `DATASETS`. ``ml-100k`` and ``ml-1m`` are ratings, and are split
+            here by the latest one; the others are already split, with 99 negatives per
+            user.
+        data_dir: Folder with the original files, or the folder around it. `None`
             downloads them once through TensorFlow Datasets.
 
     Returns:
-        The interactions, users and items numbered from 0: in the order of their
-        original numbers for ratings, and as they are for what comes split.
+        The interactions. Users and items are numbered from 0: ratings get new numbers
+        in the order of the original ones, split data sets keep theirs.
 
     Raises:
-        InputError: For files that are missing, truncated or malformed, or a download
-            that fails.
+        InputError: If files are missing, truncated or malformed, or a download fails.
     """
     require(
         name in DATASETS, f"no data set {name!r}; choose from: {', '.join(DATASETS)}"
     )
     if data_dir is None:
-        # Imports TensorFlow Datasets, which local files do without.
-        from train.recommenders import ratings_tfds as implicit_feedback
+        # It imports TensorFlow Datasets, which local files do not need.
+        from train.recommenders import ratings_tfds
 
-        return _preprocess(name, implicit_feedback.load(name))
+        return _preprocess(name, ratings_tfds.load(name))
     try:
         folder = rating_files.find_folder(name, data_dir)
         found = rating_files.read(name, lambda file: (folder / file).read_bytes())
@@ -100,7 +100,7 @@ def _preprocess(name: str, ratings: Ratings) -> Interactions:
 
 
 def _oldest_first(rows: np.ndarray) -> np.ndarray:
-    """Sorted by user and time, then by row of the file; each pair once, the latest."""
+    """Sorts by user, time and row of the file; keeps the latest row of each pair."""
     rows = rows[np.lexsort((rows[:, 3], rows[:, 0]))]
     pairs = rows[:, 0] * (rating_files.LARGEST + 1) + rows[:, 1]
     _, from_end = np.unique(pairs[::-1], return_index=True)
@@ -108,7 +108,7 @@ def _oldest_first(rows: np.ndarray) -> np.ndarray:
 
 
 def _is_last(rows: np.ndarray) -> np.ndarray:
-    """bool[n]: whether a row is the last of its user."""
+    """Whether each row is the last one of its user, bool[n]."""
     return np.diff(rows[:, 0], append=-1) != 0
 
 
@@ -137,22 +137,23 @@ def _as_split(
 
 
 def _pairs(rows: np.ndarray, num_items: int) -> np.ndarray:
-    """int64[n]: one number for each pair of user and item."""
+    """Encodes each pair of user and item as one number, int64[n]."""
     return rows[:, 0].astype(np.int64) * num_items + rows[:, 1]
 
 
 def hold_out(data: Interactions) -> Interactions:
-    """Validation split: each user's last training item becomes the test item.
+    """Makes a validation split, in which the last training item is the test item.
 
     Args:
-        data: From `load`. Its test items become items like any that the user has not
-            met.
+        data: Interactions from `load`. Their test items count as items that the user
+            has not rated.
 
     Returns:
-        The interactions without the old test items and without negatives of files.
+        The interactions without the original test items, and without the negatives of
+        the files.
 
     Raises:
-        InputError: If a user has one training item only.
+        InputError: If a user has only one training item.
     """
     is_last = _is_last(data.train)
     few = np.bincount(data.train[:, 0], minlength=data.num_users) < 2
@@ -173,8 +174,8 @@ def draw_candidates(data: Interactions, seed: int, draws: int) -> np.ndarray:
     """Draws the items among which each user's test item is ranked.
 
     Args:
-        data: From `load` or `hold_out`.
-        seed: Of the generator, at least 0; draw d is the same whatever `draws` is.
+        data: Interactions from `load` or `hold_out`.
+        seed: Seed of the generator, at least 0. A draw does not depend on `draws`.
         draws: Number of independent draws.
 
     Returns:
@@ -196,8 +197,8 @@ def draw_candidates(data: Interactions, seed: int, draws: int) -> np.ndarray:
         f"{data.name}: user {unseen.argmin()} has {unseen.min()} unseen items, fewer"
         f" than the {NEGATIVES} candidates beside the test item",
     )
-    # The unseen item of rank r is r + the number of seen items below it: those that
-    # have at most r unseen items below them.
+    # The unseen item of rank r is r + the number of seen items below it, which are
+    # those with at most r unseen items below them.
     starts = np.cumsum(known) - known
     below = seen_items - (np.arange(len(seen)) - starts[seen_users])
     below += seen_users * (data.num_items + 1)
@@ -212,7 +213,7 @@ def draw_candidates(data: Interactions, seed: int, draws: int) -> np.ndarray:
 
 
 def _distinct(rng: np.random.Generator, limits: np.ndarray) -> np.ndarray:
-    """int64[len(limits), 99]: different ones below each limit (Floyd's algorithm)."""
+    """Draws 99 different numbers below each limit, by Floyd's algorithm."""
     chosen = np.full((len(limits), NEGATIVES), -1)
     for i in range(NEGATIVES):
         top = limits - NEGATIVES + i
@@ -223,17 +224,17 @@ def _distinct(rng: np.random.Generator, limits: np.ndarray) -> np.ndarray:
 
 
 def file_candidates(data: Interactions) -> np.ndarray:
-    """The candidates that came with the files.
+    """The candidates of the files.
 
     Args:
-        data: From `load`.
+        data: Interactions from `load`.
 
     Returns:
-        int32[1, users, 100]: the test item, then the 99 others of the files, among
-        which it may be again.
+        int32[1, users, 100]: the test item, then the 99 others of the files, which may
+        include the test item again.
 
     Raises:
-        InputError: If the data set has none.
+        InputError: If the files have no candidates.
     """
     if data.negatives is None:
         raise InputError(f"{data.name} has no candidates of its own; draw them instead")
@@ -241,10 +242,10 @@ def file_candidates(data: Interactions) -> np.ndarray:
 
 
 def statistics(data: Interactions) -> str:
-    """Sizes beside those of the papers, and what preprocessing found.
+    """Compares the sizes with those of the papers, and says what preprocessing found.
 
     Args:
-        data: From `load`.
+        data: Interactions from `load`.
 
     Returns:
         A Markdown table and one line.

@@ -106,13 +106,13 @@ def evaluate(
     # Gathered here once instead of in every round of the ranking.
     model, params = task.model, task.per_device(lambda params: params)(state.params)
     users = jnp.arange(model.num_users, dtype=jnp.int32)
-    first = _apply(model, params, method="first_layer")
+    first = _apply(model, params, method="project_tables")
 
     def ranking(candidates):  # [users, 1 + negatives]
         def of_user(args):
             user, items = args
             hidden = first[0][user][None, :] + first[1][items]
-            scores = _apply(model, params, hidden, method="rest")
+            scores = _apply(model, params, hidden, method="score_projected")
             # A candidate that is the test item itself does not compete with it.
             mask = jnp.append(True, items[1:] != items[0])
             margin = scores[0]
@@ -144,7 +144,9 @@ def evaluate(
         jax.random.bits(key, (count,), jnp.uint32),
         model.num_items,
     )
-    logits = _apply(model, params, first[0][user] + first[1][item], method="rest")
+    logits = _apply(
+        model, params, first[0][user] + first[1][item], method="score_projected"
+    )
     quantiles = metrics.margin_quantiles(
         metrics.binary_margin(logits, label), jnp.array([0.1, 0.5, 0.9])
     )
@@ -185,9 +187,9 @@ def _gradient(
     # larger than the tables, the first layer is applied to the tables instead.
     if task.batch_size >= model.num_users + model.num_items:
         tables, pull = jax.vjp(
-            lambda params: _apply(model, params, method="first_layer"), params
+            lambda params: _apply(model, params, method="project_tables"), params
         )
-        first, method, join = 1, "rest", jnp.add
+        first, method, join = 1, "score_projected", jnp.add
     else:
         tables, pull = jax.vjp(
             lambda params: _apply(model, params, method="embeddings"), params

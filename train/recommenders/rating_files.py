@@ -1,6 +1,7 @@
-"""Rating files as they are published: MovieLens, and the splits of He et al. 2017.
+"""Reads the published rating files of MovieLens, and the splits of He et al. 2017.
 
-Every fault of a file is one `InputError` with the file's name and its row, from 1.
+Every fault of a file raises one `InputError`, with the name of the file and the number
+of the row (the first is 1).
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import numpy as np
 
 from train import InputError, require
 
-NEGATIVES = 99  # Items beside the test item in a row of a .test.negative file.
+NEGATIVES = 99  # Items after the test item in a row of a .test.negative file.
 LARGEST = 2**31 - 1
 _GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 _NCF = (
@@ -28,9 +29,9 @@ class Source:
     """Where a data set comes from."""
 
     files: tuple[str, ...]
-    """The ratings; or training rows, test rows and negatives, already split."""
+    """One file of ratings; or files of training rows, test rows and negatives."""
     urls: tuple[str, ...]
-    """One for each file, or one archive that holds them in a folder."""
+    """One address for each file, or that of an archive with the files in a folder."""
 
     @property
     def is_split(self) -> bool:
@@ -52,25 +53,26 @@ SOURCES = {
 
 
 class Ratings(NamedTuple):
-    """What the files of a data set say, checked but not changed."""
+    """The content of the files of a data set, checked but not changed."""
 
     rows: np.ndarray  # int64[n, 4]: user, item, rating, time; in file order
-    # int64[users, 100]: test item and the 99 others of user 0, 1, ...
+    # int64[users, 100]; for each user, from 0, the test item and 99 other items
     candidates: np.ndarray | None
 
 
 def find_folder(name: str, data_dir: Path) -> Path:
-    """The folder with the original files: `data_dir` itself or one directly inside.
+    """Finds the original files, in `data_dir` or in a folder directly inside it.
 
     Args:
         name: One of `SOURCES`.
-        data_dir: As the user gave it.
+        data_dir: The folder that the user gave.
 
     Returns:
-        A folder that holds all files; of several, the one named as the data set.
+        A folder that holds all files. If there are several, the one with the name of
+        the data set.
 
     Raises:
-        InputError: If there is none, or several of other names.
+        InputError: If there is none, or if there are several with other names.
     """
     files = SOURCES[name].files
 
@@ -93,7 +95,7 @@ def find_folder(name: str, data_dir: Path) -> Path:
     fewest = min([data_dir, *folders], key=lambda folder: len(missing(folder)))
     raise InputError(
         f"{fewest} lacks {', '.join(missing(fewest))}; --data-dir for {name} must be"
-        f" the folder with {', '.join(files)}, or the one around it"
+        f" the folder with {', '.join(files)}, or the folder around it"
     )
 
 
@@ -102,21 +104,21 @@ def read(name: str, load_bytes: Callable[[str], bytes]) -> Ratings:
 
     Args:
         name: One of `SOURCES`.
-        load_bytes: Gives the content of a file by its name.
+        load_bytes: Function that returns the content of a file, given its name.
 
     Returns:
-        The rows, and the candidates where the files are split already.
+        The rows, and the candidates if the files are already split.
 
     Raises:
-        InputError: For a file that is empty, truncated or malformed, or files that do
-            not belong together.
+        InputError: If a file is empty, truncated or malformed, or if the files do not
+            belong together.
     """
     files = SOURCES[name].files
     tables = [_parse(file, load_bytes(file)) for file in files]
     return Ratings(tables[0], _join(files, *tables) if SOURCES[name].is_split else None)
 
 
-_FORMATS = {  # By the end of the file name: separator, columns, layout in words.
+_FORMATS = {  # Separator, columns and layout, by the ending of the file name.
     ".data": (b"\t", 4, "user, item, rating and time, separated by tabs"),
     ".dat": (b"::", 4, "user::item::rating::time"),
     ".rating": (b"\t", 4, "user, item, rating and time, separated by tabs"),
@@ -126,7 +128,7 @@ _AGAIN = "get the original file again"
 
 
 def _parse(file: str, content: bytes) -> np.ndarray:
-    """int64[rows, columns] of a file's numbers."""
+    """Parses the numbers of a file, int64[rows, columns]."""
     separator, columns, layout = _FORMATS[Path(file).suffix]
     content = content.replace(b"\r\n", b"\n")
     require(bool(content.strip()), f"{file} is empty; {_AGAIN}")
@@ -144,7 +146,7 @@ def _parse(file: str, content: bytes) -> np.ndarray:
         )
     except ValueError:
         rows = np.empty((0, 0), np.int64)
-    # loadtxt skips empty lines, so the number of rows is part of the check.
+    # loadtxt skips empty lines, so the number of rows must be checked, too.
     if rows.shape == (lines - 1, columns) and 0 <= rows.min() <= rows.max() <= LARGEST:
         return rows
     number = next(
@@ -167,7 +169,7 @@ def _is_row(line: bytes, columns: int) -> bool:
 def _join(
     files: tuple[str, ...], train: np.ndarray, test: np.ndarray, others: np.ndarray
 ) -> np.ndarray:
-    """Candidates of user 0, 1, ..., after checking that three files fit together."""
+    """Checks that three files belong together; returns the candidates by user."""
     train_file, test_file, others_file = files
 
     def refuse(file: str, bad: np.ndarray, fault: str) -> None:
@@ -190,7 +192,7 @@ def _join(
     refuse(train_file, untested, f"this user has no row in {test_file}")
     untrained = ~np.isin(test[:, 0], train[:, 0])
     refuse(test_file, untrained, f"this user has no row in {train_file}")
-    # A user's number is its row in the embedding table.
+    # The number of a user is its row in the embedding table.
     too_large = test[:, 0] >= len(users)
     refuse(test_file, too_large, f"the {len(users)} users must have the numbers from 0")
     return others[np.argsort(others[:, 0]), 1:]

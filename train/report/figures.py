@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from train.plots import COLOURS
+from train.plots import COLOURS, range_over_seeds
 from train.report import papers, reported
 from train.report.read import Group, Run
 
@@ -135,9 +135,7 @@ def _switch_epoch(run: Run) -> float:
 
 
 def _line(axes: Axes, x: np.ndarray, values: np.ndarray, **style: str) -> None:
-    axes.plot(x, values.mean(axis=0), **style)  # pyright: ignore[reportArgumentType]
-    low, high = values.min(axis=0), values.max(axis=0)
-    axes.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
+    range_over_seeds(axes, x, values.T, **style)
 
 
 # ----------------------------------------------------------------------- Figure 3

@@ -1,6 +1,8 @@
-"""Live progress of a run: a bar in a terminal, a few plain lines elsewhere."""
+"""Live progress: a bar in a terminal, a few plain lines elsewhere."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 from rich.console import Console
@@ -10,11 +12,11 @@ _PLAIN_LINES = 12
 
 
 class ProgressReport:
-    """Shows how far a run is, its latest metrics and the time left.
+    """Shows how far a run or a study is, what it is doing, and the time left.
 
     Args:
-        total: Units of work in the whole run, at least 1.
-        quiet: Show nothing.
+        total: Units of work in all, at least 1.
+        quiet: Whether to show nothing.
     """
 
     def __init__(self, total: int, quiet: bool = False) -> None:
@@ -47,19 +49,47 @@ class ProgressReport:
         self._bar.stop()
 
     def advance(self, units: int, text: str) -> None:
-        """Reports the state of the run.
+        """Reports that some work is done.
 
         Args:
             units: Units of work done since the last call.
-            text: What is being done, with its latest metrics.
+            text: The present part of the work, with its latest metrics.
         """
         self._done += units
         self._bar.update(self._task, completed=self._done, description=text)
         line = self._done * _PLAIN_LINES // self._total
-        if self._plain and line > self._printed:
+        if line > self._printed:
             self._printed = line
             elapsed = time.monotonic() - self._started
             left = elapsed / self._done * (self._total - self._done)
-            self._console.print(
-                f"{text}  {left:.0f} s left", highlight=False, soft_wrap=True
-            )
+            self._print(f"{text}  {left:.0f} s left")
+
+    def begin(self, text: str) -> None:
+        """Shows which part of the work begins.
+
+        Plain output has a line for the first part only, so that it says something
+        before any work is done.
+        """
+        self._bar.update(self._task, description=text)
+        if not self._done:
+            self._print(text)
+
+    @contextmanager
+    def part(self, text: str, units: int = 1) -> Iterator[None]:
+        """Reports one part of the work, which is what the ``with`` block does.
+
+        Args:
+            text: Name of the part.
+            units: Units of work in it.
+        """
+        self.begin(text)
+        yield
+        self.advance(units, f"{text}: done")
+
+    def _print(self, line: str) -> None:
+        if self._plain:
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+
+QUIET = ProgressReport(1, quiet=True)
+"""Shows nothing; for callers who do not watch."""

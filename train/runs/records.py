@@ -1,7 +1,7 @@
-"""What a run leaves behind: a folder with its configuration, metrics and results.
+"""Files and folders of results: configuration, environment, JSON.
 
-No file holds a host name or an absolute path, and none holds the time of day, so that
-runs can be compared and published as they are.
+No file holds a host name, an absolute path or the time of day, so that results can be
+compared and published unchanged.
 """
 
 import dataclasses
@@ -22,18 +22,18 @@ import jax
 from train import InputError
 
 _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "lawn-optax")
-_PART = ".part"  # Ends the names of files that are being written.
+_PART = ".part"  # Ending of a file that is still being written.
 
 
 def run_config(
     experiment: str, config: Any, unrelated: Sequence[str] = ("out", "quiet")
 ) -> dict[str, Any]:
-    """The options that decide a run's result, ready for JSON.
+    """The options that decide the result of a run, ready for JSON.
 
     Args:
         experiment: Name of the experiment.
-        config: A dataclass.
-        unrelated: Fields that do not change the result; they are left out.
+        config: Dataclass of options.
+        unrelated: Names of fields that do not change the result. They are left out.
 
     Returns:
         The experiment's name and the options by name.
@@ -60,13 +60,14 @@ def default_folder(config: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def run_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
-    """Collects the files of a run and moves them into `folder` at the end.
+    """Collects files in a temporary folder and moves them into `folder` at the end.
 
-    A run that fails or is interrupted leaves `folder` as it was.
+    If the work within the ``with`` block fails or is interrupted, `folder` does not
+    change.
 
     Args:
-        folder: New, empty, or of an earlier run with the same configuration, whose
-            files are replaced.
+        folder: A folder that is new, empty, or of an earlier run with the same
+            configuration, whose files are replaced.
         config: What `run_config` returned; written to ``config.json`` with the
             versions and the device.
 
@@ -74,27 +75,28 @@ def run_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
         An empty folder to write into.
 
     Raises:
-        InputError: If `folder` cannot be written to or holds something else.
+        InputError: If `folder` holds something else or cannot be written to, here or
+            within the block (a full disk).
     """
     check_contents(folder, config)
     parent = folder.resolve().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=parent, prefix=".run-")
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".run-") as name:
+            write_json(Path(name, "config.json"), {"config": config} | environment())
+            yield Path(name)
+            folder.mkdir(exist_ok=True)
+            for path in sorted(Path(name).iterdir()):
+                os.replace(path, folder / path.name)
     except OSError as error:
         raise InputError(
-            f"cannot write to {folder.parent} ({error.strerror}); choose another --out"
+            f"cannot write to {folder} ({error.strerror or error}); free some space or"
+            " choose another --out"
         ) from None
-    with temporary as name:
-        write_json(Path(name, "config.json"), {"config": config} | environment())
-        yield Path(name)
-        folder.mkdir(exist_ok=True)
-        for path in sorted(Path(name).iterdir()):
-            os.replace(path, folder / path.name)
 
 
 def check_contents(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether `folder` holds a run with the same options.
+    """Checks whether `folder` holds a run with the same options.
 
     Args:
         folder: Any path.
@@ -128,12 +130,12 @@ def check_contents(folder: Path, config: Mapping[str, Any]) -> bool:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and device: what a reader needs to judge or repeat a result."""
+    """Versions and device, which a reader needs to judge or repeat a result."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # Run from a bare checkout.
+        except importlib.metadata.PackageNotFoundError:  # A checkout, not installed.
             versions[package] = "not installed"
     device = jax.devices()[0]
     return {
@@ -144,7 +146,7 @@ def environment() -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """Model name of the processor."""
+    """The model name of the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if "model name" in line]
@@ -152,7 +154,7 @@ def processor_name() -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes one JSON document, all or nothing; infinite and NaN become null."""
+    """Writes a JSON document, all or nothing; infinite and NaN become null."""
     text = json.dumps(_plain(value), indent=2, allow_nan=False)
     part = path.with_name(path.name + _PART)
     with part.open("w", encoding="utf-8") as file:
@@ -180,6 +182,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     if isinstance(value, float):
-        # Seven digits carry a float32.
+        # A float32 has seven digits.
         return float(f"{value:.7g}") if math.isfinite(value) else None
     return value

@@ -1,7 +1,7 @@
-"""CIFAR-10 for the studies: a subset or all of it, and training that is measured.
+"""CIFAR-10 for the studies: a subset or all of it, and training with measurements.
 
 Data flow: files → arrays (`load`) → one compiled update in a Python loop (`trainer`) →
-loss, angle and norm of every update, accuracy now and then (`History`).
+loss, angle and norm at each update, accuracy at each evaluation (`History`).
 """
 
 from collections.abc import Callable, Hashable
@@ -32,20 +32,21 @@ from train.images.cifar_files import Images, Part
 from train.images.inputs import DeviceImages as Data
 from train.images.programs import State, Task
 from train.optimizers import Trial
+from train.runs.progress import QUIET, ProgressReport
 
 NAME = "cifar10"
-IMAGES, TESTS, SIDE = 2_048, 512, 16  # of the subset; pixels of a side
-_AT_ONCE = 1_000  # Test images.
+IMAGES, TESTS, SIDE = 2_048, 512, 16  # of the subset; SIDE in pixels
+_AT_ONCE = 1_000  # Test images per call.
 
 
 def load(data_dir: Path, full: bool) -> Data:
-    """All images, or the first ones of both parts, halved in height and width."""
+    """Loads all images, or some of both parts at half the height and width."""
     images = image_files.read_folder(NAME, data_dir)
     return image.on_device(images if full else _reduced(images))
 
 
 def describe(full: bool) -> str:
-    """What `load` gives, in words."""
+    """What `load` returns, in words."""
     if full:
         return "CIFAR-10, cropped and mirrored at random"
     return (
@@ -77,7 +78,7 @@ def make_task(
     optimizer: Callable[[Trial], optax.GradientTransformation],
     full: bool,
 ) -> Task:
-    """Cross entropy on one device; images change at random at full size alone."""
+    """Cross entropy on one device; only the full data set is augmented."""
     return Task(
         model=model,
         side=data.images.shape[1],
@@ -92,18 +93,18 @@ def make_task(
 
 
 def is_kernel(weights: jax.Array) -> bool:
-    """Whether weights are those of a convolution; batch norm follows each of them."""
+    """Whether weights are a convolution's; batch norm follows each convolution."""
     return weights.ndim == 4
 
 
 def split(
     kernels: optax.GradientTransformation, others: optax.GradientTransformation, base
 ) -> optax.GradientTransformation:
-    """One transformation for the convolutions, which it observes, one for the rest.
+    """Combines an optimizer for the convolutions, which is observed, with another one.
 
     Args:
-        kernels: For the convolutions.
-        others: For norm layers and last layer.
+        kernels: Optimizer of the convolutions.
+        others: Optimizer of the norm layers and the last layer.
         base: Groups of the convolutions.
     """
     parts: dict[Hashable, optax.GradientTransformation]
@@ -116,21 +117,34 @@ def split(
 
 
 class History(NamedTuple):
-    """One run, update by update, and evaluation by evaluation."""
+    """Measurements of one run."""
 
     loss: np.ndarray  # [steps]; of the batch, before the update
-    angle: np.ndarray  # [steps, groups]; radians, by which the update turns weights
+    angle: np.ndarray  # [steps, groups]; radians by which the update turns the weights
     norm: np.ndarray  # [steps, groups]; before the update
     accuracy: np.ndarray  # [evaluations]; on the test images
     test_loss: np.ndarray  # [evaluations]
 
 
 def trainer(
-    task: Task, data: Data, steps: int, eval_every: int
+    task: Task,
+    data: Data,
+    steps: int,
+    eval_every: int,
+    progress: ProgressReport = QUIET,
 ) -> Callable[..., History]:
-    """Trains with what a trial holds, from the same weights times a number.
+    """Trains with the hyperparameters of a trial.
 
-    `task.optimizer` must be one of `split`. Compiles once for all trials.
+    Args:
+        task: A task whose optimizer comes from `split`.
+        data: What `load` returned.
+        steps: Updates.
+        eval_every: Updates between two evaluations, one unit of progress.
+        progress: Report of the updates.
+
+    Returns:
+        ``train(trial, stretch, name)``: `stretch` multiplies the initial kernels, which
+        are the same in all runs. The program compiles once for all trials.
     """
 
     @partial(jax.jit, static_argnums=0)
@@ -154,8 +168,8 @@ def trainer(
     def evaluate(state, images, labels, mean):
         inputs = augmentation.normalise(images.astype(jnp.float32), mean)
         variables = {"params": state.params, "batch_stats": state.statistics}
-        # With the statistics of these images: running ones lag behind weights that
-        # grow or shrink.
+        # Batch norm uses the statistics of these images: the running ones lag behind
+        # weights that grow or shrink.
         logits, _ = task.model.apply(
             variables, inputs, train=True, mutable=["batch_stats"]
         )
@@ -175,7 +189,8 @@ def trainer(
         ]
         return np.sum(sums, axis=0) / count
 
-    def train(trial: Trial, stretch: float = 1.0) -> History:
+    def train(trial: Trial, stretch: float = 1.0, name: str = "") -> History:
+        progress.begin(name)
         state = start(stretch, trial)
         seen, recent, tests = [], [], []
         for count in range(steps):
@@ -187,6 +202,7 @@ def trainer(
                 seen += jax.device_get(recent)
                 recent = []
                 tests.append(test(state))
+                progress.advance(1, f"{name}: update {count + 1:,} of {steps:,}")
         loss, angle, norm = map(np.array, zip(*seen, strict=True))
         return History(loss, angle, norm, *np.array(tests).T)
 
@@ -194,5 +210,5 @@ def trainer(
 
 
 def intervals(values: np.ndarray, eval_every: int) -> np.ndarray:
-    """Means of the updates between evaluations, ``[evaluations, ...]``."""
+    """Averages over the updates between evaluations; ``[evaluations, ...]``."""
     return values.reshape(-1, eval_every, *values.shape[1:]).mean(axis=1)

@@ -1,4 +1,4 @@
-"""``study``: what the papers claim of small problems, beside what is computed."""
+"""``study``: the papers' claims about small problems, beside our computations."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,23 +13,21 @@ from train.studies import (
     constrained,
     exponential,
     flattening,
+    margins,
     polynomials,
     rayleigh,
 )
-from train.studies import (
-    margins as random_labels,
-)
 
-# Each draws its figures into a folder and returns what to print.
+# Each draws its figures into a folder and returns its findings.
 STUDIES: dict[str, Callable[..., str]] = {
     "constrained": constrained.report,
     "exponential": exponential.report,
     "flattening": flattening.report,
-    "margins": random_labels.report,
+    "margins": margins.report,
     "polynomials": polynomials.report,
     "rayleigh": rayleigh.report,
 }
-# Those that take a folder with real data, and whether to train at the paper's size.
+# Studies that also take a folder with real data, and whether to train at full size.
 WITH_DATA = frozenset({"exponential", "flattening", "rayleigh"})
 
 
@@ -37,11 +35,11 @@ WITH_DATA = frozenset({"exponential", "flattening", "rayleigh"})
 class Config:
     """The papers' theory on small problems, computed in a minute or two on a CPU.
 
-    constrained: methods that keep or shed the norm, on separable data (Theory III).
-    exponential: growing learning rates in the place of weight decay (Li and Arora).
+    constrained: methods that fix or normalise the norm, on separable data (Theory III).
+    exponential: growing learning rates instead of weight decay (Li and Arora).
     flattening: noise and curvature under Adam and Adam-LAWN (ML-100k: --data-dir).
     margins: normalised margins on true and random labels (Theory III).
-    polynomials: fits of more monomials than points, by descent (Theory III).
+    polynomials: least squares with more monomials than points (Theory III).
     rayleigh: weight decay on scale-invariant weights (noisy Rayleigh quotient).
     """
 
@@ -57,9 +55,9 @@ class Config:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="NAME"),
     ]
-    """Which one."""
+    """Name of the study."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder with the original files of a real data set, or the one around it
+    """Folder with the original files of a real data set, or the folder around it
     (default: digits or synthetic data)."""
     full: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Train at the paper's size, for a GPU; needs --data-dir."""
@@ -68,7 +66,7 @@ class Config:
 
 
 def run(config: Config) -> None:
-    """Computes a study, prints its findings and writes them with the figures."""
+    """Runs a study, prints its findings, and writes them with the figures."""
     real, real_data = config.name in WITH_DATA, config.data_dir is not None
     require(real or not real_data, f"study {config.name} takes no --data-dir")
     require(real_data or not config.full, "--full needs --data-dir")

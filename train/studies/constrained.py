@@ -1,12 +1,12 @@
 """Constrained descent on separable data, and how norms grow without constraints.
 
 After Banburski et al. 2019, "Theory III: Dynamics and Generalization in Deep Networks":
-sections 6 and 12 (methods), Appendix 22 and Figure 11 (growth). The data are drawn
-here; the paper has none for the linear case.
+sections 6 and 12 (methods), Appendix 22 and Figure 11 (growth). The paper has no data
+for the linear case; ours are random.
 """
 
 from collections.abc import Mapping
-from pathlib import Path as File
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -18,10 +18,11 @@ from sklearn.svm import SVC
 
 import lawn_optax as lawn
 from lawn_optax import baselines
-from train.plots import COLOURS
+from train.plots import COLOURS, finish
 from train.report import markdown
+from train.runs.progress import QUIET, ProgressReport
 
-# Methods on the sphere whose steps have the length of the gradient, as LAWN's have.
+# Methods on the sphere whose steps are as long as the gradient, like those of LAWN.
 _SPHERE = (
     "Lagrange multiplier",
     "coefficients",
@@ -31,13 +32,13 @@ _SPHERE = (
 )
 
 
-class Path(NamedTuple):
-    """One method's way."""
+class Trajectory(NamedTuple):
+    """The weights of one method, update by update."""
 
-    margin: np.ndarray  # float64[steps + 1]; smallest margin of the unit vector
+    margin: np.ndarray  # float64[steps + 1]; smallest margin of the normalised weights
     angle: np.ndarray  # float64[steps + 1]; radians to the direction of largest margin
     norm: np.ndarray  # float64[steps + 1]
-    direction: np.ndarray  # float64[steps + 1, 4]; the unit vector
+    direction: np.ndarray  # float64[steps + 1, 4]; the normalised weights
 
 
 class Growth(NamedTuple):
@@ -64,8 +65,8 @@ def separable(seed: int = 3) -> np.ndarray:
 def max_margin(points: np.ndarray) -> np.ndarray:
     """The unit vector of largest margin for points times labels.
 
-    A support-vector machine always fits an intercept; each point with its mirror image
-    makes that 0.
+    The support-vector machine always fits an intercept. With the mirror image of each
+    point among the data, the intercept is 0.
     """
     x = np.concatenate([points, -points])
     y = np.repeat([1.0, -1.0], len(points))
@@ -74,10 +75,10 @@ def max_margin(points: np.ndarray) -> np.ndarray:
 
 
 def methods(rate: float = 1.0) -> dict[str, optax.GradientTransformation]:
-    """Every method, by the name that the figure shows."""
+    """All methods, by the names that the figure shows."""
     sgd = optax.sgd(rate)
     shrinking = lambda count: 1 / (count + 4.0)  # noqa: E731
-    # At a constant rate v would turn ever faster as g grows, and its path jump about.
+    # At a constant rate, v would turn faster and faster as g grows, and oscillate.
     apart = optax.partition(
         {"v": optax.sgd(lambda t: rate * (1 + 0.3 * t) ** -2.0), "g": sgd},
         baselines.Polar("v", "g"),
@@ -96,36 +97,37 @@ def methods(rate: float = 1.0) -> dict[str, optax.GradientTransformation]:
     }
 
 
-def margins(steps: int = 5000, norm: float = 40.0) -> dict[str, Path]:
-    """Follows each method from one random direction.
+def margins(
+    steps: int = 5000, norm: float = 40.0, progress: ProgressReport = QUIET
+) -> dict[str, Trajectory]:
+    """Trains with each method, from one random direction.
 
-    The loss is the logarithm of the exponential loss summed over the points: gradient
-    flow takes the same path for both, in another time.
+    The loss is the logarithm of the exponential loss summed over the points. Gradient
+    flow of both takes the same path, at another speed.
 
     Args:
         steps: Updates per method.
-        norm: Of the weights that are constrained. Methods that let the norm grow start
+        norm: Norm of weights that are constrained. Methods that let the norm grow start
             from norm 1.
+        progress: Report of the methods as they train.
 
     Returns:
-        Method -> its way.
+        The trajectories, by method.
     """
     points = separable()
     best = max_margin(points)
     start = np.random.default_rng(5).normal(size=(4, 1))
     start /= np.linalg.norm(start)
     free = {"gradient descent", "NMGD, a = 0.75", "weight normalisation"}
-    return {
-        name: _path(
-            _follow(tx, (1.0 if name in free else norm) * start, points, steps),
-            points,
-            best,
-        )
-        for name, tx in methods().items()
-    }
+    found = {}
+    for name, tx in methods().items():
+        with progress.part(name):
+            first = (1.0 if name in free else norm) * start
+            found[name] = _trajectory(_train(tx, first, points, steps), points, best)
+    return found
 
 
-def _follow(
+def _train(
     tx: optax.GradientTransformation, start: np.ndarray, points: np.ndarray, steps: int
 ) -> np.ndarray:
     z = jnp.asarray(points, jnp.float32)
@@ -144,14 +146,14 @@ def _follow(
     return np.concatenate([start.T, np.asarray(run(w), np.float64)])
 
 
-def _path(ws: np.ndarray, points: np.ndarray, best: np.ndarray) -> Path:
+def _trajectory(ws: np.ndarray, points: np.ndarray, best: np.ndarray) -> Trajectory:
     norm = np.linalg.norm(ws, axis=1)
     units = ws / norm[:, None]
-    return Path((units @ points.T).min(axis=1), _angle(units, best), norm, units)
+    return Trajectory((units @ points.T).min(axis=1), _angle(units, best), norm, units)
 
 
 def _angle(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Between unit vectors, from the chord: a small angle's cosine is 1 to rounding."""
+    """Angle between unit vectors. The chord is exact where the cosine rounds to 1."""
     return 2 * np.arcsin(np.linalg.norm(one - other, axis=-1) / 2)
 
 
@@ -160,8 +162,9 @@ def growth(
 ) -> Growth:
     """Norms under gradient flow of the exponential loss for one example, eq. 103.
 
-    All layers have norm 1 at first and stay equal. With K the depth, f the margin of
-    the normalised network and R the exponential of f times the product of norms::
+    All layers start with norm 1, and their norms stay equal. K is the depth, f the
+    margin of the normalised network, R the exponential of f times the product of
+    norms::
 
         R' = factor f^(2/K) (log R)^(2 - 2/K)
 
@@ -169,10 +172,11 @@ def growth(
         depth: K, the number of layers.
         margin: f.
         until: Time of the last point.
-        factor: K by default, as eqs. 13 and 99 imply; the paper prints K squared.
+        factor: Factor of the equation; K by default, as eqs. 13 and 99 imply. The paper
+            prints K squared.
 
     Returns:
-        Norms at 400 times, dense at first.
+        Norms at 400 times, which are denser at the start.
     """
     # In s = log R the time is an integral of known functions: dt = e^s / (...) ds.
     s = margin + np.linspace(0, np.log1p(2 * until * margin) * 3 + 1, 40_001)
@@ -186,31 +190,33 @@ def growth(
 
 
 def figure(
-    file: File, paths: Mapping[str, Path], growths: Mapping[int, Growth]
+    path: Path,
+    trajectories: Mapping[str, Trajectory],
+    growths: Mapping[int, Growth],
 ) -> None:
     """Draws angles, margins and norms against updates, and growth against time.
 
     Args:
-        file: Of the PNG file to write.
-        paths: What `margins` returns.
-        growths: Depth -> what `growth` returns.
+        path: Path of the PNG file to write.
+        trajectories: What `margins` returns.
+        growths: What `growth` returns, by depth.
     """
     drawing = Figure(figsize=(10, 10.5), layout="constrained")
     axes = drawing.subplots(3, 2)
     angle, gap, norm, between, product, layer = axes.flat
     styles = {}
-    best = max(path.margin.max() for path in paths.values())
-    for k, (name, path) in enumerate(paths.items()):
+    best = max(run.margin.max() for run in trajectories.values())
+    for k, (name, run) in enumerate(trajectories.items()):
         styles[name] = {
             "color": COLOURS[k % len(COLOURS)],
             "ls": ("-", "--", ":")[k // len(COLOURS)],
         }
-        steps = np.arange(1, len(path.angle))
-        angle.loglog(steps, path.angle[1:], **styles[name])
-        gap.semilogx(steps, path.margin[1:] / best, **styles[name])
-        norm.loglog(steps, path.norm[1:], label=name, **styles[name])
+        steps = np.arange(1, len(run.angle))
+        angle.loglog(steps, run.angle[1:], **styles[name])
+        gap.semilogx(steps, run.margin[1:] / best, **styles[name])
+        norm.loglog(steps, run.norm[1:], label=name, **styles[name])
         if name in _SPHERE:
-            apart = _angle(path.direction, paths["LAWN"].direction)
+            apart = _angle(run.direction, trajectories["LAWN"].direction)
             between.loglog(steps, apart[1:], **styles[name])
     angle.set(title="Angle to the largest margin", ylabel="radians")
     gap.set(title="Margin, of the largest seen", ylim=(0, 1.02))
@@ -226,28 +232,25 @@ def figure(
     layer.set(title="Norm of each layer", xlabel="time")
     for one in (product, layer):
         one.legend(frameon=False, fontsize="small")
-    for one in axes.flat:
-        one.grid(alpha=0.3)
-    lines = norm.get_legend_handles_labels()
-    drawing.legend(*lines, loc="outside lower center", ncols=4, frameon=False)
-    drawing.savefig(file, dpi=100)
+    finish(drawing, path, norm, columns=4)
 
 
-def report(folder: File) -> str:
+def report(folder: Path) -> str:
     """Draws the figure into a folder and says what is in it."""
-    paths = margins()
+    with ProgressReport(len(methods())) as progress:
+        trajectories = margins(progress=progress)
     growths = {depth: growth(depth) for depth in (1, 2, 3)}
-    figure(folder / "constrained.png", paths, growths)
-    best = max(path.margin.max() for path in paths.values())
+    figure(folder / "constrained.png", trajectories, growths)
+    best = max(run.margin.max() for run in trajectories.values())
     rows = [
         [
             name,
-            f"{path.angle[-1]:.3f}",
-            f"{100 * path.margin[-1] / best:.1f}",
-            f"{path.norm[0]:.0f}",
-            f"{path.norm[-1]:.1f}",
+            f"{run.angle[-1]:.3f}",
+            f"{100 * run.margin[-1] / best:.1f}",
+            f"{run.norm[0]:.0f}",
+            f"{run.norm[-1]:.1f}",
         ]
-        for name, path in paths.items()
+        for name, run in trajectories.items()
     ]
     header = ["method", "angle, rad", "margin, % of largest", "first norm", "last norm"]
     depths = [

@@ -1,8 +1,9 @@
-"""Exponential rates in the place of weight decay, and why both matter under a norm.
+"""Exponential learning rates instead of weight decay, and the equilibrium of both.
 
-After Li and Arora 2019, arXiv:1910.07454. Reads top to bottom: the runs, on handwritten
-digits (`train.studies.network`) or CIFAR-10 (`train.studies.cifar`), the figures, the
-findings. The toy of section 3 is in `train.studies.toy`.
+As in Li and Arora 2019, arXiv:1910.07454. The file reads from top to bottom: the runs,
+on handwritten digits (`train.studies.exponential_network`) or CIFAR-10
+(`train.studies.cifar`), the figures, the findings. The toy problem of section 3 is in
+`train.studies.exponential_toy`.
 """
 
 import dataclasses
@@ -22,8 +23,9 @@ import models
 from lawn_optax import schedules
 from train.digits.experiment import Split, load_data
 from train.optimizers import Trial
-from train.plots import COLOURS
+from train.plots import COLOURS, finish
 from train.report import markdown
+from train.runs.progress import QUIET, ProgressReport
 from train.studies import cifar
 from train.studies import exponential_toy as toy
 from train.studies.exponential_network import apply_network, init_network
@@ -33,26 +35,26 @@ from train.studies.exponential_network import apply_network, init_network
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Hyperparameters of the comparison; the paper's but for size and weight decay."""
+    """Hyperparameters of the comparison: the paper's, except size and weight decay."""
 
     rate: float = 0.1
     momentum: float = 0.9
-    weight_decay: float = 1e-2  # 20 times the paper's, for a run 100 times as short
+    weight_decay: float = 1e-2  # 20 times the paper's: the run is 100 times shorter
     steps: int = 400
     batch_size: int = 64
     channels: int = 6
-    blocks: int = 1  # of CIFAR-10's network, per stage
+    blocks: int = 1  # per stage of the network for CIFAR-10
     eval_every: int = 10
     seed: int = 0
 
     def stepped(self, value: float, factors: tuple[float, float]) -> optax.Schedule:
-        """A value times two factors, from a half and three quarters of the run on."""
+        """A value, multiplied at one half and at three quarters of the run."""
         ends = {self.steps // 2: factors[0], 3 * self.steps // 4: factors[1]}
         return optax.piecewise_constant_schedule(value, ends)
 
 
 CIFAR = Config(steps=640, channels=8, eval_every=16)
-# PreResNet-32. Of the epochs the paper names the steps, the 80th and the 120th.
+# PreResNet-32. The paper divides the rate at epochs 80 and 120.
 FULL = Config(
     weight_decay=5e-4,
     steps=160 * 390,
@@ -68,9 +70,11 @@ class Curves(NamedTuple):
 
     rate: np.ndarray  # of the last update
     decay: np.ndarray  # of the last update
-    loss: np.ndarray  # mean since the entry before
-    angle: np.ndarray  # by which an update turns all weights, root mean square since
-    accuracy: np.ndarray  # on images held out
+    loss: np.ndarray  # mean since the previous entry
+    # Angle by which an update turns all weights, root mean square since the previous
+    # entry.
+    angle: np.ndarray
+    accuracy: np.ndarray  # on held-out images
     norm: np.ndarray  # of all trained weights
 
 
@@ -78,7 +82,7 @@ Run = tuple[optax.Schedule, optax.ScalarOrSchedule]  # rates and weight decay
 
 
 def equivalents(config: Config) -> dict[str, Run]:
-    """With weight decay, and what takes its place (Figures 1 to 4)."""
+    """Runs with weight decay, and with what replaces it (Figures 1 to 4)."""
     decay = config.weight_decay
     arguments = config.momentum, decay, config.steps
     steps = config.stepped(config.rate, (0.1, 0.1))
@@ -114,13 +118,16 @@ def together(config: Config) -> dict[str, Run]:
     }
 
 
-Train = Callable[[optax.Schedule, optax.ScalarOrSchedule], Curves]
+Train = Callable[..., Curves]  # (rate, weight decay, name=...) -> curves
 
 
-def trainer(config: Config, data: dict[str, Split]) -> Train:
+def trainer(
+    config: Config, data: dict[str, Split], progress: ProgressReport = QUIET
+) -> Train:
     """Trains with given rates and weight decay, always from the same weights.
 
-    Both are arguments of the compiled program, so it compiles once for all.
+    Both are arguments of the compiled program, so it compiles only once. A run is one
+    unit of progress.
     """
     kernels, head = init_network(config.seed, config.channels, config.blocks)
     (images, labels), (pictures, digits) = data["train"], data["validation"]
@@ -156,15 +163,23 @@ def trainer(config: Config, data: dict[str, Split]) -> Train:
         start = kernels, tx.init(kernels)
         return jax.lax.scan(between_evaluations, start, rows)[1]
 
-    def train(rate: optax.Schedule, decay: optax.ScalarOrSchedule) -> Curves:
+    def train(
+        rate: optax.Schedule, decay: optax.ScalarOrSchedule, name: str = ""
+    ) -> Curves:
         trial = _tables(config, rate, decay)
-        return Curves(*_entries(config, trial), *map(np.asarray, run(trial)))
+        with progress.part(name):
+            return Curves(*_entries(config, trial), *map(np.asarray, run(trial)))
 
     return train
 
 
-def cifar_trainer(config: Config, data_dir: Path, full: bool) -> Train:
-    """The same for a PreResNet of which the convolutions alone are trained."""
+def cifar_trainer(
+    config: Config, data_dir: Path, full: bool, progress: ProgressReport = QUIET
+) -> Train:
+    """Trains a PreResNet, but only its convolutions; see `trainer`.
+
+    The updates between two evaluations are one unit of progress.
+    """
     data = cifar.load(data_dir, full)
 
     def optimizer(trial: Trial) -> optax.GradientTransformation:
@@ -172,11 +187,13 @@ def cifar_trainer(config: Config, data_dir: Path, full: bool) -> Train:
 
     network = models.PreResNet(depth=6 * config.blocks + 2, width=config.channels)
     task = cifar.make_task(network, data, config.batch_size, optimizer, full)
-    run = cifar.trainer(task, data, config.steps, config.eval_every)
+    run = cifar.trainer(task, data, config.steps, config.eval_every, progress)
 
-    def train(rate: optax.Schedule, decay: optax.ScalarOrSchedule) -> Curves:
+    def train(
+        rate: optax.Schedule, decay: optax.ScalarOrSchedule, name: str = ""
+    ) -> Curves:
         trial = _tables(config, rate, decay)
-        history = run(trial)
+        history = run(trial, name=name)
         means = partial(cifar.intervals, eval_every=config.eval_every)
         return Curves(
             *_entries(config, trial),
@@ -215,23 +232,23 @@ def _entries(config: Config, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(trial["rates"])[last], np.asarray(trial["decays"])[last]
 
 
-def compare(train: Train, config: Config, runs: Mapping[str, Run]) -> dict[str, Curves]:
+def compare(train: Train, runs: Mapping[str, Run]) -> dict[str, Curves]:
     """The curves of every run, by name."""
-    return {name: train(*arguments) for name, arguments in runs.items()}
+    return {name: train(*arguments, name=name) for name, arguments in runs.items()}
 
 
 # ----------------------------------------------------------------------- figures
 
 
 def draw_curves(path: Path, config: Config, curves: Mapping[str, Curves]) -> None:
-    """What the runs have in common (above) and what they do not, in one PNG file."""
+    """Draws what the runs have in common (above) and where they differ (below)."""
     figure = Figure(figsize=(14, 7.5), layout="constrained")
     loss, accuracy, angle, norm, rate, effective = figure.subplots(
         2, 3, sharex=True
     ).flat
     twins = not all(run.decay.any() for run in curves.values())
     for colour, (name, run) in zip(COLOURS, curves.items(), strict=False):
-        # Twins lie on each other: thick below, thin above.
+        # Curves of equivalent runs coincide: draw one thick, the other thin on top.
         decayed = bool(run.decay.any())
         below = twins and decayed
         style: dict[str, Any] = {"lw": 4, "alpha": 0.35} if below else {"lw": 1.2}
@@ -254,7 +271,7 @@ def draw_curves(path: Path, config: Config, curves: Mapping[str, Curves]) -> Non
     norm.set(title="Norm of all trained weights", yscale="log", xlabel="update")
     rate.set(title="Learning rate", yscale="log", xlabel="update")
     effective.set(title="Rate / squared norm", yscale="log", xlabel="update")
-    toy.finish(figure, path, loss)
+    finish(figure, path, loss)
 
 
 def _predicted(config: Config, run: Curves) -> np.ndarray:
@@ -265,7 +282,7 @@ def _predicted(config: Config, run: Curves) -> np.ndarray:
 
 
 def table(config: Config, curves: Mapping[str, Curves]) -> str:
-    """The runs after each phase and at the end."""
+    """A table of the runs: after each phase and at the end."""
     header = ["run", "loss at the end", "accuracy %", "weight norm", "learning rate"]
     header += ["angle after 1/2", "3/4", "the end", "predicted"]
     rows = []
@@ -289,21 +306,26 @@ def table(config: Config, curves: Mapping[str, Curves]) -> str:
 
 def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> str:
     """Draws the figures into a folder and says what is in them."""
+    config = Config() if data_dir is None else FULL if full else CIFAR
+    runs, pair_of_runs = equivalents(config), together(config)
+    count, toys = len(runs) + len(pair_of_runs), ""
     if data_dir is None:
-        config, toys = Config(), _report_toy(folder)
-        train, trained = (
-            trainer(config, load_data(0)),
-            "A small PreResNet on 8x8 digits",
-        )
+        total = len(toy.CASES) + count
     else:
-        config, toys = FULL if full else CIFAR, ""
-        train = cifar_trainer(config, data_dir, full)
-        depth, channels = 6 * config.blocks + 2, config.channels
-        network = f"PreResNet-{depth}, {channels} channels"
-        trained = f"{network}, on {cifar.describe(full)}"
-    curves = compare(train, config, equivalents(config))
+        total = count * (config.steps // config.eval_every)
+    with ProgressReport(total) as progress:
+        if data_dir is None:
+            toys = toy.report(folder, progress)
+            train = trainer(config, load_data(0), progress)
+            trained = "A small PreResNet on 8x8 digits"
+        else:
+            train = cifar_trainer(config, data_dir, full, progress)
+            depth, channels = 6 * config.blocks + 2, config.channels
+            network = f"PreResNet-{depth}, {channels} channels"
+            trained = f"{network}, on {cifar.describe(full)}"
+        curves = compare(train, runs)
+        pair = compare(train, pair_of_runs)
     draw_curves(folder / "exponential.png", config, curves)
-    pair = compare(train, config, together(config))
     draw_curves(folder / "together.png", config, pair)
     return (
         f"{toys}{trained}: rate {config.rate:g}, momentum {config.momentum:g}, weight"
@@ -316,20 +338,4 @@ def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> st
         "The rate divided alone, or the weight decay multiplied with it: the paper says"
         " that the angle settles at a value that their product decides.\n\n"
         f"{table(config, pair)}"
-    )
-
-
-def _report_toy(folder: Path) -> str:
-    toys = {name: case() for name, case in toy.CASES.items()}
-    toy.draw(folder / "toy.png", toys)
-    errors = [
-        [name, *(f"{np.median(run.error[:, step]):.3f}" for step in (100, 1_000, -1))]
-        for name, run in toys.items()
-    ]
-    return (
-        "The toy of section 3 (rate 0.1, decay 0.01, 10 inputs, 8 seeds): weight decay"
-        " or normalization alone converges, says the paper, both together do not. (At"
-        " a fixed rate, weight decay alone keeps an error from the noise.)\n\n"
-        + markdown.table(["median error after", "100", "1,000", "10,000 steps"], errors)
-        + "\n\n"
     )

@@ -1,7 +1,7 @@
-"""A pre-activation residual network for 8x8 digits of which only kernels are trained.
+"""A pre-activation residual network for 8x8 digits, of which only kernels are trained.
 
-As in Li and Arora 2019, arXiv:1910.07454, section 4: scales and biases of the
-normalization are 1 and 0 and the last layer keeps its random weights, so the loss does
+As in Li and Arora 2019, arXiv:1910.07454, section 4: the scales and biases of the
+normalization are 1 and 0, and the last layer keeps its random weights. So the loss does
 not depend on the scale of the kernels.
 """
 
@@ -18,7 +18,7 @@ Weights = dict[str, jax.Array]
 
 
 def init_network(seed: int, channels: int, blocks: int) -> tuple[Weights, np.ndarray]:
-    """The kernels, and the last layer."""
+    """Draws the kernels and the last layer."""
     rng = np.random.default_rng(seed)
 
     def kernel(inputs: int) -> jax.Array:
@@ -33,7 +33,7 @@ def init_network(seed: int, channels: int, blocks: int) -> tuple[Weights, np.nda
 
 
 def apply_network(weights: Any, head: np.ndarray, images: jax.Array) -> jax.Array:
-    """Logits; batch norm takes the statistics of the images that it is given."""
+    """Computes logits; batch norm uses the statistics of `images`."""
 
     def conv(x: jax.Array, name: str) -> jax.Array:
         layout = ("NHWC", "HWIO", "NHWC")
@@ -43,7 +43,8 @@ def apply_network(weights: Any, head: np.ndarray, images: jax.Array) -> jax.Arra
 
     def active(x: jax.Array) -> jax.Array:
         centred = x - x.mean((0, 1, 2), keepdims=True)
-        # No epsilon: beside growing variances it would fade, beside constant ones not.
+        # No epsilon: kernels that grow would make it smaller relative to the variance,
+        # and the loss would depend on their scale.
         return jax.nn.relu(
             centred * jax.lax.rsqrt(jnp.mean(centred**2, (0, 1, 2), keepdims=True))
         )
@@ -52,5 +53,5 @@ def apply_network(weights: Any, head: np.ndarray, images: jax.Array) -> jax.Arra
     for block in range((len(weights) - 1) // 2):
         inside = conv(active(x), f"block_{block}_0")
         x = x + conv(active(inside), f"block_{block}_1")
-    # Max over the image: the mean of a normalized channel says little.
+    # The maximum over the image: the mean of a normalized channel says little.
     return active(x).max((1, 2)) @ head

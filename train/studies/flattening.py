@@ -1,8 +1,9 @@
 """Loss flattening: Adam beside Adam-LAWN, on digits or on ML-100k.
 
-After Gupta et al. 2021, arXiv:2108.05839, section 2.2 and Appendices B, E and F.
-Margins grow, so that most examples no longer pull; noise and curvature vanish, and with
-them the condition for escape from a minimum. With fixed norms, the paper says, not.
+As in Gupta et al. 2021, arXiv:2108.05839, section 2.2 and Appendices B, E and F. The
+paper says: margins grow until the gradients of most examples vanish; noise and
+curvature vanish with them, and SGD can no longer escape from a minimum. Fixed norms
+prevent this.
 """
 
 import dataclasses
@@ -17,13 +18,13 @@ import numpy as np
 import optax
 from matplotlib.figure import Figure
 
-from lawn_optax import diagnostics, metrics
+from lawn_optax import metrics
 from models import MLP, NCF
 from train import hyperparameters
 from train.devices import Devices
 from train.digits import experiment as digits
 from train.optimizers import Trial
-from train.plots import COLOURS
+from train.plots import COLOURS, finish, range_over_seeds
 from train.recommenders import (
     experiment as recsys,
 )
@@ -39,51 +40,28 @@ from train.recommenders.options import (
     resolve,
 )
 from train.report import markdown
+from train.runs.progress import QUIET, ProgressReport
 from train.shuffle import make_shuffle
 from train.statistics import mean_std
+from train.studies.flattening_measures import Choices, Problem, measure
 
-
-@dataclasses.dataclass(frozen=True)
-class Choices:
-    """The size of a study."""
-
-    seeds: int = 5
-    epochs: int = 200
-    points: int = 16  # at which the quantities are measured
-    sample: int = 256  # examples of what needs a Hessian-vector product for each
-    iterations: int = 10
-    rate: float = 0.3  # of the SGD whose escape is asked for; chosen
-
-
-# On ML-100k: for some two minutes, and the recommender's own schedule. The rate is the
-# one tuned for SGD there.
+# For ML-100k: a run of about two minutes, and the full run. The rate is the one that
+# was tuned for SGD on this data set.
 _SHORT = Choices(seeds=2, epochs=40, points=12, rate=TUNED["sgd"][0])
 _FULL = dataclasses.replace(_SHORT, seeds=3, epochs=300, points=20)
 
 
-class Problem(NamedTuple):
-    """A network, its loss and training examples; the first axis is the example."""
-
-    apply: Callable[..., Any]  # (params, inputs) -> logits
-    loss: Callable[[jax.Array, jax.Array], jax.Array]  # of each example
-    margin: Callable[[jax.Array, jax.Array], jax.Array]
-    inputs: Any
-    labels: jax.Array
-    batch_size: int
-    num_examples: int
-
-
 class Run(NamedTuple):
-    """How one optimizer trains; states have an axis of seeds in front."""
+    """The training of one optimizer; the first axis of states is the seed."""
 
-    state: Any  # the first one, with `params`
-    advance: Callable[..., tuple[Any, jax.Array]]  # (state, first epoch, last epoch)
-    # -> (state, score[seeds])
+    state: Any  # the initial state; has `params`
+    # (state, first epoch, last epoch) -> (state, score[seeds])
+    advance: Callable[..., tuple[Any, jax.Array]]
     switch: float  # epochs before it; NaN for none
 
 
 class Curves(NamedTuple):
-    """What was measured of a run."""
+    """Measurements of a run."""
 
     epochs: np.ndarray  # int[points]
     values: dict[str, np.ndarray]  # by name, [points, seeds]
@@ -102,56 +80,30 @@ PANELS = {  # name -> title, scale of the axis
 }
 
 
-def measure(
-    problem: Problem, choices: Choices, params: optax.Params
-) -> dict[str, jax.Array]:
-    """All quantities but the score, each a scalar."""
-    inputs, labels = problem.inputs, problem.labels
+def follow(
+    run: Run,
+    measured: Callable[[Any], Any],
+    choices: Choices,
+    progress: ProgressReport = QUIET,
+    name: str = "",
+) -> Curves:
+    """Trains, and measures at epochs that are denser at the start.
 
-    def loss(params, example):
-        return problem.loss(problem.apply(params, example[0]), example[1])
-
-    def mean_loss(params):
-        return loss(params, (inputs, labels)).mean()
-
-    examples = inputs, labels
-    few = jax.tree.map(lambda x: x[: choices.sample], examples)
-    key, count = jax.random.key(0), choices.iterations
-    margins = problem.margin(problem.apply(params, inputs), labels)
-    norms = diagnostics.group_norms(params)
-    noise = diagnostics.gradient_noise(loss, params, examples)
-    top = diagnostics.top_hessian_eigenvalue(mean_loss, params, key, iterations=count)
-    spread = diagnostics.hessian_noise(loss, params, few, key, iterations=count)
-    growth = diagnostics.escape_growth(
-        *(loss, params, few, key),
-        learning_rate=choices.rate,
-        batch_size=problem.batch_size,
-        num_examples=problem.num_examples,
-        iterations=count,
-    )
-    value = mean_loss(params)
-    return {
-        "share": diagnostics.flattened_share(margins),
-        "loss": value,
-        "gradient noise": noise.trace,
-        "curvature": top.value,
-        "curvature residual": top.residual,
-        "Hessian noise": spread.value,
-        "growth": growth.value,
-        "growth residual": growth.residual,
-        "smoothed margin": metrics.smoothed_normalized_margin(value, norms),
-        "smallest margin": metrics.normalized_margin(margins.min(), norms),
-    }
-
-
-def follow(run: Run, measured: Callable[[Any], Any], choices: Choices) -> Curves:
-    """Trains and measures at epochs that are dense at first."""
+    Args:
+        run: Training of one optimizer.
+        measured: Function from parameters to quantities.
+        choices: Size of the study.
+        progress: Report of the epochs.
+        name: Name of the optimizer, for the report.
+    """
+    progress.begin(name)
     epochs = np.geomspace(1, choices.epochs, choices.points).round().astype(int)
     epochs = np.unique(epochs)
     state, done, rows = run.state, 0, []
     for epoch in epochs.tolist():
         state, score = run.advance(state, done, epoch)
-        rows.append(measured(state.params) | {"score": score})
+        rows.append(jax.device_get(measured(state.params) | {"score": score}))
+        progress.advance(epoch - done, f"{name}: epoch {epoch} of {choices.epochs}")
         done = epoch
     values = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return Curves(epochs, values, run.switch)
@@ -159,17 +111,18 @@ def follow(run: Run, measured: Callable[[Any], Any], choices: Choices) -> Curves
 
 # ---------------------------------------------------------------------- digits
 
-# Tuned on validation images (`python -m train digits`), and LAWN at Adam's rate.
+# Tuned on validation images (`python -m train digits`); also LAWN at Adam's rate.
 DIGITS: dict[str, tuple[str, dict[str, float]]] = {
     "adam": ("adam", {"learning_rate": 0.0028}),
     "adam-lawn": ("adam-lawn", {"learning_rate": 0.045, "switch_step": 20}),
     "adam-lawn, Adam's rate": (
-        *("adam-lawn", {"learning_rate": 0.0028, "switch_step": 20}),
+        "adam-lawn",
+        {"learning_rate": 0.0028, "switch_step": 20},
     ),
 }
 
 
-def on_digits(choices: Choices) -> dict[str, Curves]:
+def on_digits(choices: Choices, progress: ProgressReport = QUIET) -> dict[str, Curves]:
     """The curves of each optimizer on handwritten digits."""
     config = digits.Config(epochs=choices.epochs)
     data = digits.load_data(config.split_seed)
@@ -197,18 +150,25 @@ def on_digits(choices: Choices) -> dict[str, Curves]:
         switch = trial.get("switch_step", np.nan) / config.steps_per_epoch
         return Run(state, by_seed, switch)
 
-    return {label: follow(run(*of), measured, choices) for label, of in DIGITS.items()}
+    return {
+        label: follow(run(*arguments), measured, choices, progress, label)
+        for label, arguments in DIGITS.items()
+    }
 
 
 # --------------------------------------------------------------------- ML-100k
 
+MOVIELENS = ("adam", "adam-lawn")
 
-def on_movielens(choices: Choices, folder: Path, full: bool) -> dict[str, Curves]:
-    """The curves of each optimizer on ML-100k, by the recommender's own training."""
+
+def on_movielens(
+    choices: Choices, folder: Path, full: bool, progress: ProgressReport = QUIET
+) -> dict[str, Curves]:
+    """The curves of each optimizer on ML-100k, trained as `train recsys` does."""
     curves, scale = {}, choices.epochs / 300
-    for name in ("adam", "adam-lawn"):
+    for name in MOVIELENS:
         options: dict[str, Any] = {"free_epochs": TUNED[name][2] * scale}
-        if not full:  # More steps of a narrow network; rate and free epochs are chosen.
+        if not full:  # More steps of a narrow network, with our rate and free epochs.
             options = {"batch_size": 10_000, "learning_rate": 3e-3}
             options |= {"free_epochs": 20 * scale, "candidate_draws": 1}
         options |= {"epochs": choices.epochs, "warmup_epochs": 30 * scale}
@@ -224,7 +184,7 @@ def on_movielens(choices: Choices, folder: Path, full: bool) -> dict[str, Curves
         switch = settings.free_epochs if name == "adam-lawn" else np.nan
         run = _recommender(task, data, trial, switch)
         measured = jax.jit(jax.vmap(partial(measure, _samples(task, data), choices)))
-        curves[name] = follow(run, measured, choices)
+        curves[name] = follow(run, measured, choices, progress, name)
     return curves
 
 
@@ -247,7 +207,7 @@ def _recommender(
 
 
 def _samples(task: recommender.Task, data: recommender.Data) -> Problem:
-    """Some of an epoch's samples, the same at each measurement."""
+    """Draws some samples of an epoch, the same for all measurements."""
     count, key = min(2048, task.epoch_size), jax.random.key(0)
     users, items, labels = sampling.samples(
         data.train,
@@ -278,35 +238,30 @@ what SGD needs to escape from a minimum; with fixed norms they stay large."""
 def draw(
     path: Path, curves: Mapping[str, Curves], choices: Choices, title: str, score: str
 ) -> None:
-    """Draws all quantities against epochs, means over the seeds and their range."""
+    """Draws all quantities against epochs: means over the seeds, and their range."""
     figure = Figure(figsize=(15, 7.5), layout="constrained")
     axes = dict(zip(PANELS, figure.subplots(2, 4).flat, strict=True))
     for (label, run), colour in zip(curves.items(), COLOURS, strict=False):
         for name, panel in axes.items():
             values = run.values[name]
-            panel.plot(run.epochs, values.mean(1), color=colour, label=label)
-            low, high = values.min(1), values.max(1)
-            panel.fill_between(run.epochs, low, high, color=colour, alpha=0.15, lw=0)
+            range_over_seeds(panel, run.epochs, values, color=colour, label=label)
             if run.switch >= 1:
                 panel.axvline(run.switch, color="grey", ls=":", lw=1)
     for name, (heading, scale) in PANELS.items():
         linear = {"linthresh": 0.01} if scale == "symlog" else {}
         axes[name].set_yscale(scale, **linear)
         axes[name].set(title=heading or score, xscale="log", xlabel="epoch")
-        axes[name].grid(alpha=0.3)
     limit = 2 / choices.rate
     line = axes["curvature"].axhline(limit, color="black", ls="--", lw=1)
     line.set_label(f"2 / rate of SGD ({choices.rate:g}): escape above")
     axes["growth"].axhline(0, color="grey", lw=1)
     axes["growth"].set_ylim(bottom=-0.005)
     figure.suptitle(f"{title}\ndotted: switch to fixed norms", fontsize=11)
-    handles = axes["curvature"].get_legend_handles_labels()[0]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=100)
+    finish(figure, path, axes["curvature"], columns=4)
 
 
 def table(curves: Mapping[str, Curves], score: str) -> str:
-    """The last values, and the largest curvature on the way, for a person to read."""
+    """A table of the last values."""
     columns = {
         "share": "margins > 2.5",
         "loss": "loss",
@@ -330,18 +285,20 @@ def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> st
     """Draws the figure into a folder and says what is in it.
 
     Args:
-        folder: For the PNG file.
-        data_dir: With the files of ML-100k; None for digits.
+        folder: Folder for the PNG file.
+        data_dir: Folder with the files of ML-100k; None for digits.
         full: Whether to train the recommender at its full size.
     """
     if data_dir is None:
         choices, score = Choices(), "Test accuracy"
         title = f"Digits, batch {digits.Config().batch_size} of {digits.TRAIN}"
-        curves = on_digits(choices)
+        with ProgressReport(choices.epochs * len(DIGITS)) as progress:
+            curves = on_digits(choices, progress)
     else:
         choices, score = _FULL if full else _SHORT, "HR@10"
         title = "ML-100k, batch 100,000" if full else "ML-100k, narrow, batch 10,000"
-        curves = on_movielens(choices, data_dir, full)
+        with ProgressReport(choices.epochs * len(MOVIELENS)) as progress:
+            curves = on_movielens(choices, data_dir, full, progress)
     title += f", {choices.epochs} epochs, {choices.seeds} seeds"
     draw(folder / "flattening.png", curves, choices, title, score)
     return (

@@ -1,14 +1,14 @@
 """Margins of networks that fit true and random labels, before and after normalisation.
 
-After Banburski et al. 2019, "Theory III: Dynamics and Generalization in Deep Networks",
-Appendix 9, Figures 2, 3 and 8. Theirs is a convolutional network on CIFAR-10; here it
-is the multilayer perceptron of `train.studies.homogeneous` on 8x8 digits.
+As in Banburski et al. 2019, "Theory III: Dynamics and Generalization in Deep Networks",
+Appendix 9, Figures 2, 3 and 8. The paper trains a convolutional network on CIFAR-10;
+here it is the multilayer perceptron of `train.studies.margins_network` on 8x8 digits.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,22 +16,22 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from lawn_optax import diagnostics, metrics
 from train.digits.experiment import CLASSES, PIXELS
-from train.plots import COLOURS
+from train.plots import COLOURS, finish
 from train.report import markdown
+from train.runs.progress import QUIET, ProgressReport
 from train.studies.margins_network import (
     Data,
-    Kernels,
-    cross_entropy,
+    Outcome,
+    Training,
     digits,
     initial,
-    logits_of,
+    outcome,
     randomised,
     train,
 )
 from train.studies.margins_noise import (
-    Kicked,
+    Disturbance,
     Kicks,
     perturbed,
 )
@@ -56,71 +56,29 @@ class Config:
     kicks: Kicks = dataclasses.field(default_factory=Kicks)  # of Figure 8
 
 
-class Outcome(NamedTuple):
-    """What became of one network."""
-
-    size: int
-    share: float
-    stretch: float
-    margins: np.ndarray  # float[size]; on the training images
-    normalized: np.ndarray  # float[size]; the same of the network with norms 1
-    training_loss: float  # cross entropy
-    normalized_loss: float  # of the network with norms 1
-    training_error: float
-    test_loss: float
-    normalized_test_loss: float
-    test_error: float
-    product: float  # of the layers' norms
-
-
 # ----------------------------------------------------------------------- training
 
 
-def outcome(
-    kernels: Kernels, labels: jax.Array, size: int, data: Data, **what: float
-) -> Outcome:
-    """Measures a trained network on the images that it was trained on, and the test's.
-
-    With ReLU and no biases the scores are those of the network with norms 1 times the
-    product of the norms.
-    """
-    norms = diagnostics.group_norms(kernels, "leaf")
-    scores, labels = logits_of(kernels, data.inputs[:size]), labels[:size]
-    test = logits_of(kernels, data.test_inputs)
-    margins, product = metrics.multiclass_margin(scores, labels), float(norms.prod())
-    return Outcome(
-        size=size,
-        share=what.get("share", 0.0),
-        stretch=what.get("stretch", 1.0),
-        margins=np.sort(margins),
-        normalized=np.sort(metrics.normalized_margin(margins, norms)),
-        training_loss=float(cross_entropy(scores, labels)),
-        normalized_loss=float(cross_entropy(scores / product, labels)),
-        training_error=float(jnp.mean(scores.argmax(-1) != labels)),
-        test_loss=float(cross_entropy(test, data.test_labels)),
-        normalized_test_loss=float(cross_entropy(test / product, data.test_labels)),
-        test_error=float(jnp.mean(test.argmax(-1) != data.test_labels)),
-        product=product,
-    )
-
-
-def sizes_and_labels(config: Config, data: Data) -> list[Outcome]:
-    """Figure 2: sizes and shares of random labels; and stretched initial weights."""
-    largest = max(config.sizes)
-    members = [(n, share, 1.0) for share in config.shares for n in config.sizes]
-    members += [(largest, 0.0, stretch) for stretch in config.stretches]
+def sizes_and_labels(
+    config: Config, data: Data, progress: ProgressReport = QUIET
+) -> list[Outcome]:
+    """Figure 2: sizes, shares of random labels, and stretched initial weights."""
+    members = _members(config)
     first = initial(config.hidden, config.seed)
     labels = [randomised(data.labels, share, config.seed) for _, share, _ in members]
+    training = Training(
+        kernels=_stack(
+            [jax.tree.map(lambda w, k=k: k * w, first) for *_, k in members]
+        ),
+        labels=jnp.stack(labels),
+        size=jnp.array([size for size, *_ in members]),
+        seed=jnp.arange(len(members)),
+        inputs=data.inputs,
+        rate=config.rate,
+        momentum=config.momentum,
+    )
     trained = train(
-        _stack([jax.tree.map(lambda w, k=k: k * w, first) for *_, k in members]),
-        jnp.stack(labels),
-        jnp.array([size for size, *_ in members]),
-        jnp.arange(len(members)),
-        data.inputs,
-        config.rate,
-        config.momentum,
-        config.steps,
-        config.batch_size,
+        training, config.steps, config.batch_size, progress=progress, name="Figure 2"
     )
     return [
         outcome(_member(trained, k), labels[k], n, data, share=share, stretch=stretch)
@@ -128,21 +86,35 @@ def sizes_and_labels(config: Config, data: Data) -> list[Outcome]:
     ]
 
 
-def widths(config: Config, data: Data) -> dict[int, list[Outcome]]:
-    """Figure 3: outcomes by the number of parameters, one per seed."""
+def _members(config: Config) -> list[tuple[int, float, float]]:
+    """Size, share of random labels and stretch of the networks of Figure 2."""
+    members = [(n, share, 1.0) for share in config.shares for n in config.sizes]
+    largest = max(config.sizes)
+    return members + [(largest, 0.0, stretch) for stretch in config.stretches]
+
+
+def widths(
+    config: Config, data: Data, progress: ProgressReport = QUIET
+) -> dict[int, list[Outcome]]:
+    """Figure 3: outcomes by number of parameters, one per seed."""
     found, seeds = {}, config.width_seeds
     for width in config.widths:
         starts = [initial((width, width), seed) for seed in range(seeds)]
+        training = Training(
+            kernels=_stack(starts),
+            labels=jnp.stack([data.labels] * seeds),
+            size=jnp.full(seeds, config.width_size),
+            seed=jnp.arange(seeds),
+            inputs=data.inputs,
+            rate=config.rate,
+            momentum=config.momentum,
+        )
         trained = train(
-            _stack(starts),
-            jnp.stack([data.labels] * seeds),
-            jnp.full(seeds, config.width_size),
-            jnp.arange(seeds),
-            data.inputs,
-            config.rate,
-            config.momentum,
+            training,
             config.steps // 2,
             config.batch_size,
+            progress=progress,
+            name=f"Figure 3, width {width}",
         )
         parameters = sum(w.size for w in starts[0].values())
         found[parameters] = [
@@ -164,15 +136,15 @@ def _member(tree: Any, k: int) -> Any:
 
 
 def figure(
-    file: Path,
+    path: Path,
     trained: Sequence[Outcome],
     wide: Mapping[int, Sequence[Outcome]],
-    kicked: Kicked,
+    kicked: Disturbance,
 ) -> None:
     """Draws errors, margins and losses of Figures 2, 3 and 8.
 
     Args:
-        file: Of the PNG file to write.
+        path: Path of the PNG file to write.
         trained: What `sizes_and_labels` returns.
         wide: What `widths` returns.
         kicked: What `perturbed` returns.
@@ -236,16 +208,15 @@ def figure(
     for panel in (losses, norm):
         panel.set_xlabel("update")
     for panel in axes.flat:
-        panel.grid(alpha=0.3)
         if panel is not predicted:
             panel.legend(frameon=False, fontsize="small")
     # Between the lines of half and all random labels.
     size.legend(frameon=False, fontsize="small", loc=(0.02, 0.62))
-    drawing.savefig(file, dpi=100)
+    finish(drawing, path)
 
 
 def _by_share(trained: Sequence[Outcome]) -> dict[float, list[Outcome]]:
-    """Those from ordinary initial weights, by rising size."""
+    """The networks whose initial weights are not stretched, sorted by size."""
     shares = sorted({one.share for one in trained})
     ones = sorted(
         (one for one in trained if one.stretch == 1), key=lambda one: one.size
@@ -257,9 +228,9 @@ def findings(
     config: Config,
     trained: Sequence[Outcome],
     wide: Mapping[int, Sequence[Outcome]],
-    kicked: Kicked,
+    kicked: Disturbance,
 ) -> str:
-    """What the paper claims beside what was measured."""
+    """The claims of the paper beside our measurements."""
     rows = [
         [
             f"{one.size}",
@@ -346,7 +317,13 @@ def _rank_correlation(trained: Sequence[Outcome], first: str, second: str) -> fl
 def report(folder: Path) -> str:
     """Draws the figure into a folder and says what is in it."""
     config, data = Config(), digits()
-    trained, wide = sizes_and_labels(config, data), widths(config, data)
-    kicked = perturbed(config.kicks, data)
+    trainings = len(_members(config)) + len(config.widths) * config.width_seeds / 2
+    # Two runs, whose batches are all images.
+    noisy = 2 * config.kicks.blocks[-1] * config.kicks.every
+    with ProgressReport(int(config.steps * trainings) + noisy) as progress:
+        trained = sizes_and_labels(config, data, progress)
+        wide = widths(config, data, progress)
+        with progress.part("Figure 8", noisy):
+            kicked = perturbed(config.kicks, data)
     figure(folder / "margins.png", trained, wide, kicked)
     return findings(config, trained, wide, kicked)

@@ -1,6 +1,6 @@
 """A network without biases, whose scores scale with each layer, on 8x8 digits.
 
-A constant 1 among the inputs takes the biases' place, as in "Theory III: Dynamics and
+A constant input 1 replaces the biases, as in "Theory III: Dynamics and
 Generalization in Deep Networks" (Banburski et al. 2019).
 """
 
@@ -13,28 +13,31 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lawn_optax import diagnostics, metrics
 from models import MLP
 from train.digits.experiment import (
     CLASSES,
     PIXELS,
     load_data,
 )
+from train.runs.progress import QUIET, ProgressReport
 
 Kernels = dict[str, jax.Array]
+_UPDATES = 500  # per call of the compiled program
 
 
 # ------------------------------------------------------------------------ network
 
 
 def initial(hidden: Sequence[int], seed: int) -> Kernels:
-    """Kernels of a new network."""
+    """Draws the kernels of a new network."""
     key, inputs = jax.random.key(seed), jnp.zeros((1, PIXELS + 1))
     params: Any = MLP((*hidden, CLASSES)).init(key, inputs)["params"]
     return {layer: leaves["kernel"] for layer, leaves in params.items()}
 
 
 def logits_of(kernels: Kernels, inputs: jax.Array) -> jax.Array:
-    """Scores of a network without biases."""
+    """Computes the scores of a network without biases."""
     layers = {
         layer: {"kernel": w, "bias": jnp.zeros(w.shape[-1], w.dtype)}
         for layer, w in kernels.items()
@@ -44,7 +47,7 @@ def logits_of(kernels: Kernels, inputs: jax.Array) -> jax.Array:
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean over the examples."""
+    """Computes the mean cross entropy of the examples."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return losses.mean(axis=-1)
 
@@ -62,7 +65,7 @@ class Data(NamedTuple):
 
 
 def digits() -> Data:
-    """Training and test images."""
+    """Loads the training and test images."""
     parts = load_data(0)
     constant = lambda x: jnp.concatenate([x, jnp.ones((len(x), 1))], axis=1)  # noqa: E731
     (inputs, labels), (test_inputs, test_labels) = parts["train"], parts["test"]
@@ -70,7 +73,7 @@ def digits() -> Data:
 
 
 def randomised(labels: jax.Array, share: float, seed: int) -> jax.Array:
-    """Labels of which a share is drawn again, from all classes alike."""
+    """Replaces a share of the labels by random ones, uniform over the classes."""
     rng = np.random.default_rng(seed)
     new = rng.integers(CLASSES, size=len(labels))
     return jnp.where(rng.random(len(labels)) < share, jnp.int32(new), labels)
@@ -79,21 +82,122 @@ def randomised(labels: jax.Array, share: float, seed: int) -> jax.Array:
 # ----------------------------------------------------------------------- training
 
 
-@partial(jax.jit, static_argnames=("steps", "batch_size"))
-@partial(jax.vmap, in_axes=(0, 0, 0, 0, None, None, None, None, None))
+class Training(NamedTuple):
+    """Arguments of SGD; the first four have an axis for the networks of a stack."""
+
+    kernels: Kernels
+    labels: jax.Array  # int32[networks, images]
+    size: jax.Array  # int32[networks]; the first images are trained on
+    seed: jax.Array  # int32[networks]
+    inputs: jax.Array  # float32[images, 65]
+    rate: float
+    momentum: float
+
+
 def train(
-    kernels, labels, size, seed, inputs, rate, momentum, steps: int, batch_size: int
-) -> Any:
-    """SGD on the first `size` inputs, in random batches, of every member of a stack."""
-    tx = optax.sgd(rate, momentum)
-    key = jax.random.key(seed)
+    training: Training,
+    steps: int,
+    batch_size: int,
+    *,
+    progress: ProgressReport = QUIET,
+    name: str = "",
+) -> Kernels:
+    """Trains a stack of networks by SGD, in random batches of the first images.
+
+    Args:
+        training: Networks, data and hyperparameters.
+        steps: Updates.
+        batch_size: Images per update.
+        progress: Report of the updates; an update of one network is one unit.
+        name: Name of the stack, for the report.
+
+    Returns:
+        The kernels after the last update.
+    """
+    progress.begin(name)
+    state = _start(training)
+    for first in range(0, steps, _UPDATES):
+        count = min(_UPDATES, steps - first)
+        state = _advance(training, state, first, count, batch_size)
+        jax.block_until_ready(state)
+        text = f"{name}: update {first + count:,} of {steps:,}"
+        progress.advance(count * len(training.size), text)
+    return state[0]
+
+
+_AXES = Training(0, 0, 0, 0, None, None, None)  # pyright: ignore[reportArgumentType]
+
+
+@jax.jit
+@partial(jax.vmap, in_axes=(_AXES,))
+def _start(training: Training) -> Any:
+    return training.kernels, _sgd(training).init(training.kernels)
+
+
+@partial(jax.jit, static_argnames=("count", "batch_size"))
+@partial(jax.vmap, in_axes=(_AXES, 0, None, None, None))
+def _advance(training: Training, state: Any, first, count: int, batch_size: int) -> Any:
+    tx, key = _sgd(training), jax.random.key(training.seed)
+    inputs, labels = training.inputs, training.labels
 
     def step(carry: Any, count):
         kernels, state = carry
         draw = jax.random.fold_in(key, count)
-        rows = jax.random.randint(draw, (batch_size,), 0, size)
+        rows = jax.random.randint(draw, (batch_size,), 0, training.size)
         loss = lambda w: cross_entropy(logits_of(w, inputs[rows]), labels[rows])  # noqa: E731
         updates, state = tx.update(jax.grad(loss)(kernels), state)
         return (optax.apply_updates(kernels, updates), state), None
 
-    return jax.lax.scan(step, (kernels, tx.init(kernels)), jnp.arange(steps))[0][0]
+    return jax.lax.scan(step, state, first + jnp.arange(count))[0]
+
+
+def _sgd(training: Training) -> optax.GradientTransformation:
+    return optax.sgd(training.rate, training.momentum)
+
+
+# ------------------------------------------------------------------- measurements
+
+
+class Outcome(NamedTuple):
+    """Measurements of one network after its training."""
+
+    size: int
+    share: float
+    stretch: float
+    margins: np.ndarray  # float[size]; on the training images
+    normalized: np.ndarray  # float[size]; the same when the layers have norm 1
+    training_loss: float  # cross entropy
+    normalized_loss: float  # when the layers have norm 1
+    training_error: float
+    test_loss: float
+    normalized_test_loss: float
+    test_error: float
+    product: float  # of the layers' norms
+
+
+def outcome(
+    kernels: Kernels, labels: jax.Array, size: int, data: Data, **what: float
+) -> Outcome:
+    """Measures a trained network on its training images and on the test images.
+
+    With ReLU and without biases, the scores are the product of the layers' norms times
+    the scores of the network whose layers have norm 1.
+    """
+    norms = diagnostics.group_norms(kernels, groups="leaf")
+    scores, labels = logits_of(kernels, data.inputs[:size]), labels[:size]
+    test = logits_of(kernels, data.test_inputs)
+    margins, product = metrics.multiclass_margin(scores, labels), float(norms.prod())
+    return Outcome(
+        size=size,
+        share=what.get("share", 0.0),
+        stretch=what.get("stretch", 1.0),
+        margins=np.sort(margins),
+        normalized=np.sort(metrics.normalized_margin(margins, norms)),
+        training_loss=float(cross_entropy(scores, labels)),
+        normalized_loss=float(cross_entropy(scores / product, labels)),
+        training_error=float(jnp.mean(scores.argmax(-1) != labels)),
+        test_loss=float(cross_entropy(test, data.test_labels)),
+        normalized_test_loss=float(cross_entropy(test / product, data.test_labels)),
+        test_error=float(jnp.mean(test.argmax(-1) != data.test_labels)),
+        product=product,
+    )

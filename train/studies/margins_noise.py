@@ -1,7 +1,7 @@
 """Noise on the weights of a network that fits its training images.
 
-After Banburski et al. 2019, "Theory III: Dynamics and Generalization in Deep Networks",
-Figure 8. All else of it is in `train.studies.random_labels`.
+As in Banburski et al. 2019, "Theory III: Dynamics and Generalization in Deep Networks",
+Figure 8. The other figures are in `train.studies.margins`.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from train.studies.margins_network import (
 
 @dataclasses.dataclass(frozen=True)
 class Kicks:
-    """Training, and when the noise comes."""
+    """Hyperparameters of training, and the times of the noise."""
 
     hidden: tuple[int, ...] = (64, 64)
     size: int = 200  # training images
@@ -32,11 +32,11 @@ class Kicks:
     seed: int = 0
     share: float = 0.25  # of a layer's standard deviation, as in the paper
     every: int = 100  # updates in a block, as in the paper
-    blocks: tuple[int, int, int] = (20, 50, 70)  # first with noise, end, all
+    blocks: tuple[int, int, int] = (20, 50, 70)  # first with noise, end of noise, all
 
 
-class Kicked(NamedTuple):
-    """Figure 8: runs without and with perturbations, at the end of each block."""
+class Disturbance(NamedTuple):
+    """Figure 8: runs without and with noise, at the end of each block."""
 
     updates: np.ndarray  # int[blocks]
     training_loss: np.ndarray  # float[2, blocks]
@@ -45,11 +45,11 @@ class Kicked(NamedTuple):
     norm: np.ndarray  # float[2, blocks]; of all weights
 
 
-def perturbed(kicks: Kicks, data: Data) -> Kicked:
-    """Figure 8: gradient descent, with noise on all weights now and then or without.
+def perturbed(kicks: Kicks, data: Data) -> Disturbance:
+    """Trains by gradient descent without and with noise on the weights (Figure 8).
 
-    At the start of some blocks of updates each layer gets Gaussian noise whose standard
-    deviation is a share of that of its weights.
+    At the start of some blocks of updates, each layer gets Gaussian noise whose
+    standard deviation is a share of that of its weights.
     """
     first, end, blocks = kicks.blocks
     inputs, labels = data.inputs[: kicks.size], data.labels[: kicks.size]
@@ -86,4 +86,4 @@ def perturbed(kicks: Kicks, data: Data) -> Kicked:
 
     found = jax.jit(jax.vmap(run))(jnp.array([False, True]))
     updates = (1 + np.arange(blocks)) * kicks.every
-    return Kicked(updates, *map(np.asarray, found))
+    return Disturbance(updates, *map(np.asarray, found))

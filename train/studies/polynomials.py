@@ -1,12 +1,12 @@
-"""Least squares with more monomials than points: what descent leaves as it was.
+"""Least squares with more monomials than points: what gradient descent cannot change.
 
-After Banburski et al. 2019, "Theory III: Dynamics and Generalization in Deep Networks",
-Appendix 9, Figures 5, 6, 7 and 10; NMGD is their eqs. 9 and 26. Gradient descent of a
-quadratic loss is linear, so its millions of updates are products of known factors, in
+As in Banburski et al. 2019, "Theory III: Dynamics and Generalization in Deep Networks",
+Appendix 9, Figures 5, 6, 7 and 10; NMGD is their eqs. 9 and 26. Gradient descent on a
+quadratic loss is linear, so millions of updates are products of known factors, in
 float64.
 
-What the paper leaves open and is chosen here: the loss is half the mean square, the
-weights start at 0 and points that are not Chebyshev nodes are uniformly distributed.
+The paper leaves some choices open. Here the loss is half the mean square, the weights
+start at 0, and points that are not Chebyshev nodes are uniformly distributed.
 """
 
 from collections.abc import Mapping
@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from train.plots import COLOURS
+from train.plots import COLOURS, finish
 from train.report import markdown
+from train.runs.progress import QUIET, ProgressReport
 from train.studies.polynomials_smallest_norm import (
+    DEGREES,
     Smallest,
     chebyshev,
     smallest_norms,
@@ -27,9 +29,10 @@ from train.studies.polynomials_smallest_norm import (
 
 RATE, POINTS, TESTS, RUNS = 0.2, 9, 100, 30  # as in the paper
 STEPS = 250_000  # of Figures 5 and 7
-LONG, EVERY = 10_000_000, 120_000  # of Figure 6 and between its perturbations
+LONG, EVERY = 10_000_000, 120_000  # of Figure 6: in all, and between perturbations
 NOISE = 0.45  # standard deviation of a perturbation in Figure 6; 0.6 in Figure 7
 POWER = 0.9  # of NMGD
+_COURSES = 7  # that `courses` returns
 
 
 class Fit(NamedTuple):
@@ -42,7 +45,7 @@ class Fit(NamedTuple):
 
 
 class Course(NamedTuple):
-    """What became of some runs."""
+    """Errors and norms of some runs."""
 
     times: np.ndarray  # int[times]; updates done
     training: np.ndarray  # float64[times, runs]; mean square
@@ -54,7 +57,7 @@ class Course(NamedTuple):
 
 
 def polynomial(x: np.ndarray, degree: int) -> Fit:
-    """The target at points x by monomials up to a degree."""
+    """The problem of fitting the target at points x by monomials up to a degree."""
     tests = np.linspace(-1, 1, TESTS)
     powers = np.arange(degree + 1)
     return Fit(x[:, None] ** powers, target(x), tests[:, None] ** powers, target(tests))
@@ -73,22 +76,22 @@ def descend(
     until: int = 0,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Weights of gradient descent, or of NMGD, at some times.
+    """Computes the weights of gradient descent, or of NMGD, at some times.
 
     An update multiplies the distance to the solution by 1 - rate * eigenvalue along
-    each eigenvector of the Hessian, and leaves all else as it is; NMGD multiplies what
-    comes out by 1 - s.
+    each eigenvector of the Hessian, and changes nothing else; NMGD then multiplies the
+    weights by 1 - s.
 
     Args:
         fit: The problem.
         start: float64[runs, monomials], the weights at the first time.
         times: Numbers of updates, rising.
-        power: a of NMGD, whose s is 1 / (n + 1)^a in update n = 1, 2, ...; None for
-            gradient descent.
-        kick: Standard deviation of the noise that all weights get at each time but the
-            first, after they have been recorded.
-        until: There is no noise from this time on.
-        rng: Where the noise comes from.
+        power: The power a of NMGD, whose s is 1 / (n + 1)^a in update n = 1, 2, ...;
+            None for gradient descent.
+        kick: Standard deviation of the noise that is added to all weights at each time
+            except the first, after they have been recorded.
+        until: Time from which there is no noise.
+        rng: Generator of the noise.
 
     Returns:
         float64[times, runs, monomials].
@@ -109,12 +112,16 @@ def descend(
 
 
 def _factors(steps: np.ndarray, now: int, then: int, power: float | None) -> Any:
-    """After updates now + 1 to then: what is left of the weights along eigenvectors,
-    how much of the solution has come, and what is left of all other weights."""
+    """Shares after updates now + 1 to then.
+
+    Returns:
+        The share that is left of the weights along each eigenvector, the share of the
+        solution that they have reached, and the share that is left of other weights.
+    """
     count = then - now
     if power is None:
         kept = (1 - steps) ** count
-        # Of small steps 1 - kept would be rounding.
+        # For small steps, 1 - kept would be rounding error.
         small = np.where(steps < 0.5, steps, 0)
         gained = np.where(small > 0, -np.expm1(count * np.log1p(-small)), 1 - kept)
         return kept, gained, 1.0
@@ -136,27 +143,30 @@ def measure(fit: Fit, times: np.ndarray, ws: np.ndarray) -> Course:
     )
 
 
-def courses(runs: int = RUNS) -> dict[str, Course]:
-    """The runs of Figures 5 to 7, and NMGD with the perturbations of Figure 6."""
+def courses(runs: int = RUNS, progress: ProgressReport = QUIET) -> dict[str, Course]:
+    """Computes the runs of Figures 5 to 7, and NMGD with the noise of Figure 6."""
     short = np.unique(np.r_[0, np.geomspace(1, STEPS, 60).astype(int)])
     found = {}
     uniform = [np.random.default_rng(r).uniform(-1, 1, POINTS) for r in range(runs)]
     for degree in (30, 4):
         name = f"degree {degree}, uniform points"
-        found[name] = _each(uniform, degree, short)
+        with progress.part(name):
+            found[name] = _each(uniform, degree, short)
     nodes = chebyshev(POINTS)
-    found["degree 4, nodes"] = _course(polynomial(nodes, 4), short, 1)
+    with progress.part(name := "degree 4, nodes"):
+        found[name] = _course(polynomial(nodes, 4), short, 1)
     for where, points in (("uniform points", uniform), ("nodes", [nodes] * runs)):
         name = f"degree 4, {where}, perturbed"
         times = np.arange(0, STEPS, 4000)
-        found[name] = _each(points, 4, times, kick=0.6, until=STEPS)
+        with progress.part(name):
+            found[name] = _each(points, 4, times, kick=0.6, until=STEPS)
     rest: dict[str, Any] = {"kick": NOISE, "until": LONG // 2}
     times, fit = np.arange(0, LONG + 1, EVERY), polynomial(nodes, 39)
     for name, power in (("descent", None), ("NMGD", POWER)):
         rng = np.random.default_rng(0)  # the same noise
-        found[f"degree 39, {name}"] = _course(
-            fit, times, runs, power=power, rng=rng, **rest
-        )
+        name = f"degree 39, {name}"
+        with progress.part(name):
+            found[name] = _course(fit, times, runs, power=power, rng=rng, **rest)
     return found
 
 
@@ -166,7 +176,7 @@ def _course(fit: Fit, times: np.ndarray, runs: int, **rest: Any) -> Course:
 
 
 def _each(points: list[np.ndarray], degree: int, times: np.ndarray, **rest: Any) -> Any:
-    """Runs with points of their own."""
+    """Runs that each have their own points."""
     alone = []
     for seed, x in enumerate(points):
         rng = np.random.default_rng((seed, 1))
@@ -186,7 +196,7 @@ def smallest(fit: Fit) -> np.ndarray:
 def random_walk(kicks: np.ndarray) -> np.ndarray:
     """Root mean square norm after some perturbations of Figure 6, from weights 0.
 
-    What the gradient cannot see of each, 40 - 9 numbers, stays.
+    Of each perturbation, the part that the gradient cannot see, 40 - 9 numbers, stays.
     """
     fit = polynomial(chebyshev(POINTS), 39)
     hidden = fit.features.shape[1] - POINTS
@@ -201,11 +211,11 @@ def hidden_risk() -> float:
     return NOISE**2 * float(np.mean(np.sum((tests - tests @ v.T @ v) ** 2, axis=1)))
 
 
-def figure(file: Path, found: Mapping[str, Course], norms: Smallest) -> None:
+def figure(path: Path, found: Mapping[str, Course], norms: Smallest) -> None:
     """Draws errors and norms of Figures 5 to 7 and 10.
 
     Args:
-        file: Of the PNG file to write.
+        path: Path of the PNG file to write.
         found: What `courses` returns.
         norms: What `smallest_norms` returns.
     """
@@ -255,9 +265,8 @@ def figure(file: Path, found: Mapping[str, Course], norms: Smallest) -> None:
     for panel in (short, walk):
         panel.set(ylabel="norm of the weights")
     for panel in axes.flat:
-        panel.grid(alpha=0.3)
         panel.legend(frameon=False, fontsize="small")
-    drawing.savefig(file, dpi=100)
+    finish(drawing, path)
 
 
 def _kicks(course: Course) -> int:
@@ -266,7 +275,9 @@ def _kicks(course: Course) -> int:
 
 def report(folder: Path) -> str:
     """Draws the figure into a folder and says what is in it."""
-    found, norms = courses(), smallest_norms()
+    with ProgressReport(_COURSES + len(DEGREES)) as progress:
+        found = courses(progress=progress)
+        norms = smallest_norms(progress=progress)
     figure(folder / "polynomials.png", found, norms)
     rows = [
         [

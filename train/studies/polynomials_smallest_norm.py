@@ -1,13 +1,15 @@
-"""A sine by monomials: the solution of least squares with the smallest norm.
+"""Least squares for a sine by monomials: the solution of smallest norm.
 
-After Banburski et al. 2019, "Theory III: Dynamics and Generalization in Deep Networks",
-Figure 10. All else of it is in `train.studies.polynomials`.
+As in Banburski et al. 2019, "Theory III: Dynamics and Generalization in Deep Networks",
+Figure 10. The other figures are in `train.studies.polynomials`.
 """
 
 from decimal import Decimal, localcontext
 from typing import NamedTuple
 
 import numpy as np
+
+from train.runs.progress import QUIET, ProgressReport
 
 DEGREES = (1, 5, 9, 15, 21, 27, 33, 39, 45, 51, 59, 67, 75, 83, 91, 99, 115, 131, 151,
            171, 191, 211, 231, 251, 275, 299)  # fmt: skip
@@ -19,7 +21,7 @@ def target(x: np.ndarray) -> np.ndarray:
 
 
 def chebyshev(points: int) -> np.ndarray:
-    """Chebyshev nodes on [-1, 1], dense at its ends."""
+    """Chebyshev nodes on [-1, 1], which are dense at both ends."""
     return np.cos((2 * np.arange(points) + 1) * np.pi / (2 * points))
 
 
@@ -28,46 +30,52 @@ class Smallest(NamedTuple):
 
     monomials: np.ndarray  # int[degrees]
     exact: np.ndarray  # float64[degrees]; mean square on the test points
-    rounded: np.ndarray  # float64[degrees]; of a solution in float64
+    rounded: np.ndarray  # float64[degrees]; the same of a solution in float64
 
 
 def smallest_norms(
-    degrees: tuple[int, ...] = DEGREES, points: int = 76, tests: int = 600
+    degrees: tuple[int, ...] = DEGREES,
+    points: int = 76,
+    tests: int = 600,
+    progress: ProgressReport = QUIET,
 ) -> Smallest:
-    """Test errors of least squares with the smallest norm, exact and in float64.
+    """Computes test errors of the solution of smallest norm, exactly and in float64.
 
-    The matrix of 76 monomials has a condition number of about 10^28, so what float64
-    gives is another solution; the exact one is computed with 150 digits. Nodes and
-    target are odd, so solutions are, and half the points with odd monomials will do.
+    The matrix of 76 monomials has a condition number of about 10^28, so float64 gives
+    another solution; the exact one is computed with 150 digits. The nodes and the
+    target are odd, and so are the solutions: half of the points and the odd monomials
+    are enough.
 
     Args:
         degrees: The largest powers, odd.
-        points: Chebyshev nodes, an even number.
-        tests: Evenly spaced, an even number.
+        points: Number of Chebyshev nodes, even.
+        tests: Number of evenly spaced test points, even.
+        progress: Report of the degrees.
 
     Returns:
-        Errors by number of monomials, even ones counted.
+        The errors, by number of monomials including the even ones.
     """
     x, at = chebyshev(points)[: points // 2], np.linspace(-1, 1, tests)[tests // 2 :]
     exact, rounded = [], []
     for degree in degrees:
-        powers = np.arange(1, degree + 1, 2)
-        w = np.linalg.lstsq(x[:, None] ** powers, target(x), rcond=None)[0]
-        rounded.append(np.mean((at[:, None] ** powers @ w - target(at)) ** 2))
-        with localcontext(prec=150):
-            many = np.vectorize(Decimal, otypes=[object])
-            features, values = many(x)[:, None] ** powers, many(target(x))
-            if len(powers) < len(x):
-                w = _solve(features.T @ features, features.T @ values)
-            else:
-                w = features.T @ _solve(features @ features.T, values)
-            fitted = (many(at)[:, None] ** powers @ w).astype(float)
-        exact.append(np.mean((fitted - target(at)) ** 2))
+        with progress.part(f"Figure 10, {degree + 1} monomials"):
+            powers = np.arange(1, degree + 1, 2)
+            w = np.linalg.lstsq(x[:, None] ** powers, target(x), rcond=None)[0]
+            rounded.append(np.mean((at[:, None] ** powers @ w - target(at)) ** 2))
+            with localcontext(prec=150):
+                many = np.vectorize(Decimal, otypes=[object])
+                features, values = many(x)[:, None] ** powers, many(target(x))
+                if len(powers) < len(x):
+                    w = _solve(features.T @ features, features.T @ values)
+                else:
+                    w = features.T @ _solve(features @ features.T, values)
+                fitted = (many(at)[:, None] ** powers @ w).astype(float)
+            exact.append(np.mean((fitted - target(at)) ** 2))
     return Smallest(np.array(degrees) + 1, np.array(exact), np.array(rounded))
 
 
 def _solve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Gauss's elimination for a positive matrix of exact numbers."""
+    """Gaussian elimination for a positive definite matrix of exact numbers."""
     a, b = a.copy(), b.copy()
     for k in range(len(b)):
         share = a[k + 1 :, k] / a[k, k]

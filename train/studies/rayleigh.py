@@ -1,13 +1,15 @@
-"""Twelve panels in the shape of Figure 2 of "How normalization and weight decay can
-affect SGD?" (Noisy Rayleigh Quotient, ICLR submission).
+"""Twelve panels after Figure 2 of "How normalization and weight decay can affect SGD?"
+(Noisy Rayleigh Quotient, ICLR submission).
 
-The paper names no dimension, spectrum, noise, rate or decay, so those here are chosen,
-and the shape of its curves is claimed alone. Rows: three angular updates in
-equilibrium; a decay of the learning rate with and without rescaling; one problem from
-two starts, and from the second with rate and decay that make it the first.
+The paper does not give the dimension, spectrum, noise, rate and decay. We chose them,
+so only the shape of the curves can be compared. The rows show three angular updates in
+equilibrium; a decay of the learning rate with and without rescaling; and one problem
+from two starts, and from the second start with the rate and decay that make it
+equivalent to the first.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,15 @@ from matplotlib.figure import Figure
 
 import lawn_optax as lawn
 from lawn_optax import nrq
-from train.plots import COLOURS
+from train.plots import COLOURS, band, finish
 from train.report import markdown
-from train.studies import rayleigh_cifar as equilibrium
+from train.runs.progress import QUIET, ProgressReport
+from train.studies import rayleigh_cifar
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """What the paper leaves open, and the size of the simulation."""
+    """Parameters that the paper leaves open, and the size of the simulation."""
 
     dim: int = 10
     gap: float = 1.0  # spectrum: 0, then dim - 1 times the gap
@@ -38,8 +41,9 @@ class Choices:
     start: float = 1.0  # standard deviation of the initial weights, third row
     stretch: float = 10.0  # of the initial weights, third row
     trials: int = 100  # as in the paper
-    steps: tuple[int, int, int] = (4_000, 20_000, 2_000)  # per row; the rate decays
-    # at half of the second, step 10,000 as in the paper
+    # Updates per row; the rate decays in the middle of the second row, at step 10,000
+    # as in the paper.
+    steps: tuple[int, int, int] = (4_000, 20_000, 2_000)
     records: int = 200  # per line
 
     @property
@@ -68,27 +72,35 @@ class Line:
     norm: np.ndarray
     predicted_norm: np.ndarray
     predicted_angle: np.ndarray
-    predicted_risk: float  # its limit
+    predicted_risk: float  # limit of the risk
 
 
-def compute(choices: Choices, seed: int = 0) -> list[list[Line]]:
+def compute(
+    choices: Choices, seed: int = 0, progress: ProgressReport = QUIET
+) -> list[list[Line]]:
     """Simulates the three rows.
 
     Args:
-        choices: Of the problem; see `Choices`.
-        seed: Of the starts and the noise.
+        choices: Parameters of the problem.
+        seed: Seed of the starts and the noise.
+        progress: Report of the lines; an update is one unit.
 
     Returns:
         Three rows of lines.
     """
+
+    def line(label: str, row: int, *arguments: Any, **options: bool) -> Line:
+        with progress.part(f"row {'abc'[row]}, {label}", choices.steps[row]):
+            return _line(choices, label, row, seed, *arguments, **options)
+
     return [
-        _equilibria(choices, seed),
-        _escape(choices, seed),
-        _starts(choices, seed),
+        _equilibria(choices, seed, line),
+        _escape(choices, seed, line),
+        _starts(choices, seed, line),
     ]
 
 
-def _equilibria(choices: Choices, seed: int) -> list[Line]:
+def _equilibria(choices: Choices, seed: int, line: Callable[..., Line]) -> list[Line]:
     lines = []
     for decay in choices.decays:
         norm = float(
@@ -97,22 +109,22 @@ def _equilibria(choices: Choices, seed: int) -> list[Line]:
         x0 = _directions(choices, seed) * norm
         angle = np.sqrt(2 * choices.rate * decay)
         label = f"decay {decay:g}, angle {angle:.2g}"
-        lines.append(_line(choices, label, x0, choices.rate, decay, 0, seed))
+        lines.append(line(label, 0, x0, choices.rate, decay))
     return lines
 
 
-def _escape(choices: Choices, seed: int) -> list[Line]:
+def _escape(choices: Choices, seed: int, line: Callable[..., Line]) -> list[Line]:
     law = choices.sigma, choices.rate, choices.decay
     x0 = _directions(choices, seed)
     x0 = x0 * float(nrq.equilibrium_norm(*law, choices.dim))
-    rest = x0, choices.rate, choices.decay, 1, seed
+    start = x0, choices.rate, choices.decay
     return [
-        _line(choices, f"rate / {choices.factor:g}", *rest, drop=True),
-        _line(choices, "and rescaled", *rest, drop=True, rescale=True),
+        line(f"rate / {choices.factor:g}", 1, *start, drop=True),
+        line("and rescaled", 1, *start, drop=True, rescale=True),
     ]
 
 
-def _starts(choices: Choices, seed: int) -> list[Line]:
+def _starts(choices: Choices, seed: int, line: Callable[..., Line]) -> list[Line]:
     x0 = choices.start * _normal(choices, seed)
     moved, rate, decay = nrq.equivalent(
         x0, choices.rate, choices.decay, choices.stretch
@@ -125,7 +137,7 @@ def _starts(choices: Choices, seed: int) -> list[Line]:
     ):
         spread = choices.start if start is x0 else choices.start * choices.stretch
         label = f"rate {r:g}, decay {d:g}, start {spread:g}"
-        lines.append(_line(choices, label, start, r, d, 2, seed))
+        lines.append(line(label, 2, start, r, d))
     return lines
 
 
@@ -142,11 +154,11 @@ def _directions(choices: Choices, seed: int) -> jax.Array:
 def _line(
     choices: Choices,
     label: str,
+    row: int,
+    seed: int,
     x0: jax.Array,
     rate: float,
     decay: float,
-    row: int,
-    seed: int,
     *,
     drop: bool = False,
     rescale: bool = False,
@@ -170,7 +182,7 @@ def _line(
     )
     seen = jax.tree.map(np.asarray, seen)
     steps = every * np.arange(seen.norm.shape[0])
-    # Per trial, since those of the third row begin at norms of their own.
+    # For each trial: in the third row, each begins at another norm.
     start, times = seen.norm[:1], steps[:, None]
     law = choices.sigma, rate, decay, choices.dim
     norms = np.asarray(nrq.norm(times, start, *law))
@@ -203,7 +215,7 @@ def _line(
 
 
 def table(rows: list[list[Line]]) -> str:
-    """The limits of each line beside their predictions, for a person to read."""
+    """A table of the limits of each line beside their predictions."""
     cells = []
     for letter, row in zip("abc", rows, strict=True):
         for line in row:
@@ -228,9 +240,9 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices) -> None:
     """Draws the twelve panels.
 
     Args:
-        path: Of the PNG file to write.
+        path: Path of the PNG file to write.
         rows: What `compute` returned.
-        choices: What it was computed from, for the title.
+        choices: The parameters that it was given, for the title.
     """
     figure = Figure(figsize=(16, 10.5), layout="constrained")
     panels = figure.subplots(3, 4)
@@ -243,12 +255,11 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices) -> None:
     for axes_row, lines, title in zip(panels, rows, titles, strict=True):
         loss, risk, angle, norm = axes_row
         for k, (line, colour) in enumerate(zip(lines, COLOURS, strict=False)):
-            # Later lines may lie on earlier ones: those show through.
+            # Earlier lines are wider, so that they show where later ones cover them.
             style: dict[str, Any] = {"color": colour, "lw": 2.6 - 0.8 * k}
             loss.plot(line.steps, line.loss, label=line.label, **style)
-            risk.plot(line.steps, line.risk, **style)
             low, high = line.risk - line.risk_error, line.risk + line.risk_error
-            risk.fill_between(line.steps, low, high, color=colour, alpha=0.15, lw=0)
+            band(risk, line.steps, line.risk, low, high, **style)
             risk.axhline(line.predicted_risk, color=colour, ls=":", lw=1)
             angle.plot(line.steps, line.angle, **style)
             angle.plot(line.steps, line.predicted_angle, color="black", ls=":", lw=1)
@@ -262,7 +273,6 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices) -> None:
         ):
             axes.set(yscale="log", ylabel=name)
             axes.set_title(f"({next(letters)}) {title}", fontsize=10)
-            axes.grid(alpha=0.3)
     for axes in panels[-1]:
         axes.set_xlabel("updates")
     figure.suptitle(
@@ -272,18 +282,21 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices) -> None:
         " predictions (of the risk its limit)",
         fontsize=10,
     )
-    figure.savefig(path, dpi=100)
+    finish(figure, path)
 
 
 def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> str:
     """Draws the figure into a folder and says what is in it.
 
-    With a folder of CIFAR-10, that of `train.studies.equilibrium` instead.
+    With a folder of CIFAR-10 it is the figure of `train.studies.rayleigh_cifar`.
     """
     if data_dir is not None:
-        return equilibrium.report(folder, data_dir, full)
+        return rayleigh_cifar.report(folder, data_dir, full)
     choices = Choices()
-    rows = compute(choices)
+    equilibria, escape, starts = choices.steps
+    total = len(choices.decays) * equilibria + 2 * escape + 3 * starts
+    with ProgressReport(total) as progress:
+        rows = compute(choices, progress=progress)
     draw(folder / "rayleigh.png", rows, choices)
     return (
         f"Noisy Rayleigh quotient: {choices.describe()}.\n"

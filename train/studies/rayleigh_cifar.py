@@ -1,11 +1,12 @@
-"""A ResNet-18 on CIFAR-10 in and out of equilibrium, in the shape of Figure 3 of "How
+"""A ResNet-18 on CIFAR-10 in and out of equilibrium, as in Figure 3 of "How
 normalization and weight decay can affect SGD?" (ICLR submission, section 4).
 
-SGD without momentum, as there. The runs differ in the convolutions alone, which are
-scale invariant: norm layers and last layer train at the first run's rates, without
-decay, in all of them. Rows: rates and decays of one product; the first of these with
-and without rescaling where the rate is divided; and from longer weights, as it is and
-with rate and decay that make it the first.
+SGD without momentum, as in the paper. The runs differ only in how they train the
+convolutions, which are scale invariant: in all runs, the norm layers and the last layer
+train at the rates of the first run, without decay. The rows show rates and decays with
+the same product; the first run with and without rescaling where the rate is divided;
+and the first run from longer weights, with its own rate and decay and with those that
+are equivalent for the longer weights.
 """
 
 import dataclasses
@@ -21,19 +22,20 @@ from matplotlib.figure import Figure
 import lawn_optax as lawn
 import models
 from train.optimizers import Trial
-from train.plots import COLOURS
+from train.plots import COLOURS, band, finish
 from train.report import markdown
+from train.runs.progress import QUIET, ProgressReport
 from train.studies import cifar
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """Size and hyperparameters; the paper's in `FULL`."""
+    """Size and hyperparameters; `FULL` has the paper's."""
 
     rate: float = 0.5
     decay: float = 2e-2
-    exchanges: tuple[float, ...] = (4.0, 0.25)  # times the rate, dividing the decay
-    drops: tuple[float, ...] = (0.4,)  # of the run; the rate is divided there
+    exchanges: tuple[float, ...] = (4.0, 0.25)  # multiply the rate, divide the decay
+    drops: tuple[float, ...] = (0.4,)  # shares of the run where the rate is divided
     factor: float = 5.0
     stretch: float = 10.0  # of the initial weights, third row
     batch_size: int = 32
@@ -53,7 +55,7 @@ class Choices:
         )
 
 
-# 200 epochs of 195 updates, divided at 60, 120 and 160.
+# 200 epochs of 195 updates; the rate is divided at epochs 60, 120 and 160.
 FULL = Choices(
     decay=1e-3,
     drops=(0.3, 0.6, 0.8),
@@ -77,16 +79,16 @@ class Line(NamedTuple):
     """One run; entry k is after (k + 1) * eval_every updates."""
 
     label: str
-    loss: np.ndarray  # on the batches since the entry before
+    loss: np.ndarray  # on the batches since the previous entry
     accuracy: np.ndarray  # on the test images
     test_loss: np.ndarray
-    angle: np.ndarray  # [entries, kernels]; root mean square since the entry before
+    angle: np.ndarray  # [entries, kernels]; root mean square since the previous entry
     norm: np.ndarray  # [entries, kernels]
     predicted: np.ndarray  # angle in equilibrium, at the rate of the last update
 
 
 def settings(choices: Choices) -> list[dict[str, Setting]]:
-    """The three rows; what occurs twice is one run."""
+    """The settings of the three rows; equal settings are one run."""
     rate, decay, c = choices.rate, choices.decay, choices.stretch
     first = {f"rate {rate:g}, decay {decay:g}": Setting(rate, decay)}
     exchanged = [Setting(rate * k, decay / k) for k in choices.exchanges]
@@ -104,7 +106,7 @@ def settings(choices: Choices) -> list[dict[str, Setting]]:
 
 
 def optimizer(trial: Trial) -> optax.GradientTransformation:
-    """SGD on the convolutions as the trial has it, and on the rest as in all runs."""
+    """SGD that trains the convolutions as the trial says, the rest as in all runs."""
 
     def rate(count):
         return trial["rates"][count]
@@ -112,7 +114,7 @@ def optimizer(trial: Trial) -> optax.GradientTransformation:
     kernels = optax.chain(
         optax.add_decayed_weights(trial["decay"]),
         optax.sgd(rate),
-        # To the power 0 nothing is rescaled.
+        # The power 0 rescales nothing.
         lawn.rescale_on_decay(rate, groups="layer", power=trial["power"]),
     )
     others = optax.sgd(lambda count: trial["shared_rates"][count])
@@ -120,7 +122,7 @@ def optimizer(trial: Trial) -> optax.GradientTransformation:
 
 
 def make_trial(choices: Choices, setting: Setting) -> Trial:
-    """What the compiled update takes of a setting."""
+    """The numbers of a setting that the compiled update takes."""
     ends = [round(share * choices.steps) for share in choices.drops]
     passed = np.arange(choices.steps)[:, None] >= np.array(ends)
     factors = choices.factor ** -np.sum(passed, axis=1, dtype=float)
@@ -133,12 +135,17 @@ def make_trial(choices: Choices, setting: Setting) -> Trial:
     }
 
 
-def compute(choices: Choices, data_dir: Path, full: bool) -> list[list[Line]]:
-    """Trains every setting once, and gives the three rows of lines."""
+def compute(
+    choices: Choices,
+    data_dir: Path,
+    full: bool,
+    progress: ProgressReport = QUIET,
+) -> list[list[Line]]:
+    """Trains with each setting once, and returns the three rows of lines."""
     data = cifar.load(data_dir, full)
     network = models.ResNet18(stages=choices.stages, width=choices.width)
     task = cifar.make_task(network, data, choices.batch_size, optimizer, full)
-    train = cifar.trainer(task, data, choices.steps, choices.eval_every)
+    train = cifar.trainer(task, data, choices.steps, choices.eval_every, progress)
     means = partial(cifar.intervals, eval_every=choices.eval_every)
     last = slice(choices.eval_every - 1, None, choices.eval_every)
     known: dict[Setting, cifar.History] = {}
@@ -146,7 +153,7 @@ def compute(choices: Choices, data_dir: Path, full: bool) -> list[list[Line]]:
     def line(label: str, setting: Setting) -> Line:
         trial = make_trial(choices, setting)
         if setting not in known:
-            known[setting] = train(trial, setting.stretch)
+            known[setting] = train(trial, setting.stretch, label)
         seen = known[setting]
         rates, angle = trial["rates"][last], lawn.diagnostics.sgd_equilibrium_angle
         return Line(
@@ -163,7 +170,7 @@ def compute(choices: Choices, data_dir: Path, full: bool) -> list[list[Line]]:
 
 
 def table(rows: list[list[Line]]) -> str:
-    """Loss, accuracy and angles of each line, for a person to read."""
+    """A table of the loss, accuracy and angles of each line."""
     cells = []
     for letter, row in zip("abc", rows, strict=True):
         for line in row:
@@ -197,7 +204,7 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices, title: str) -> No
     for axes_row, lines, what in zip(panels, rows, titles, strict=True):
         loss, test_loss, accuracy, angle, norm = axes_row
         for k, (line, colour) in enumerate(zip(lines, COLOURS, strict=False)):
-            # Later lines may lie on earlier ones: those show through.
+            # Earlier lines are wider, so that they show where later ones cover them.
             style: dict[str, Any] = {"color": colour, "lw": 3 - 0.9 * k}
             steps = (1 + np.arange(len(line.loss))) * choices.eval_every
             loss.plot(steps, line.loss, label=line.label, **style)
@@ -205,8 +212,7 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices, title: str) -> No
             accuracy.plot(steps, line.accuracy, **style)
             for axes, values in ((angle, line.angle), (norm, line.norm)):
                 low, middle, high = np.quantile(values, [0, 0.5, 1], axis=1)
-                axes.plot(steps, middle, **style)
-                axes.fill_between(steps, low, high, color=colour, alpha=0.12, lw=0)
+                band(axes, steps, middle, low, high, alpha=0.12, **style)
             angle.plot(steps, line.predicted, color="black", ls=":", lw=1)
         loss.legend(frameon=False, fontsize="small")
         loss.set(yscale="log", ylabel="training loss")
@@ -216,7 +222,6 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices, title: str) -> No
         norm.set(yscale="log", ylabel="norm of each convolution")
         for axes in axes_row:
             axes.set_title(what, fontsize=10)
-            axes.grid(alpha=0.3)
     for axes in panels[-1]:
         axes.set_xlabel("updates")
     figure.suptitle(
@@ -225,13 +230,16 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices, title: str) -> No
         " least to largest; dotted: the predicted equilibrium",
         fontsize=10,
     )
-    figure.savefig(path, dpi=100)
+    finish(figure, path)
 
 
 def report(folder: Path, data_dir: Path, full: bool) -> str:
     """Draws the figure into a folder and says what is in it."""
     choices = FULL if full else Choices()
-    rows = compute(choices, data_dir, full)
+    runs = {setting for row in settings(choices) for setting in row.values()}
+    total = len(runs) * (choices.steps // choices.eval_every)
+    with ProgressReport(total) as progress:
+        rows = compute(choices, data_dir, full, progress)
     title = f"ResNet-18 on {cifar.describe(full)}: {choices.describe()}"
     draw(folder / "equilibrium.png", rows, choices, title)
     return (

@@ -56,7 +56,7 @@ def test_rotations_are_those_of_scipy_in_float64(size):
     middle = np.full(2, (size - 1) / 2)
     for image, angle, result in zip(images, np.float32(angles), found, strict=True):
         sin, cos = np.sin(float(angle)), np.cos(float(angle))
-        # From the place in the result to that in the image, rows downwards.
+        # Maps a place in the result to a place in the image; rows count downwards.
         matrix = np.array([[cos, sin], [-sin, cos]])
         for colour in range(3):
             expected = scipy.ndimage.affine_transform(
@@ -66,10 +66,10 @@ def test_rotations_are_those_of_scipy_in_float64(size):
                 order=1,
                 mode="grid-constant",  # Neighbours outside are black.
             )
-            # Places of at most 44 are known to about 3 * 2^-19 in float32, and two
-            # pixels that are side by side differ by at most 255: 1.5e-3.
+            # In float32, places up to 44 have an error of about 3 * 2^-19, and
+            # neighbouring pixels differ by at most 255: 1.5e-3.
             np.testing.assert_allclose(result[:, :, colour], expected, 0, 2e-3)
-    np.testing.assert_array_equal(found[0], images[0])  # Exactly without rotation.
+    np.testing.assert_array_equal(found[0], images[0])  # Exact without rotation.
 
 
 def test_positive_angles_turn_counter_clockwise():
@@ -95,14 +95,14 @@ def test_crops_are_uniform_over_all_81(changes):
     assert len(found) == 81
     expected = 40_000 / 81
     chi_square = ((found - expected) ** 2 / expected).sum()
-    # Its mean is 80, its deviation sqrt(160): five of them are one in millions.
+    # The mean is 80, the deviation sqrt(160); five of them occur once in millions.
     assert abs(chi_square - 80) < 5 * 160**0.5
 
 
 def test_half_are_mirrored_and_angles_are_uniform(changes):
     mirrored, angles = np.asarray(changes.mirrored), np.asarray(changes.angles)
     assert mirrored.dtype == bool and angles.dtype == np.float32
-    # Five deviations: sqrt(n)/2 of a count, sqrt(1/n) of the distribution below.
+    # Five deviations: sqrt(n)/2 for a count, sqrt(1/n) for the distribution below.
     assert abs(mirrored.sum() - 20_000) < 5 * 100
     limit = np.radians(15)
     assert np.abs(angles).max() <= limit
@@ -141,7 +141,7 @@ def test_steps_come_in_the_order_of_the_paper():
             if changes.mirrored[i]:
                 expected = expected[:, ::-1]
             if degrees:
-                # Its spline of order 1 reaches over the edge, its "constant" does not.
+                # This mode interpolates over the edge; SciPy's "constant" does not.
                 expected = scipy.ndimage.rotate(
                     expected.astype(np.float64),
                     np.degrees(float(changes.angles[i])),
@@ -192,8 +192,8 @@ def test_the_result_does_not_depend_on_the_number_of_devices():
         out_specs=P("data"),
     )
     found = jax.jit(split)(images, positions)
-    # The same numbers; but the compiler may join a product and a sum into one rounding,
-    # here or there: as above.
+    # The numbers are the same, but either program may fuse a product and a sum into one
+    # rounding: tolerance as above.
     np.testing.assert_allclose(found, augment(images, positions, 1), 0, 2e-3)
 
 
@@ -208,7 +208,7 @@ def test_the_mean_is_that_of_each_colour():
     assert found.dtype == np.float32
     expected = images.astype(np.float64).reshape(-1, 3).mean(0) / 255
     np.testing.assert_allclose(found, expected, rtol=2**-24)  # Half a last place.
-    bright = np.full((110, 400, 400, 3), 255, np.uint8)  # More than 2^32 together.
+    bright = np.full((110, 400, 400, 3), 255, np.uint8)  # The sum exceeds 2^32.
     np.testing.assert_array_equal(augmentation.channel_mean(bright), np.ones(3))
 
 
@@ -222,7 +222,9 @@ def test_normalised_images_have_mean_0_and_deviation_1(dtype):
     )
     assert centred.dtype == jnp.float32
     expected = (flat - mean).reshape(images.shape)
-    np.testing.assert_allclose(centred, expected, 0, 1e-6)  # A few roundings of 1.
+    np.testing.assert_allclose(
+        centred, expected, 0, 1e-6
+    )  # A few rounding errors of 1.
     scaled = augmentation.normalise(
         jnp.asarray(images, dtype),
         mean.astype(np.float32),
@@ -240,7 +242,7 @@ def test_constants_of_imagenet_are_those_of_everybody():
     found = augmentation.normalise(
         black, augmentation.IMAGENET_MEAN, augmentation.IMAGENET_DEVIATION
     )
-    # Minus mean by deviation, by hand, as printed in many a pipeline.
+    # Minus mean over deviation, computed by hand.
     np.testing.assert_allclose(
         np.ravel(found), [-2.117904, -2.035714, -1.804444], rtol=1e-6
     )

@@ -1,4 +1,4 @@
-"""CIFAR files: what is in them, and every fault is one line with file and record."""
+"""CIFAR files: their content, and one line per fault with file and record."""
 
 import io
 import os
@@ -43,7 +43,7 @@ def test_images_are_read_like_a_slow_loop_does(name, tmp_path):
         assert part.images.dtype == np.uint8 and part.labels.dtype == np.int32
         assert part.images.shape == (len(records), 32, 32, 3)
         for image, label, record in zip(*part, records, strict=True):
-            assert label == record[first - 1]  # The fine one comes second.
+            assert label == record[first - 1]  # The fine label comes second.
             for row, column, colour in ((0, 0, 0), (0, 31, 2), (31, 0, 1), (7, 19, 2)):
                 place = first + 1024 * colour + 32 * row + column
                 assert image[row, column, colour] == record[place]
@@ -64,7 +64,7 @@ def test_both_forms_in_the_folder_or_the_one_around_it_give_the_same(name, tmp_p
 
 @pytest.mark.filterwarnings("ignore:numpy.core:DeprecationWarning")
 def test_our_pickles_are_as_python_2_wrote_them():
-    """So that the tests below are of what the original files have."""
+    """The tests below use what the original files have."""
     table = some_table("cifar100", 3, 0)
     content = python_2_pickle(batch("cifar100", table))
     assert b"cnumpy.core.multiarray\n_reconstruct\n" in content
@@ -75,7 +75,7 @@ def test_our_pickles_are_as_python_2_wrote_them():
 
 
 def test_data_sets_need_no_tensorflow_datasets():
-    code = "import sys; from train import image_files;"
+    code = "import sys; from train.images import data;"
     code += "sys.exit('tensorflow_datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -192,9 +192,15 @@ PIXELS = np.zeros((6, 3072), np.uint8)
         (changed(data=PIXELS[:, 1:]), ["data must be an array of bytes, 3072 in"]),
         (changed(data=PIXELS[0]), ["data must be an array of bytes, 3072 in a row"]),
         (changed(data=np.dtype("u1")), ["data must be an array of bytes"]),
-        (changed(data=PIXELS.astype(np.int64)), ["not a readable pickle (an array of"]),
+        (
+            changed(data=PIXELS.astype(np.int64)),
+            ["readable pickle (an array that is not of"],
+        ),
         (changed(data=np.asfortranarray(PIXELS)), ["not a readable pickle (an array"]),
-        (changed(data=PIXELS.astype(object)), ["not a readable pickle (an array of"]),
+        (
+            changed(data=PIXELS.astype(object)),
+            ["readable pickle (an array that is not of"],
+        ),
         (changed(labels=[1] * 5), ["labels must be a list of 6, one for each row"]),
         (changed(labels=b"123456"), ["labels must be a list of 6, one for each row"]),
         (changed(labels=[1, 2, 3.0, 1, 1, 1]), ["record 3: a label must be", "'3.0'"]),
@@ -207,11 +213,11 @@ PIXELS = np.zeros((6, 3072), np.uint8)
         (changed(data=PIXELS[:0], labels=[]), ["data_batch_2 is empty"]),
         (
             changed(note=Evil()),
-            ["not a readable pickle (it asks for ", ".system, which"],
+            ["not a readable pickle (it asks for ", ".system; original"],
         ),
         (
             changed(note=eval),
-            ["not a readable pickle (it asks for ", ".eval, which no"],
+            ["not a readable pickle (it asks for ", ".eval; original"],
         ),
     ],
 )
@@ -233,7 +239,7 @@ def test_no_code_that_a_pickle_names_is_run(tmp_path):
             lambda: read_folder("cifar10", tmp_path), "data_batch_1 is not a readable"
         )
     assert not trace.exists()
-    # Stand-ins take the place of NumPy's classes: this would be wild pointers.
+    # NumPy's own classes would follow wild pointers here; the stand-ins do not.
     found = image_files._Unpickler(io.BytesIO(python_2_pickle(Constructs()))).load()
     assert not isinstance(found, np.ndarray) and not hasattr(found, "values")
 
@@ -275,7 +281,7 @@ def test_missing_folders_and_files_are_named(tmp_path):
     )
     refused(lambda: read_folder("cifar10", tmp_path / "no"), "no is not a folder")
     everything = "lacks train.bin, test.bin; --data-dir for cifar100 must be the folder"
-    remedy = "cifar-100-binary or cifar-100-python, or the one around it"
+    remedy = "cifar-100-binary or cifar-100-python, or the folder around it"
     refused(lambda: read_folder("cifar100", tmp_path), everything, remedy)
     for folder, lacking in (
         (tmp_path / "cifar-10-batches-bin", "data_batch_4.bin"),
@@ -290,7 +296,7 @@ def test_missing_folders_and_files_are_named(tmp_path):
             refused(
                 lambda given=given: read_folder("cifar10", given), f"lacks {lacking};"
             )
-        (folder / lacking).mkdir()  # A folder is no file.
+        (folder / lacking).mkdir()  # A folder is not a file.
         refused(
             lambda folder=folder: read_folder("cifar10", folder), f"lacks {lacking};"
         )

@@ -1,4 +1,4 @@
-"""Photographs: decoded whatever their kind, and the parts that a network sees."""
+"""Photographs of all kinds are decoded, and cut into what a network sees."""
 
 import warnings
 
@@ -32,7 +32,7 @@ def rgb(content):
 
 def test_lossless_colours_are_kept():
     np.testing.assert_array_equal(rgb(encoded(COLOURS, "PNG")), COLOURS)
-    # JPEG at high quality changes smooth colours by a few of 255.
+    # JPEG at high quality changes smooth colours by a few units of 255.
     assert np.abs(rgb(encoded(COLOURS, quality=98)) - COLOURS.astype(int)).max() < 12
 
 
@@ -50,7 +50,7 @@ def test_other_modes_become_colours():
     np.testing.assert_array_equal(rgb(sixteen)[:, :, 1], grey)
     two = encoded(image.convert("1"), "PNG")
     np.testing.assert_array_equal(np.unique(rgb(two)), [0, 255])
-    # CMYK of JPEG is stored inverted, as Adobe does; a wrong sign is off by hundreds.
+    # JPEG stores CMYK inverted, as Adobe does; a wrong sign is off by hundreds.
     cmyk = rgb(encoded(image.convert("CMYK"), quality=98))
     assert np.abs(cmyk - COLOURS.astype(int)).max() < 25
 
@@ -100,7 +100,7 @@ def test_damaged_exif_data_are_left_alone():
     "damage, reason",
     [
         (lambda x: b"", "(it is empty)"),
-        (lambda x: b"<html>", "(no format that is known)"),
+        (lambda x: b"<html>", "(unknown format)"),
         (lambda x: x[: len(x) // 2], "truncated"),
         (lambda x: x[:30], "("),
         (lambda x: x[:-200] + bytes(200), "("),
@@ -187,10 +187,10 @@ def test_parts_have_the_distribution_of_the_reference(width, height):
         (tops, expected[1]),
     ]
     for found, wanted in statistics:
-        # Two samples of one distribution are told apart once in ten thousand times.
+        # The test rejects two samples of one distribution once in ten thousand times.
         assert scipy.stats.ks_2samp(found, wanted).pvalue > 1e-4
     area, ratio = wide * high / (width * height), wide / high
-    # Sides are whole pixels, so that bounds are kept to a pixel of each side.
+    # Sides are whole pixels, so the bounds hold up to one pixel per side.
     slack = 1 / wide.min() + 1 / high.min()
     assert area.min() > 0.08 * (1 - slack) and area.min() < 0.09 and area.max() <= 1
     assert ratio.min() > 0.75 * (1 - slack) and ratio.max() < 4 / 3 * (1 + slack)
@@ -230,7 +230,7 @@ def test_views_are_parts_resized_and_half_of_them_mirrored():
         view = random_view(image, np.random.default_rng(seed))
         assert view.shape == (224, 224, 3) and view.dtype == np.uint8
         rng = np.random.default_rng(seed)
-        rng.random()  # Says whether to mirror.
+        rng.random()  # The first number decides about mirroring.
         part = image.crop(random_box(300, 200, rng))
         expected = np.asarray(part.resize((224, 224), Image.Resampling.BILINEAR))
         flipped = not np.array_equal(view, expected)

@@ -87,7 +87,7 @@ def test_an_epoch_has_every_image_at_most_once_and_a_new_order():
         epochs.append(sum(map(numbers, steps), []))
         assert len(set(epochs[-1])) == 50
     assert len({tuple(epoch) for epoch in epochs}) == 20
-    # Each is left out of 10/60 of the epochs: in 20 at least once but for (5/6)^20.
+    # An epoch leaves out 10 of 60; 20 epochs miss none with chance (5/6)^20 each.
     counts = Counter(sum(epochs, []))
     assert len(counts) == 60 and sum(n < 20 for n in counts.values()) > 50
     other = training_order(photos, 25, seed=2)
@@ -129,7 +129,7 @@ def test_evaluation_has_every_image_once_and_in_order(photos):
 
 @pytest.fixture(scope="module")
 def unbroken(photos):
-    order = training_order(photos.train, 38, seed=3)  # A chunk and a part of one.
+    order = training_order(photos.train, 38, seed=3)  # One chunk and a part of another.
     assert order.steps == 2
     return order, take(photos.train, order, 0, 5)
 
@@ -182,11 +182,11 @@ def test_a_corrupt_file_is_named_by_whoever_meets_it(workers, tmp_path):
 
 ENDLESS = """
 import pathlib, sys
-from train import image_folder, image_loader
+from train.images import loader, photo_files
 if __name__ == "__main__":
-    photos = image_folder.list_folder(pathlib.Path(sys.argv[1])).train
-    order = image_loader.training_order(photos, 2, seed=0)
-    for batch in image_loader.batches(photos, order, 0, 10**9, workers=1):
+    photos = photo_files.list_folder(pathlib.Path(sys.argv[1])).train
+    order = loader.training_order(photos, 2, seed=0)
+    for batch in loader.batches(photos, order, 0, 10**9, workers=1):
         print("batch", flush=True)
 """
 
@@ -205,7 +205,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     ) as process:
         assert process.stdout.readline() == "batch\n"
         process.kill()
-        # The pipes end when nobody has them any more: no worker either.
+        # The pipes end when no process has them open, so no worker is left.
         process.communicate(timeout=120)
 
 

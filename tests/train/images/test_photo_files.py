@@ -1,4 +1,4 @@
-"""ImageNet-style folders: what is listed, and every fault is one line."""
+"""ImageNet-style folders: their listing, and one line per fault."""
 
 import os
 import pickle
@@ -107,7 +107,7 @@ def test_classes_without_images_are_named(tmp_path):
 
 
 def test_images_outside_of_classes_are_missed(tmp_path):
-    """As in ImageNet's own archive of validation images."""
+    """ImageNet's own archive of validation images has this layout."""
     root = write_folder(tmp_path)
     for folder in list((root / "val").iterdir()):
         for path in folder.iterdir():

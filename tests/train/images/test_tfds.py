@@ -54,7 +54,7 @@ def test_download_and_local_files_give_the_same(name, server, tmp_path, monkeypa
     same(downloaded, data.load_cifar(name, write_binary(tmp_path / "local", tables)))
     for path in server.iterdir():
         path.unlink()
-    same(data.load_cifar(name), downloaded)  # The second time it is there already.
+    same(data.load_cifar(name), downloaded)  # The second time it is prepared already.
 
 
 def test_without_internet_the_remedy_is_named_at_once(server, tmp_path):
@@ -87,7 +87,7 @@ def test_checksums_of_the_archives_are_registered():
 
 @pytest.fixture
 def manual(tmp_path, server, monkeypatch):
-    """Where the archives belong; a short list of validation labels."""
+    """The folder for the archives, with a short list of validation labels."""
     wanted = ["n01443537", "n01440764", "n15075141"]
     original = imagenet._list
     monkeypatch.setattr(
@@ -116,7 +116,7 @@ def write_imagenet(folder, val=3, classes=("n15075141", "n01443537")):
             file = f"ILSVRC2012_img_train.tar/{file}"
             train.append((content, labels.get(name), file))
     members(folder / "ILSVRC2012_img_train.tar", outer)
-    # Not in the order of the names, in which the labels are.
+    # The files are not in the order of their names; the labels are.
     files = {
         f"ILSVRC2012_val_0000000{i}.JPEG": encoded(photograph(20 + i, 20))
         for i in reversed(range(val))
@@ -137,11 +137,11 @@ def test_imagenet_is_prepared_from_its_archives(manual):
     assert photos.classes[:2] == ("n01440764", "n01443537")
     for part, expected in ((photos.train, train), (photos.val, val)):
         assert [tuple(part[i]) for i in range(len(part))] == expected
-        copy = pickle.loads(pickle.dumps(part))  # As it goes to workers.
+        copy = pickle.loads(pickle.dumps(part))  # Workers get such a copy.
         assert copy[1] == part[1]
     for path in manual.iterdir():
         path.unlink()
-    again = data.load_photos()  # The second time it is there already.
+    again = data.load_photos()  # The second time it is prepared already.
     assert [again.train[i] for i in range(4)] == [photos.train[i] for i in range(4)]
     order = training_order(again.train, 4, seed=0)
     (batch,) = batches(again.train, order, 0, 1, workers=0)

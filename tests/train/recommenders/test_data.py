@@ -140,7 +140,7 @@ def test_validation_needs_two_training_items_of_each_user(tmp_path):
 
 
 def few_users(*seen, items):
-    """Users that have met the first so many items; the last of them is held out."""
+    """Users who have rated some first items each; the last of these is held out."""
     train = [(user, i) for user, number in enumerate(seen) for i in range(number - 1)]
     test = np.array(seen, np.int32) - 1
     train = np.array(train, np.int32)

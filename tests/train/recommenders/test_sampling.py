@@ -14,9 +14,9 @@ from train.shuffle import make_shuffle
 ITEMS = 13
 OWN = [  # Each user's items, oldest first.
     [12, 0, 5],
-    list(range(1, ITEMS)),  # But the first.
+    list(range(1, ITEMS)),  # All except the first.
     [6],
-    list(range(ITEMS - 1)),  # But the last.
+    list(range(ITEMS - 1)),  # All except the last.
     [7, 8, 9, 3, 2],
     [0],
     [12],
@@ -34,7 +34,7 @@ def interactions(own=OWN, items=ITEMS):
 
 
 def test_negatives_are_uniform_over_all_other_items():
-    """By their numbers, the bits give every other item equally often, ascending."""
+    """Ascending bits give the other items in ascending order, equally often."""
     everyone = range(len(OWN))
     others = [sorted(set(range(ITEMS)) - set(OWN[user])) for user in everyone]
     low = np.arange(3 * ITEMS, dtype=np.uint32)
@@ -45,7 +45,7 @@ def test_negatives_are_uniform_over_all_other_items():
         mine = others[user]
         if mine:
             assert items.tolist() == [mine[int(b) % len(mine)] for b in bits]
-        else:  # There is no other; any will do.
+        else:  # There is no other item, so any is right.
             assert ((0 <= items) & (items < ITEMS)).all()
 
 
@@ -71,8 +71,8 @@ def test_negatives_against_brute_force_on_larger_data():
 
 @pytest.fixture(scope="module")
 def epoch():
-    """All samples of an epoch, made in batches with a part batch at the end."""
-    own = [mine[:6] for mine in OWN]  # All have others.
+    """All samples of an epoch, made in batches with a partial batch at the end."""
+    own = [mine[:6] for mine in OWN]  # All users have other items.
     data = interactions(own)
     device, size = sampling.positives(data), sampling.epoch_size(len(data.train))
     shuffle = make_shuffle(jax.random.key(3), size)

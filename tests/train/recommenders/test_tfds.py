@@ -53,7 +53,7 @@ def test_download_and_local_files_give_the_same(name, server, tmp_path, monkeypa
         write_split(server, name, *some_split(2))
     data = interactions.load(name)
     same(data, interactions.load(name, local))
-    empty(server)  # The second time it is there already.
+    empty(server)  # The second time it is prepared already.
     same(interactions.load(name), data)
 
 
@@ -105,6 +105,6 @@ def test_a_malformed_download_is_refused_and_fetched_again(server, tmp_path):
 
 
 def test_local_files_need_no_tensorflow_datasets():
-    code = "import sys; from train import interactions;"
+    code = "import sys; from train.recommenders import data;"
     code += "sys.exit('tensorflow_datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

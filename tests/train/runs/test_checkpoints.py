@@ -20,7 +20,7 @@ from train.runs import folder as runs
 
 def test_no_damage_to_a_checkpoint_goes_unnoticed(tmp_path):
     folder = tmp_path / "run"
-    # Large enough that the array is a file of its own.
+    # Large enough for the array to be a separate file.
     state = {"w": jax.random.normal(jax.random.key(0), (5000,)), "n": jnp.int32(3)}
     with runs.open_run(folder, CONFIG) as run:
         run.restore(state)
@@ -38,7 +38,7 @@ def test_no_damage_to_a_checkpoint_goes_unnoticed(tmp_path):
             else:
                 path.write_bytes(damaged)
             if path.name == "sha256.json" and damaged is None:
-                continue  # As after a kill just before it was written.
+                continue  # A kill just before it was written leaves this.
             with pytest.raises(InputError) as caught:
                 with runs.open_run(folder, CONFIG) as run:
                     run.restore(state)

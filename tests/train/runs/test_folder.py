@@ -204,7 +204,7 @@ def test_full_disk_is_one_line_and_the_run_goes_on(place, whole, tmp_path, monke
     def fail(*args, **_):
         if place == "row" and args[1].row["epoch"] < 12:
             return original(*args)
-        if place == "checkpoint":  # As TensorStore says it.
+        if place == "checkpoint":  # TensorStore reports it this way.
             raise ValueError("RESOURCE_EXHAUSTED: No space [os_error_code='28']")
         raise full
 

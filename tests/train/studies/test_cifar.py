@@ -70,7 +70,7 @@ def test_the_subset_is_the_first_images_halved(folder, monkeypatch):
 
 
 def reference(data, steps, rate, decay, shared, stretch, rescaled_at):
-    """The same run in NumPy, but for the gradients; a drop by 5 at `rescaled_at`."""
+    """The same run in NumPy, except the gradients; the rate drops at `rescaled_at`."""
     model = models.ResNet18(stages=(1,), width=2)
     key = jax.random.key(0)
     first = model.init(jax.random.fold_in(key, 0), jnp.zeros((1, 8, 8, 3)), train=False)
@@ -139,10 +139,10 @@ def angle(a, b):
 
 def test_training_is_sgd_of_two_parts(folder, small, monkeypatch):
     data = cifar.load(folder, False)
-    # More images to test on, in two parts.
+    # More test images, in two parts.
     data = data._replace(test_images=data.images, test_labels=data.labels)
     monkeypatch.setattr(cifar, "_AT_ONCE", 25)
-    # As many rates as in the other tests, so that it compiles once for all.
+    # The number of rates is that of the other tests, so that it compiles only once.
     choices = dataclasses.replace(TINY, drops=(6 / TINY.steps,))
     setting = equilibrium.Setting(0.3, 0.1, rescale=True, stretch=1.5)
     model = models.ResNet18(stages=(1,), width=2)
@@ -152,7 +152,7 @@ def test_training_is_sgd_of_two_parts(folder, small, monkeypatch):
     (loss, angles, norms), right, test_loss = reference(
         data, 8, 0.3, 0.1, 0.5, 1.5, rescaled_at=6
     )
-    # float32 gradients of a batch of 8, eight updates long; angles are differences.
+    # Eight updates with float32 gradients of a batch of 8; angles are differences.
     np.testing.assert_allclose(found.loss, loss, rtol=1e-4)
     np.testing.assert_allclose(found.norm, norms, rtol=1e-4)
     np.testing.assert_allclose(found.angle, angles, rtol=5e-3)
@@ -200,13 +200,13 @@ def test_the_claims_of_figure_3(rows):
     # Forty updates of three kernels; the prediction is of first order in 0.04.
     settled = np.sqrt(np.mean(base.angle[end - 4 : end] ** 2))
     np.testing.assert_allclose(settled, base.predicted[0], rtol=0.15)
-    # Another rate and decay, another way there.
+    # Another rate and decay take another path to the equilibrium.
     assert abs(exchanged[0].loss[0] / base.loss[0] - 1) > 1e-3
     # Corollary 3, in float32; longer weights turn less.
     np.testing.assert_allclose(same.loss[:2], base.loss[:2], rtol=1e-3)
     np.testing.assert_allclose(same.norm[:2], 10 * base.norm[:2], rtol=1e-3)
     assert np.all(longer.angle[0] < 0.1 * base.angle[0])
-    # Rescaled weights turn at once as in the new equilibrium, others less.
+    # Rescaled weights turn at once by the angle of the new equilibrium, others less.
     np.testing.assert_array_equal(rescaled.loss[:end], base.loss[:end])
     after = rescaled.angle[end] / base.angle[end]
     assert np.all((1.3 < after) & (after < 2.5))
@@ -227,7 +227,7 @@ def test_the_theorem_on_a_preresnet(folder, small, monkeypatch, tmp_path, capsys
     np.testing.assert_allclose(ratio, growth[3::4], rtol=1e-4)
     assert growth[15] > 1.05
     np.testing.assert_allclose(decayed.rate, [0.1, 0.1, 0.01, 0.001], rtol=1e-6)
-    # The same program serves the command.
+    # The command uses the same program.
     monkeypatch.setattr(exponential, "CIFAR", SMALL)
     monkeypatch.setattr(exponential, "cifar_trainer", lambda *arguments: train)
     command(capsys, "exponential", folder, tmp_path, ["exponential", "together"])
@@ -270,7 +270,7 @@ def test_full_size_is_the_paper_s(folder):
     np.testing.assert_allclose(rates[drops], [0.1, 0.02, 0.004], rtol=1e-6)
     sizes = full.width, full.stages, full.batch_size, full.steps
     assert sizes == (64, (2, 2, 2, 2), 256, 200 * 195)
-    # Images change at random.
+    # The images are augmented.
     data = cifar.load(folder, True)
     task = cifar.make_task(models.ResNet18(), data, 8, equilibrium.optimizer, True)
     assert task.degrees == 0.0 and task.side == 32

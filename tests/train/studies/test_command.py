@@ -1,31 +1,67 @@
 """The command of the studies: text, figures, errors."""
 
+import errno
+import os
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from train.__main__ import main
 from train.studies import command as study
-from train.studies import (
-    exponential,
-    rayleigh,
-)
-from train.studies import (
-    exponential_toy as toy,
-)
+from train.studies import constrained, exponential, rayleigh
+from train.studies import exponential_toy as toy
 
 
 def test_a_study_leaves_its_findings_and_figure(tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["study", "constrained", f"--out={out}"]) == 0
-    output = capsys.readouterr().out
+    output, progress = capsys.readouterr()
     assert sorted(path.name for path in out.iterdir()) == [
-        *("config.json", "constrained.png", "findings.md")
+        "config.json",
+        "constrained.png",
+        "findings.md",
     ]
     findings = (out / "findings.md").read_text()
     assert findings.strip() in output and "| gradient descent " in findings
     # Figure 11, with the printed factor beside the right one.
     assert "| 2        | 7.06" in findings
+    # One line at the start, then one for each of the ten methods, with the time left.
+    first, *lines = progress.splitlines()
+    assert first == "gradient descent"
+    names = [re.fullmatch(r"(.*): done  \d+ s left", line)[1] for line in lines]
+    assert names == list(constrained.methods())
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    "error, code, message",
+    [
+        (FULL, 2, "error: cannot write to {out} (No space left on device); free some"),
+        (KeyboardInterrupt(), 130, "interrupted: no results were written"),
+    ],
+    ids=["full_disk", "ctrl_c"],
+)
+@pytest.mark.parametrize("place", [(Figure, "savefig"), (Path, "write_text")])
+def test_a_study_that_cannot_be_written_leaves_nothing(
+    place, error, code, message, tmp_path, monkeypatch, capsys
+):
+    def fail(*args, **options):
+        raise error
+
+    margins = partial(constrained.margins, steps=3)
+    monkeypatch.setattr(constrained, "margins", margins)
+    monkeypatch.setattr(*place, fail)
+    out = tmp_path / "run"
+    assert main(["study", "constrained", f"--out={out}"]) == code
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines()[-1].startswith(message.format(out=out))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_study_is_a_choice_with_a_sentence(capsys):
@@ -53,7 +89,9 @@ def test_the_study_of_exponential_rates_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.setattr(toy, "CASES", cases)
     lines = exponential.report(tmp_path).splitlines()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("exponential.png", "together.png", "toy.png")
+        "exponential.png",
+        "together.png",
+        "toy.png",
     ]
     rows = {x.split("|")[1].strip(): x.split("|")[2:-1] for x in lines if "|" in x}
     assert {"both", "normalization alone", "weight decay alone"} < set(rows)

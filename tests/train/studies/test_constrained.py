@@ -25,7 +25,7 @@ def test_norms_grow_as_gradient_flow_has_it(depth):
         grown = constrained.growth(depth, margin, until)
         assert grown.time[-1] == until and grown.layer[0] == 1
         expected = layer_norm(depth, margin, until)
-        # The integral is by trapezoids of 1e-3 or less, the points interpolated.
+        # The integral uses trapezoids of width 1e-3 or less, and interpolates.
         np.testing.assert_allclose(grown.layer[-1], expected, rtol=1e-5)
         np.testing.assert_allclose(grown.product, grown.layer**depth, rtol=1e-12)
 

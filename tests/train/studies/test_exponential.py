@@ -66,8 +66,8 @@ def test_weight_decay_or_normalization_converges_and_both_do_not():
     fourth = np.asarray(alone.norm).mean(0) ** 4
     growth = (fourth[-1] - fourth[2000]) / (fourth[2000] - fourth[0])
     assert 0.7 < growth < 1.2
-    # Theorem 3.1: in every window of that length the angle exceeds epsilon, but for a
-    # share of delta at most.
+    # Theorem 3.1: the angle exceeds epsilon in all windows of that length except a
+    # share of at most delta.
     epsilon, delta = 0.03, 0.01
     norm = float(np.asarray(both.norm)[:, steps // 2 :].max())
     window = int(np.ceil(toy.nonconvergence_steps(
@@ -77,7 +77,7 @@ def test_weight_decay_or_normalization_converges_and_both_do_not():
     late = angles["both"][:, last]
     windows = np.lib.stride_tricks.sliding_window_view(late, window, axis=1)
     assert np.mean(windows.max(-1) <= epsilon) <= delta
-    # And not because no angle is ever so small.
+    # Smaller angles do occur.
     assert late.min() < epsilon
 
 
@@ -87,7 +87,7 @@ SMALL = study.Config(steps=12, batch_size=32, channels=3, blocks=1, eval_every=4
 def test_both_schedules_train_alike_and_are_drawn(tmp_path):
     config = dataclasses.replace(SMALL, weight_decay=0.02)
     train = study.trainer(config, load_data(0))
-    curves = study.compare(train, config, study.equivalents(config))
+    curves = study.compare(train, study.equivalents(config))
     assert {len(v) for run in curves.values() for v in run} == {3}
     decayed = curves["step decay, weight decay"]
     growing = curves["exponential equivalent"]
@@ -125,11 +125,11 @@ def test_the_paper_s_rates_at_full_size_stay_in_range():
     epochs = np.arange(160) * 390
     for rate, _ in runs.values():
         assert np.all(np.isfinite(rate(epochs)))
-    # Figure 1: the rate grows by 1.481 in an epoch, of 391 updates if the last, smaller
-    # batch is not left out as here.
+    # Figure 1: the rate grows by 1.481 per epoch. That epoch has 391 updates; ours
+    # leaves out the last, smaller batch.
     first, second = runs["tapered exponential"][0](np.array([0, 391]))
     np.testing.assert_allclose(second / first, 1.481, atol=5e-4)
-    # Divided by 10 at the epochs that the paper names.
+    # The rate is divided by 10 at the epochs that the paper names.
     rates = runs["step decay, weight decay"][0](np.arange(160 * 390))
     drops = np.flatnonzero(np.diff(rates)) + 1
     np.testing.assert_array_equal(drops, [80 * 390, 120 * 390])

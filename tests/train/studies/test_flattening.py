@@ -32,7 +32,10 @@ def test_quantities_of_logistic_regression():
         lambda w, x: x[..., :3] @ w["one"]["a"] + x[..., 3:] @ w["two"]["b"],
         lambda z, labels: optax.sigmoid_binary_cross_entropy(z, labels),
         lambda z, labels: sign(labels) * z,
-        *(x, (y + 1) / 2, 3, 110),
+        x,
+        (y + 1) / 2,
+        3,
+        110,
     )
     layers = {"one": {"a": params["a"]}, "two": {"b": params["b"]}}
     choices = Choices(sample=4, iterations=6, rate=30.0)

@@ -24,7 +24,7 @@ def kernels_of(widths=(5, 4), seed=3):
 
 
 def forward(ws, x):
-    """All layers' outputs behind their ReLU, and the scores."""
+    """The outputs of all layers after their ReLU, and the scores."""
     hidden = [x]
     for w in ws[:-1]:
         hidden.append(np.maximum(hidden[-1] @ w, 0))
@@ -46,7 +46,7 @@ def test_inputs_end_with_a_constant_and_scores_scale_with_every_layer(data):
     start, ws = kernels_of()
     x = data.inputs[:9]
     scores = homogeneous.logits_of(start, x)
-    # float32 of a sum of 65.
+    # float32, sums of 65 terms.
     np.testing.assert_allclose(scores, forward(ws, x)[1], rtol=1e-4, atol=1e-5)
     for layer in start:
         scaled = {**start, layer: 2 * start[layer]}
@@ -54,7 +54,7 @@ def test_inputs_end_with_a_constant_and_scores_scale_with_every_layer(data):
 
 
 def test_updates_are_those_of_sgd_with_momentum_on_the_first_inputs(data):
-    # One input to draw from: every batch is that one.
+    # There is only one input to draw, so every batch consists of it.
     start, ws = kernels_of()
     x, y = np.asarray(data.inputs[:1], np.float64), int(data.labels[0])
     speed = [np.zeros_like(w) for w in ws]
@@ -68,29 +68,33 @@ def test_updates_are_those_of_sgd_with_momentum_on_the_first_inputs(data):
         ws = [w - 0.1 * v for w, v in zip(ws, speed, strict=True)]
     stack = lambda x: jnp.asarray(x)[None]  # noqa: E731
     trained = homogeneous.train(
-        jax.tree.map(stack, start),
-        stack(data.labels),
-        stack(1),
-        stack(0),
-        data.inputs.at[1:].set(jnp.nan),
-        0.1,
-        0.9,
-        3,
-        7,
+        homogeneous.Training(
+            jax.tree.map(stack, start),
+            stack(data.labels),
+            stack(1),
+            stack(0),
+            data.inputs.at[1:].set(jnp.nan),
+            0.1,
+            0.9,
+        ),
+        steps=3,
+        batch_size=7,
     )
     for (_, found), w in zip(sorted(trained.items()), ws, strict=True):
         np.testing.assert_allclose(found[0], w, rtol=1e-4, atol=1e-6)
-    # The last of the first five is drawn, too.
+    # The fifth input is drawn, too.
     poisoned = homogeneous.train(
-        jax.tree.map(stack, start),
-        stack(data.labels),
-        stack(5),
-        stack(0),
-        data.inputs.at[4].set(jnp.nan),
-        0.1,
-        0.9,
-        3,
-        7,
+        homogeneous.Training(
+            jax.tree.map(stack, start),
+            stack(data.labels),
+            stack(5),
+            stack(0),
+            data.inputs.at[4].set(jnp.nan),
+            0.1,
+            0.9,
+        ),
+        steps=3,
+        batch_size=7,
     )
     assert np.isnan(poisoned["dense_0"]).any()
 
@@ -98,7 +102,7 @@ def test_updates_are_those_of_sgd_with_momentum_on_the_first_inputs(data):
 def test_random_labels_replace_a_share(data):
     for share in (0.0, 0.5, 1.0):
         labels = homogeneous.randomised(data.labels, share, 0)
-        # One in ten is drawn as it was; four standard deviations of 898.
+        # One in ten draws repeats the old label; four standard deviations of 898.
         changed = np.mean(labels != data.labels)
         assert abs(changed - 0.9 * share) <= 4 * np.sqrt(0.25 * share / 898)
         assert labels.dtype == data.labels.dtype and set(np.asarray(labels)) <= set(
@@ -133,7 +137,7 @@ KICKS = perturbed.Kicks(hidden=(8, 8), size=50, every=3, blocks=(2, 4, 6))
 
 
 def test_noise_comes_in_its_blocks_and_has_the_size_of_the_layers(data):
-    # Without training, weights change by noise alone.
+    # Without training, only noise changes the weights.
     still = dataclasses.replace(KICKS, rate=0.0)
     found = perturbed.perturbed(still, data)
     np.testing.assert_array_equal(found.updates, [3, 6, 9, 12, 15, 18])
@@ -187,13 +191,11 @@ def test_small_runs_are_reported_and_drawn(tmp_path, monkeypatch):
     text = study.report(tmp_path)
     _, trained, wide, _ = kept[0]
     order = [(one.size, one.share, one.stretch) for one in trained]
-    assert order == [
-        *((30, 0, 1), (60, 0, 1), (30, 1, 1), (60, 1, 1), (60, 0, 2)),
-    ]
+    assert order == [(30, 0, 1), (60, 0, 1), (30, 1, 1), (60, 1, 1), (60, 0, 2)]
     assert all(one.training_error == 0 for one in trained)
     true, random, stretched = trained[1], trained[3], trained[4]
     assert true.test_error < 0.4 and random.test_error > 0.8
-    # Before normalisation margins are of one size, after it they are not.
+    # Margins have one size before normalisation, but not after it.
     ratio = lambda key: np.median(getattr(true, key)) / np.median(getattr(random, key))  # noqa: E731
     assert ratio("margins") < 2 < ratio("normalized")
     assert stretched.product > 1.5 * true.product

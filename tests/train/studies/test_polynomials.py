@@ -22,7 +22,7 @@ def slope(fit, w):
 @pytest.mark.parametrize("degree", [4, 30])
 @pytest.mark.parametrize("power", [None, 0.9, 0.5])
 def test_the_course_is_that_of_single_updates(degree, power):
-    # Uniform points: eigenvalues down to 1e-10 and steps of 0.2 times up to 5.
+    # Uniform points have eigenvalues from 1e-10 to 5; steps are 0.2 times as long.
     fit = uniform(degree)
     w = np.random.default_rng(1).normal(size=degree + 1)
     times, noise = np.array([0, 1, 700, 1500]), np.random.default_rng(2)
@@ -37,13 +37,13 @@ def test_the_course_is_that_of_single_updates(degree, power):
     )
     expected = [w]
     for n in range(1, 1501):
-        if n == 2:  # after what was recorded at 1; at 0 and 700 there is none
+        if n == 2:  # after the record at 1; there is no noise at 0 and 700
             w = w + 0.3 * noise.normal(size=(1, degree + 1))[0]
         s = 0 if power is None else (n + 1) ** -power
         w = (1 - s) * (w - 0.2 * slope(fit, w))
         if n in times:
             expected.append(w)
-    # 1,500 roundings of some units.
+    # 1,500 rounding errors of a few units.
     np.testing.assert_allclose(found[:, 0], expected, rtol=1e-9, atol=1e-11)
 
 
@@ -78,11 +78,11 @@ def test_nmgd_is_that_of_the_library():
 
 
 def test_what_perturbations_leave_behind():
-    # Dense: each perturbed solution, moved to the nearest that fits the points.
+    # Dense algebra moves each perturbed solution to the nearest that fits the points.
     fit = study.polynomial(study.chebyshev(9), 39)
     inverse = np.linalg.pinv(fit.features)
     noise = study.NOISE * np.random.default_rng(0).normal(size=(20_000, 40))
-    # Each with its mirror image, so that what is linear in the noise cancels.
+    # Each noise comes with its negative, so that terms linear in it cancel.
     kicked = np.concatenate([noise, -noise]) + inverse @ fit.targets
     settled = kicked - (kicked @ fit.features.T - fit.targets) @ inverse.T
     found = study.measure(fit, np.array([1]), settled[None])
@@ -101,7 +101,7 @@ def test_what_perturbations_leave_behind():
 
 
 def test_smallest_norms_are_those_of_dense_algebra():
-    # Few points, so that float64 is good to some digits, by all monomials.
+    # With few points, float64 gives some correct digits; this uses all monomials.
     points, tests = 6, 10
     x, at = study.chebyshev(points), np.linspace(-1, 1, tests)
     found = study.smallest_norms((3, 5, 9, 21), points, tests)
@@ -115,12 +115,12 @@ def test_smallest_norms_are_those_of_dense_algebra():
 
 
 def test_as_many_monomials_as_points_interpolate():
-    # Condition number 1e14: float64 loses the digits, other algebra and ours do not.
+    # At condition number 1e14 float64 loses the digits; interpolation and we do not.
     x, at = study.chebyshev(40), np.linspace(-1, 1, 50)
     exact = BarycentricInterpolator(x, study.target(x))(at)
     found = study.smallest_norms((39,), 40, 50)
     error = np.mean((exact - study.target(at)) ** 2)
-    # Errors of 1e-6 beside values of 1: nine digits are left.
+    # Errors of 1e-6 of values near 1 leave nine digits.
     np.testing.assert_allclose(found.exact, error, rtol=1e-6)
 
 
@@ -146,7 +146,7 @@ def test_the_paper_s_claims(found, norms):
     np.testing.assert_allclose(walk.norm[-1].mean(), expected, rtol=0.1)
     np.testing.assert_array_equal(walk.norm[-20:].std(axis=0) < 1e-3, True)
     np.testing.assert_allclose(nmgd.norm[-1], least, rtol=0.01)
-    # Best at some number of monomials, then worse; float64 is worse from 52 on.
+    # The error falls, then rises; float64 is worse from 52 monomials on.
     assert np.argmin(norms.exact) in (2, 3) and norms.exact[-1] > 1e-4
     assert norms.exact[2] < 1e-29 and np.all(norms.rounded[1:] > 10 * norms.exact[1:])
 

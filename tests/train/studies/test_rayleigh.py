@@ -5,7 +5,7 @@ import pytest
 
 from train.studies import rayleigh
 
-# A fifth of the steps: decay five times as strong, at half the dimension.
+# A fifth of the steps, with a stronger decay and about half the dimension.
 SMALL = rayleigh.Choices(
     dim=6,
     decay=0.02,
@@ -41,7 +41,7 @@ def test_the_risk_escapes_after_a_decay_unless_the_weights_are_rescaled(rows):
     assert late(plain.risk[:half]) > 1.5 * plain.predicted_risk
     assert plain.risk[half:].min() < 0.65 * plain.predicted_risk
     assert rescaled.risk[half:].min() > 0.75 * plain.predicted_risk
-    # The rescaled angle is in equilibrium from the first record after the decay on.
+    # The rescaled angle is in equilibrium from the first record after the decay.
     end = rescaled.predicted_angle[-1]
     np.testing.assert_allclose(rescaled.angle[half:], end, rtol=0.15)
     assert plain.angle[half] < 0.5 * end
