@@ -1,22 +1,27 @@
-"""Programs that are timed against each other, each in a process of its own."""
+"""Programs that are timed against each other, and the files of their results."""
 
+import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+Row = dict[str, Any]
 
 
 class Arm:
-    """A process that trains whole epochs on request, and what it said at the start.
+    """A process that trains whole epochs on request.
 
-    It gets its settings as a JSON argument and trains one epoch; then it answers each
-    line with a number of epochs on its standard input. An answer is a line of JSON with
-    the seconds, samples and loss.
+    It gets its settings as a JSON argument and trains one epoch. Then it reads numbers
+    of epochs from its standard input, one per line, and answers each with a line of
+    JSON: the seconds, samples and loss.
     """
 
     def __init__(self, name: str, command: list[str], settings: dict[str, Any]):
@@ -56,17 +61,17 @@ def take_turns(
     """Times the arms in turn: A B A B ...
 
     Args:
-        commands: Name of an arm -> how it is started.
-        settings: For all arms, with their ``batch_size``.
-        rounds: Samples of each arm.
-        least_seconds: A sample is as many epochs as take this long.
+        commands: Command that starts each arm, by name.
+        settings: Settings for all arms; ``batch_size`` is one of them.
+        rounds: Number of samples of each arm.
+        least_seconds: Length of a sample; it has as many epochs as take this long.
 
     Returns:
         What is to be recorded: ``samples_per_second`` of each arm and round, their
         ``median``, ``first_epoch_loss``, and the samples themselves.
     """
     arms = {name: Arm(name, command, settings) for name, command in commands.items()}
-    platforms = {arm.first["platform"] for arm in arms.values()}
+    platforms = {arm.first["device"]["platform"] for arm in arms.values()}
     if len(platforms) > 1:
         sys.exit("JAX and PyTorch would run on different devices; see --device.")
     epochs = {
@@ -99,63 +104,55 @@ def take_turns(
     } | about
 
 
-def ratio(row: dict[str, Any], one: str, other: str) -> list[float]:
-    """Of the speeds of two arms, round by round: median, least and most."""
+def ratio(row: Row, one: str, other: str) -> list[float]:
+    """Median, least and most of the ratios of two arms' speeds, round by round."""
     rates = row["samples_per_second"]
     ratios = [a / b for a, b in zip(rates[one], rates[other], strict=True)]
     return [round(f(ratios), 3) for f in (statistics.median, min, max)]
 
 
-def cores(row: dict[str, Any]) -> str:
-    """What a row of `take_turns` was measured on."""
-    return f"{row['device']}, {row['threads']} of {row['cores']} CPU cores"
+# ------------------------------------------------------------------------- options
 
 
-def table(
-    introduction: str,
-    columns: str,
-    rows: list[dict[str, Any]],
-    cells: Callable[[dict[str, Any]], list[str]],
-    machine: Callable[[dict[str, Any]], str],
-) -> str:
-    """A Markdown table of all rows, a section per device, versions and commit.
+def add_options(parser: argparse.ArgumentParser, table: "Table", rounds: int) -> None:
+    """Adds the options of a benchmark that compares JAX with PyTorch.
 
     Args:
-        introduction: What stands before it.
-        columns: Headers, with bars between them.
-        rows: Of the JSON file.
-        cells: Gives the cells of a row.
-        machine: Gives what a row was measured on, in words.
+        parser: Parser of the benchmark's options.
+        table: Its results, for the default of ``--out``.
+        rounds: Default of ``--rounds``.
     """
-    lines, seen = [introduction], ""
-    for row in rows:
-        versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
-        head = f"{machine(row)}; {versions}; commit {row['commit']}, {row['date']}"
-        if head != seen:
-            seen = head
-            lines += ["", f"## {head}", "", f"| {columns} |"]
-            lines += ["|---" * len(columns.split("|")) + "|"]
-        lines += ["| " + " | ".join(cells(row)) + " |"]
-    return "\n".join(lines) + "\n"
+    cores = len(os.sched_getaffinity(0))
+    add = parser.add_argument
+    add("--rounds", type=int, default=rounds, help="samples of each arm")
+    add("--torch-python", default=sys.executable, help="interpreter that has PyTorch")
+    add("--jax-only", action="store_true", help="leave out the PyTorch arm")
+    add("--device", help="PyTorch's device (default: cuda if there is one)")
+    add("--threads", type=int, default=cores, help="CPU cores for each arm")
+    add("--out", type=pathlib.Path, default=table.file, help="a JSONL file")
 
 
-def write(
-    file: pathlib.Path,
-    rows: list[dict[str, Any]],
-    row: dict[str, Any],
-    key: tuple[str, ...],
-) -> list[dict[str, Any]]:
-    """Adds a row to a JSON file of rows; one that agrees with it in the key goes.
+def prepare(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, program: pathlib.Path
+) -> dict[str, list[str]]:
+    """Sets the cores and the memory of the arms that are started from here on.
+
+    Args:
+        parser: Parser of the options; it ends the program if there is no PyTorch.
+        options: Parsed options, with those of `add_options`.
+        program: File of the PyTorch arm.
 
     Returns:
-        All rows, sorted by the key.
+        The command of the PyTorch arm by its name, or nothing with ``--jax-only``.
     """
-    rows = [old for old in rows if any(old[k] != row[k] for k in key)] + [row]
-    rows.sort(key=lambda row: [row[k] for k in key])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    file.write_text(f"[\n{lines}\n]\n")
-    return rows
+    python = options.torch_python
+    if not options.jax_only and not has_torch(python):
+        parser.error(f"{python} has no PyTorch; give --torch-python or --jax-only")
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[: options.threads])  # The arms inherit it.
+    # Processes share a GPU: none may claim most of its memory at the start.
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    return {} if options.jax_only else {"pytorch": [python, str(program)]}
 
 
 def has_torch(python: str) -> bool:
@@ -165,3 +162,85 @@ def has_torch(python: str) -> bool:
     except OSError:
         return False
     return probe.returncode == 0
+
+
+# ------------------------------------------------------------------------- results
+
+
+def device(row: Row) -> str:
+    """Name of the device that a row was measured on."""
+    kind, processor = row["device"], row["processor"]
+    return processor["name"] if kind["platform"] == "cpu" else kind["kind"]
+
+
+def cores(row: Row) -> str:
+    """The device and the cores that a row of `take_turns` was measured on."""
+    processor = row["processor"]["cores"]
+    return f"{device(row)}, {row['threads']} of {processor} CPU cores"
+
+
+class Table(NamedTuple):
+    """A file of rows, and the Markdown table that is made of it.
+
+    Attributes:
+        name: Name of the files in `RESULTS`.
+        introduction: Text before the table.
+        columns: Headers, with bars between them.
+        cells: ``row -> `` its cells.
+        machine: ``row -> `` what it was measured on, in words.
+        key: Entries that two rows share if one replaces the other.
+    """
+
+    name: str
+    introduction: str
+    columns: str
+    cells: Callable[[Row], list[str]]
+    machine: Callable[[Row], str]
+    key: Sequence[str]
+
+    @property
+    def file(self) -> pathlib.Path:
+        return RESULTS / f"{self.name}.jsonl"
+
+    def text(self, rows: Sequence[Row]) -> str:
+        """The table of all rows, with a section for each machine and version."""
+        lines, seen = [self.introduction], ""
+        for row in rows:
+            versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
+            head = f"{self.machine(row)}; {versions}"
+            head += f"; commit {row['commit']}, {row['date']}"
+            if head != seen:
+                seen = head
+                lines += ["", f"## {head}", "", f"| {self.columns} |"]
+                lines += ["|---" * len(self.columns.split("|")) + "|"]
+            lines += ["| " + " | ".join(self.cells(row)) + " |"]
+        return "\n".join(lines) + "\n"
+
+    def add(self, file: pathlib.Path, row: Row) -> None:
+        """Adds a row to a file, in the place of one with the same key.
+
+        Args:
+            file: Path of the rows; the table goes beside it.
+            row: Result to add.
+        """
+
+        def place(row: Row) -> list[Any]:
+            values = [row[name] for name in self.key]
+            # Numbers are compared as numbers, and everything else as text.
+            return [
+                value if isinstance(value, int) else json.dumps(value, sort_keys=True)
+                for value in values
+            ]
+
+        rows = [old for old in read(file) if place(old) != place(row)] + [row]
+        rows.sort(key=place)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        file.with_suffix(".md").write_text(self.text(rows))
+
+
+def read(file: pathlib.Path) -> list[Row]:
+    """The rows of a file of results; none if there is no such file."""
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines()]

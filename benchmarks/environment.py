@@ -1,10 +1,7 @@
 """What a benchmark row says about the machine and the code: no paths, no host names."""
 
 import datetime
-import importlib.metadata
-import os
 import pathlib
-import platform
 import subprocess
 import time
 from typing import Any
@@ -13,28 +10,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-import lawn_optax
-from train.runs.records import processor_name
+from train.runs import records
 
 
 def describe() -> dict[str, Any]:
-    """Names the device, the processor, the versions and the commit."""
-    device = jax.devices()[0]
-    versions = {p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "optax")}
-    versions |= {"python": platform.python_version()}
-    return {
-        "platform": device.platform,
-        "device": processor_name() if device.platform == "cpu" else device.device_kind,
-        "cpu": processor_name(),
-        "cores": os.cpu_count(),
-        "versions": versions | {"lawn_optax": lawn_optax.__version__},
+    """Versions, device and processor as a run records them, with commit and date."""
+    return records.environment() | {
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
     }
 
 
 def commit() -> str | None:
-    """Short hash of the checkout, "+" behind it if files differ from it."""
+    """Short hash of the checkout, followed by "+" if files differ from it."""
     command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
     here = pathlib.Path(__file__).parent
     try:

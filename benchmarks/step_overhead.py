@@ -5,19 +5,19 @@ Run from the repository root::
     python -m benchmarks.step_overhead
     python -m benchmarks.step_overhead --trees resnet50 --cases adam --rounds 5
 
-Every case compares three arms: the base optimizer, LAWN, and `optax.lamb`. One sample
-is a compiled `lax.fori_loop` of `--iterations` steps; samples are taken in turn
-(A B C A B C ...), so that a machine that slows down slows all three, and ratios are
-taken round by round. The case `noise` has `optax.adam` in both places: its ratio shows
-what the harness itself cannot tell from 1.
+Every case compares three arms: the base optimizer, LAWN, and `optax.lamb`. A sample is
+a compiled `lax.fori_loop` of `--iterations` steps. Samples are taken in turn (A B C A B
+C ...), so that a machine that slows down slows all three, and ratios are taken round by
+round. The case `noise` has `optax.adam` in both places: its ratio shows what the
+harness itself cannot tell from 1.
 
 Each arm lives in its own process. In one process the arms share an allocator, and what
 the others hold decides which temporaries are fresh pages: with 8 iterations a call,
 beside other large cases, the same code read 1.38 instead of 1.02. The parent process
-runs one arm at a time; the others wait, their memory in place.
+runs one arm at a time; the others wait, with their memory in place.
 
-Results go to `results/step_overhead.json` and `.md`; a run replaces the rows of its own
-device, trees and cases and keeps the others.
+Results go to `results/step_overhead.jsonl` and `.md`. A run replaces the rows of its
+own device, trees and cases and keeps the others.
 """
 
 import argparse
@@ -31,7 +31,7 @@ import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -42,8 +42,7 @@ import optax
 from jax import lax
 
 import lawn_optax as lawn
-from benchmarks import environment, trees
-from benchmarks.arms import table
+from benchmarks import arms, environment, parameters
 
 # So small that thousands of steps along one gradient do not bring the weights to rest.
 RATE = 1e-6
@@ -53,28 +52,8 @@ SWITCH = 8
 # A sample shorter than this is repeated back to back before the clock is read.
 MIN_SECONDS = 0.3
 
-ARMS: dict[str, Callable[[], optax.GradientTransformation]] = {
-    "optax.sgd": lambda: optax.sgd(RATE, momentum=0.9),
-    "optax.adam": lambda: optax.adam(RATE),
-    "optax.lamb": lambda: optax.lamb(RATE),
-    "lawn.sgd": lambda: lawn.sgd(RATE, momentum=0.9, switch_step=SWITCH),
-    "lawn.adam": lambda: lawn.adam(RATE, switch_step=SWITCH),
-    "lawn.wrap": lambda: lawn.wrap(optax.adam(RATE), switch_step=SWITCH),
-    "lawn.lamb": lambda: lawn.lamb(RATE, switch_step=SWITCH),
-}
-
-ROLES = ("base", "lawn", "lamb")
-# case: (base optimizer, what is measured); `optax.lamb` is the third arm of each.
-CASES = {
-    "noise": ("optax.adam", "optax.adam"),
-    "adam": ("optax.adam", "lawn.adam"),
-    "wrap": ("optax.adam", "lawn.wrap"),
-    "sgd": ("optax.sgd", "lawn.sgd"),
-    "lamb": ("optax.lamb", "lawn.lamb"),
-}
-
-# The floor: reads and writes of one parameter-sized array per step, counted between
-# points where a norm or an inner product must be known before anything else can go on.
+# Each optimizer with the fewest reads and writes of a parameter-sized array per step,
+# counted between points where a norm or an inner product must be known to go on.
 # g gradient, w weights, t trace, m and v moments, u update, r LAMB's direction.
 #   optax.sgd   read g t w, write t w                                            5
 #   optax.adam  read g m v w, write m v w                                        7
@@ -84,15 +63,25 @@ CASES = {
 #   lawn.sgd    2; read g w t, write t (u is a multiple of t); read t w, write w 9
 #   lawn.adam   2; read g w m v, write m v u; read u w, write w                 12
 #   lawn.lamb   2; read g w m v, write m v r; read r w, write w                 12
-# Computing u again from m and v costs as much as writing and reading it.
-PASSES = {
-    "optax.sgd": 5,
-    "optax.adam": 7,
-    "optax.lamb": 10,
-    "lawn.sgd": 9,
-    "lawn.adam": 12,
-    "lawn.wrap": 12,
-    "lawn.lamb": 12,
+# To compute u again from m and v would cost as much as to write and read it.
+OPTIMIZERS: dict[str, tuple[Callable[[], optax.GradientTransformation], int]] = {
+    "optax.sgd": (lambda: optax.sgd(RATE, momentum=0.9), 5),
+    "optax.adam": (lambda: optax.adam(RATE), 7),
+    "optax.lamb": (lambda: optax.lamb(RATE), 10),
+    "lawn.sgd": (lambda: lawn.sgd(RATE, momentum=0.9, switch_step=SWITCH), 9),
+    "lawn.adam": (lambda: lawn.adam(RATE, switch_step=SWITCH), 12),
+    "lawn.wrap": (lambda: lawn.wrap(optax.adam(RATE), switch_step=SWITCH), 12),
+    "lawn.lamb": (lambda: lawn.lamb(RATE, switch_step=SWITCH), 12),
+}
+
+ROLES = ("base", "lawn", "lamb")
+# Base optimizer and measured optimizer of each case; `optax.lamb` is the third arm.
+CASES = {
+    "noise": ("optax.adam", "optax.adam"),
+    "adam": ("optax.adam", "lawn.adam"),
+    "wrap": ("optax.adam", "lawn.wrap"),
+    "sgd": ("optax.sgd", "lawn.sgd"),
+    "lamb": ("optax.lamb", "lawn.lamb"),
 }
 
 
@@ -115,32 +104,35 @@ def steps(tx: optax.GradientTransformation, iterations: int) -> Callable[..., An
 
 
 def serve(pipe: Connection, tree: str, arm: str, iterations: int) -> None:
-    """Process of one arm: compiles, takes the untimed call, then one sample a request.
+    """Runs in the process of one arm: compiles, warms up, and takes samples on request.
 
-    Receives how many calls a sample has (0 ends); sends the seconds and the seconds of
-    processor time per step.
+    A request is the number of calls of a sample, and 0 ends the process. The answer is
+    the seconds and the seconds of processor time per step.
     """
     events: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: events.append(event)
     )
     jax.config.update("jax_enable_compilation_cache", False)
-    tx = ARMS[arm]()
-    params = trees.make(tree, seed=0, start=True)
+    tx = OPTIMIZERS[arm][0]()
+    params = parameters.make_tree(tree, seed=0, start=True)
     # With the weights added, an unconstrained step would shrink them visibly.
-    grads = jax.tree.map(jnp.add, params, trees.make(tree, seed=1, start=False))
+    grads = jax.tree.map(
+        jnp.add, params, parameters.make_tree(tree, seed=1, start=False)
+    )
     state = jax.jit(tx.init)(params)
     begin = time.perf_counter()
     program = jax.jit(steps(tx, iterations), donate_argnums=(0, 1))
     compiled = program.lower(params, state, grads).compile()
     compile_seconds = time.perf_counter() - begin
-    cost: Any = compiled.cost_analysis()  # counts the body of a loop once
-    moved = cost["bytes accessed"] / (4 * trees.COUNTS[tree][1])
+    cost: Any = compiled.cost_analysis()  # It counts the body of a loop once.
+    moved = cost["bytes accessed"] / (4 * parameters.count(tree)[1])
 
-    params, state, _ = compiled(params, state, grads)  # past the switch, pages touched
+    # The untimed call goes past the switch and touches every page.
+    params, state, _ = compiled(params, state, grads)
     constrained = arm.startswith("lawn.")
     assert not constrained or lawn.logit_scale(state, 0.5) == 0.5, f"{arm} is free"
-    norms, count = module_norms(params), len(events)
+    norms, known = module_norms(params), len(events)
     pipe.send((compile_seconds, moved))
     while calls := pipe.recv():
         begin, cpu_begin = time.perf_counter(), time.process_time()
@@ -149,14 +141,14 @@ def serve(pipe: Connection, tree: str, arm: str, iterations: int) -> None:
         jax.block_until_ready((params, state))
         seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu_begin
         pipe.send((seconds / (calls * iterations), cpu / (calls * iterations)))
-    assert len(events) == count, f"{arm} compiled again: {events[count:]}"
+    assert len(events) == known, f"{arm} compiled again: {events[known:]}"
     after = module_norms(params)
     assert np.isfinite(after).all(), f"{arm} left finite numbers"
     assert np.allclose(after, norms, rtol=1e-5, atol=0) == constrained, f"{arm}: norms"
 
 
 def module_norms(params: Any) -> np.ndarray:
-    """Norm of each module's leaves together, computed apart from the library."""
+    """The norm of all leaves of each module, computed apart from the library."""
     squares: dict[Any, float] = collections.defaultdict(float)
     for path, leaf in jax.tree.leaves_with_path(params):
         squares[path[:-1]] += float(np.square(np.asarray(leaf, np.float64)).sum())
@@ -164,7 +156,7 @@ def module_norms(params: Any) -> np.ndarray:
 
 
 def send_environment(pipe: Connection) -> None:
-    """Process that looks at the device and leaves it free again."""
+    """Runs in a process of its own, so that the device is free again afterwards."""
     pipe.send(environment.describe() | {"copy_gb_per_s": environment.copy_bandwidth()})
 
 
@@ -172,20 +164,20 @@ def start(target: Callable[..., None], *args: Any) -> tuple[Any, Any]:
     """Starts `target` in a fresh process, with a pipe as its first argument."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    # daemon: ends with the parent, also when that fails.
+    # A daemon ends with its parent, even if that fails.
     process = context.Process(target=target, args=(there, *args), daemon=True)
     process.start()
-    there.close()  # else the death of the process would not end a recv()
+    there.close()  # Otherwise the death of the process would not end a recv().
     return process, here
 
 
 def measure(
-    tree: str, case: str, rounds: int, iterations: int, machine: dict[str, Any]
-) -> dict[str, Any]:
+    tree: str, case: str, rounds: int, iterations: int, about: arms.Row
+) -> arms.Row:
     """Times the three arms of a case in turn; returns the row of results."""
-    arms = dict(zip(ROLES, (*CASES[case], "optax.lamb"), strict=True))
+    names = dict(zip(ROLES, (*CASES[case], "optax.lamb"), strict=True))
     workers, compile_s, compiled_passes = {}, {}, {}
-    for role, arm in arms.items():  # one after the other: compile times are undisturbed
+    for role, arm in names.items():  # One at a time, so that compile times are true.
         workers[role] = start(serve, tree, arm, iterations)
         seconds, passes = workers[role][1].recv()
         compile_s[role], compiled_passes[role] = round(seconds, 2), round(passes, 1)
@@ -195,16 +187,16 @@ def measure(
         pipe.send(calls)
         return [round(1e3 * seconds, 4) for seconds in pipe.recv()]
 
-    warm = min(sample(role, 1)[0] for role in arms)
+    warm = min(sample(role, 1)[0] for role in names)
     calls = math.ceil(MIN_SECONDS / (1e-3 * warm * iterations))
-    ms: dict[str, list[float]] = {role: [] for role in arms}
-    cpu_ms: dict[str, list[float]] = {role: [] for role in arms}
+    ms: dict[str, list[float]] = {role: [] for role in names}
+    cpu_ms: dict[str, list[float]] = {role: [] for role in names}
     for done in range(rounds):
-        for role in arms:
+        for role in names:
             wall, cpu = sample(role, calls)
             ms[role].append(wall)
             cpu_ms[role].append(cpu)
-        times = "  ".join(f"{arms[role]} {ms[role][-1]:.3g}" for role in arms)
+        times = "  ".join(f"{names[role]} {ms[role][-1]:.3g}" for role in names)
         print(f"{tree} {case} {done + 1}/{rounds}, ms per step: {times}", flush=True)
     for process, pipe in workers.values():
         pipe.send(0)
@@ -216,23 +208,23 @@ def measure(
         ratios = [a / b for a, b in zip(times["lawn"], times[other], strict=True)]
         return [round(f(ratios), 3) for f in (statistics.median, min, max)]
 
-    leaves, parameters = trees.COUNTS[tree]
-    median = {role: round(statistics.median(ms[role]), 4) for role in arms}
-    passes = {role: PASSES[arm] for role, arm in arms.items()}
-    megabytes_per_pass, bandwidth = 4e-6 * parameters, machine["copy_gb_per_s"]
+    leaves, elements = parameters.count(tree)
+    median = {role: round(statistics.median(ms[role]), 4) for role in names}
+    passes = {role: OPTIMIZERS[arm][1] for role, arm in names.items()}
+    megabytes_per_pass, bandwidth = 4e-6 * elements, about["copy_gb_per_s"]
     return {
         "tree": tree,
         "leaves": leaves,
-        "parameters": parameters,
+        "parameters": elements,
         "case": case,
-        "arms": arms,
+        "arms": names,
         "rounds": rounds,
         "steps_per_sample": calls * iterations,
         "ms": ms,
         "median_ms": median,
         "ratio_to_base": ratio(ms, "base"),
         "ratio_to_lamb": ratio(ms, "lamb"),
-        "cpu_ms": cpu_ms,  # means something on a CPU alone
+        "cpu_ms": cpu_ms,  # Meaningful on a CPU only.
         "cpu_ratio_to_base": ratio(cpu_ms, "base"),
         "cpu_ratio_to_lamb": ratio(cpu_ms, "lamb"),
         "compile_s": compile_s,
@@ -240,31 +232,50 @@ def measure(
         "compiled_passes": compiled_passes,
         "bandwidth_share": {
             role: round(megabytes_per_pass * passes[role] / median[role] / bandwidth, 3)
-            for role in arms
+            for role in names
         },
         "command": f"python -m benchmarks.step_overhead --trees {tree} --cases {case} "
         f"--rounds {rounds} --iterations {iterations}",
-    } | machine
+    } | about
 
 
 INTRODUCTION = """# Cost of a constrained step
 
-Written by `python -m benchmarks.step_overhead`; `README.md` one folder up explains the
-columns. In brackets: the smallest and largest ratio of a round; the base optimizer and
-`optax.lamb`."""
+Written by `python -m benchmarks.step_overhead`, whose docstring says what is timed: an
+optimizer step (update and `apply_updates`, without a model) after the switch.
+
+- **tree**: the parameters of `models.NCF` at MovieLens-1M sizes (8 leaves, 1,288,705
+  parameters), `models.VGG19` (50, 20,035,018), `models.ResNet50` (161, 25,557,032), or
+  `large`, four leaves of 5000 x 5000, which by default is measured on a GPU only. The
+  rows `vgg19-biases` (66, 20,040,522) are older: they have biases in the convolutions,
+  which `models.VGG19` has not.
+- **ms**: median over the rounds, per step. Brackets hold the base optimizer and
+  `optax.lamb`; behind a ratio, the smallest and the largest one of a round.
+- **/ base**, **/ optax.lamb**: median of the ratios taken round by round.
+- **same in CPU time**: both ratios with processor time in the place of wall time (on a
+  CPU only). It is steadier on a machine that others use, and does not see idle cores.
+- **compile s**: time to lower and compile the loop around the step.
+- **passes**: reads and writes of a parameter-sized array that the step cannot do
+  without, derived in the script.
+- **compiled passes**: the same count for the program that XLA made, by its own cost
+  analysis. On a CPU it is larger, since XLA gives a fusion one output there: Adam's two
+  moments are two loops that both read the gradient.
+- **bandwidth**: traffic of the passes over the measured time, as a share of the
+  measured bandwidth of copying (a 400 MB array). Trees that fit into the cache, such as
+  `ncf`, can exceed 100%."""
 COLUMNS = (
     "tree | optimizer | ms | / base | / optax.lamb | same in CPU time | rounds | "
     "compile s | passes | compiled passes | bandwidth"
 )
 
 
-def machine(row: dict[str, Any]) -> str:
-    """What a row was measured on."""
+def machine(row: arms.Row) -> str:
+    """What a row was measured on, in words."""
     bandwidth = f"copy {row['copy_gb_per_s']} GB/s"
-    return f"{row['device']}, {row['cores']} CPU cores, {bandwidth}"
+    return f"{arms.device(row)}, {row['processor']['cores']} CPU cores, {bandwidth}"
 
 
-def cells(row: dict[str, Any]) -> list[str]:
+def cells(row: arms.Row) -> list[str]:
     """A row of the table."""
     three = "{lawn} ({base}, {lamb})"
     ratios = "{:.3f} ({:.3f}, {:.3f})"
@@ -276,7 +287,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         "{lawn:.3g} ({base:.3g}, {lamb:.3g})".format(**row["median_ms"]),
         ratios.format(*row["ratio_to_base"]),
         ratios.format(*row["ratio_to_lamb"]),
-        cpu if row["platform"] == "cpu" else "–",
+        cpu if row["device"]["platform"] == "cpu" else "–",
         str(row["rounds"]),
         three.format(**row["compile_s"]),
         three.format(**row["passes"]),
@@ -285,45 +296,53 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def main() -> None:
+TABLE = arms.Table(
+    "step_overhead",
+    INTRODUCTION,
+    COLUMNS,
+    cells,
+    machine,
+    key=("device", "processor", "parameters", "case"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measures the chosen trees and cases, and rewrites the result files."""
     parser = argparse.ArgumentParser(
         description="Times constrained steps beside the base optimizer and optax.lamb."
     )
-    results = pathlib.Path(__file__).parent / "results" / "step_overhead.json"
-    parser.add_argument("--trees", nargs="+", choices=trees.SHAPES)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--iterations", type=int, default=24, help="steps a call")
-    parser.add_argument("--out", type=pathlib.Path, default=results, help="a JSON file")
-    options = parser.parse_args()
+    add = parser.add_argument
+    add(
+        "--trees",
+        nargs="+",
+        choices=parameters.TREES,
+        help="default: all, large on a GPU only",
+    )
+    add("--cases", nargs="+", choices=CASES, default=list(CASES))
+    add("--rounds", type=int, default=9, help="samples of each arm")
+    add("--iterations", type=int, default=24, help=f"steps a call, over {SWITCH}")
+    add("--out", type=pathlib.Path, default=TABLE.file, help="a JSONL file")
+    options = parser.parse_args(arguments)
+    if options.iterations <= SWITCH:
+        parser.error(f"--iterations must be above {SWITCH}, the free steps")
     # Several processes share a GPU: none may claim most of its memory at the start.
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     process, pipe = start(send_environment)
-    machine = pipe.recv()
+    about = pipe.recv()
     process.join()
-    print(json.dumps(machine), flush=True)
+    print(json.dumps(about), flush=True)
     names = options.trees or ["ncf", "vgg19", "resnet50"]
-    if not options.trees and machine["platform"] != "cpu":
+    if not options.trees and about["device"]["platform"] != "cpu":
         names.append("large")
-
-    rows = json.loads(options.out.read_text()) if options.out.exists() else []
     for tree, case in itertools.product(names, options.cases):
-        row = measure(tree, case, options.rounds, options.iterations, machine)
+        row = measure(tree, case, options.rounds, options.iterations, about)
         print(
             f"{tree} {case}: / base {row['ratio_to_base']}, "
             f"/ optax.lamb {row['ratio_to_lamb']} (median, min, max); in CPU time "
             f"{row['cpu_ratio_to_base']}, {row['cpu_ratio_to_lamb']}",
             flush=True,
         )
-        key = ("device", "parameters", "case")
-        rows = [old for old in rows if any(old[k] != row[k] for k in key)] + [row]
-        rows.sort(key=lambda row: [row[k] for k in key])
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        lines = ",\n".join(json.dumps(row) for row in rows)
-        options.out.write_text(f"[\n{lines}\n]\n")
-        text = table(INTRODUCTION, COLUMNS, rows, cells, machine)
-        options.out.with_suffix(".md").write_text(text)
+        TABLE.add(options.out, row)
     print(f"wrote {options.out.name} and {options.out.with_suffix('.md').name}")
 
 

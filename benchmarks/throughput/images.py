@@ -6,29 +6,30 @@ Run from the repository root::
     python -m benchmarks.throughput.images --model vgg19 --dtype bfloat16 \\
         --batch-size 4000 --images 50000 --torch-python PATH          # on a GPU
 
-All arms do the same work: images as bytes in the device's memory, in random order;
-random crops and mirror images; the mean subtracted; cross entropy; Adam. The JAX arms
-(`image_jax`) are the steps of `python -m train image`, with ``adam`` and with
-``adam-lawn``, which is constrained from the first update on: what the one takes longer
-is LAWN's share of a training step. The PyTorch arm (`image_pytorch`) is a plain loop in
-channels-last layout with fused Adam, and autocast for bfloat16.
+All arms do the same work: they take images as bytes from the device's memory, in random
+order, make random crops and mirror images, subtract the mean, and train with cross
+entropy and Adam. The JAX arms (`images_jax`) are the steps of `python -m train image`,
+with ``adam`` and with ``adam-lawn``, which is constrained from the first update on. The
+time by which the second one is slower is LAWN's share of a training step. The PyTorch
+arm (`images_pytorch`) is a plain loop in channels-last layout with fused Adam, and with
+autocast for bfloat16.
 
-Each arm lives in its own process; one runs at a time, in turn, on the same cores, and
-ratios are taken round by round. A sample is whole epochs of ``--images`` made-up images
-(a real epoch has 50,000); compilation and the first epoch are not in it. The loss of
-the first epoch is reported for all, so that it shows if one trains something else.
+Each arm lives in its own process. One of them runs at a time, in turn, on the same
+cores, and ratios are taken round by round. A sample is whole epochs of ``--images``
+made-up images (a real epoch has 50,000), without compilation and the first epoch. The
+loss of the first epoch is reported for all arms: it would show that one of them trains
+something else.
 
-Results go to `results/image_throughput.json` and `.md`; a run replaces the row of its
+Results go to `results/throughput-images.jsonl` and `.md`. A run replaces the row of its
 own device, model and batch size and keeps the others.
 """
 
 import argparse
-import json
-import os
 import pathlib
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,6 @@ from benchmarks import arms
 
 RATE = 1e-3
 MIN_SECONDS = 1.0
-# What makes two rows results of the same thing.
-KEY = ("device", "threads", "model", "dtype", "batch_size", "samples_per_epoch")
 
 
 def synthetic(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,10 +52,10 @@ def synthetic(count: int) -> tuple[np.ndarray, np.ndarray]:
 INTRODUCTION = """# Training images per second on CIFAR's sizes
 
 Written by `python -m benchmarks.throughput.images`, whose docstring says what is timed.
-Images per second, median of the rounds, in brackets the least and the most; ratio:
-JAX / PyTorch, both with Adam, round by round; LAWN's share: of the time of a training
-step with Adam-LAWN, what it takes longer than with Adam, round by round, in brackets
-the 95 % interval of the median (bootstrap)."""
+Speeds are images per second: the median of the rounds, and in brackets the least and
+the most. The ratio is JAX / PyTorch, both with Adam, round by round. LAWN's share is
+the part of a training step with Adam-LAWN by which it is longer than one with Adam,
+round by round, and in brackets the 95% interval of the median (bootstrap)."""
 COLUMNS = (
     "model | batch | Adam | Adam-LAWN | LAWN's share % | PyTorch Adam | ratio"
     " | s per 50,000 images | loss of epoch 1, Adam / Adam-LAWN / PyTorch | rounds"
@@ -99,42 +98,42 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def main() -> None:
+TABLE = arms.Table(
+    "throughput-images",
+    INTRODUCTION,
+    COLUMNS,
+    cells,
+    arms.cores,
+    key=(
+        "device",
+        "processor",
+        "threads",
+        "model",
+        "dtype",
+        "batch_size",
+        "samples_per_epoch",
+    ),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measures one model at one batch size, and rewrites the result files."""
     parser = argparse.ArgumentParser(
         description="Times image training with Adam, Adam-LAWN and a PyTorch loop."
     )
-    results = pathlib.Path(__file__).parents[1] / "results" / "image_throughput.json"
-    cores = sorted(os.sched_getaffinity(0))
     add = parser.add_argument
     add("--model", choices=("cnn", "vgg19"), default="cnn")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     add("--batch-size", type=int, default=256)
-    add("--images", type=int, default=5_120, help="per epoch")
-    add("--rounds", type=int, default=5)
-    add("--torch-python", default=sys.executable, help="interpreter that has PyTorch")
-    add("--jax-only", action="store_true", help="without the PyTorch arm")
-    add("--device", help="of PyTorch, such as cuda (default: cuda if there is one)")
-    add("--threads", type=int, default=len(cores), help="CPU cores for each arm")
-    add("--out", type=pathlib.Path, default=results, help="a JSON file")
-    options = parser.parse_args()
+    add("--images", type=int, default=5_120, help="images per epoch")
+    arms.add_options(parser, TABLE, rounds=5)
+    options = parser.parse_args(arguments)
     if options.batch_size > options.images:
         parser.error("--images must be at least --batch-size")
+    torch = pathlib.Path(__file__).with_name("images_pytorch.py")
     ours = [sys.executable, "-m", "benchmarks.throughput.images_jax"]
     commands = {"jax": [*ours, "adam"], "adam-lawn": [*ours, "adam-lawn"]}
-    if not options.jax_only:
-        if not arms.has_torch(options.torch_python):
-            parser.error(
-                f"{options.torch_python} has no PyTorch; give --torch-python or"
-                " --jax-only"
-            )
-        file = str(pathlib.Path(__file__).with_name("images_pytorch.py"))
-        commands["pytorch"] = [options.torch_python, file]
-    os.sched_setaffinity(0, cores[: options.threads])  # the arms inherit it
-    # Processes share a GPU: none may claim most of its memory at the start.
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-
-    rows = json.loads(options.out.read_text()) if options.out.exists() else []
+    commands |= arms.prepare(parser, options, torch)
     with tempfile.TemporaryDirectory() as folder:
         images, labels = synthetic(options.images)
         np.savez(f"{folder}/images.npz", images=images, labels=labels)
@@ -145,9 +144,7 @@ def main() -> None:
     row |= {"model": options.model, "dtype": options.dtype}
     if "pytorch" in commands:
         row["ratio"] = arms.ratio(row, "jax", "pytorch")
-    rows = arms.write(options.out, rows, row, KEY)
-    text = arms.table(INTRODUCTION, COLUMNS, rows, cells, arms.cores)
-    options.out.with_suffix(".md").write_text(text)
+    TABLE.add(options.out, row)
     print(f"wrote {options.out.name} and {options.out.with_suffix('.md').name}")
 
 

@@ -34,9 +34,9 @@ def main() -> None:
             batch_size=settings["batch_size"],
             learning_rate=settings["rate"],
             clip_norm=None,
-            free_epochs=0.0,  # constrained from the first update on
+            free_epochs=0.0,  # Constrained from the first update on.
             warmup_epochs=0.0,
-            epochs=1_000_000,  # so that the rate stays what it is
+            epochs=1_000_000,  # So long that the rate stays the same.
         )
     )
     devices = Devices(limit=1)
@@ -58,7 +58,7 @@ def main() -> None:
         samples = number * programs.epoch_size
         return {"seconds": seconds, "samples": samples, "loss": loss}
 
-    compiled = train(0)  # no epochs: compiles
+    compiled = train(0)  # Without epochs, it only compiles.
     first = train(1)
     about = {"compile_seconds": compiled["seconds"]} | environment.describe()
     print(json.dumps(first | about), flush=True)

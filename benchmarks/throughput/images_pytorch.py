@@ -19,14 +19,14 @@ PADDING = 4
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
-    """Convolution of 3x3, batch norm, ReLU."""
+    """A 3x3 convolution, batch norm and ReLU."""
     conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
 def make_model(name: str) -> nn.Module:
-    """The networks `cnn` and `vgg19` of the project."""
+    """The project's network `cnn` or `vgg19`."""
     layers, inputs = [], 3
     if name == "cnn":
         for outputs, stride in ((24, 2), (32, 2), (64, 2), (64, 1)):
@@ -44,7 +44,7 @@ def make_model(name: str) -> nn.Module:
 
 
 def augment(images: torch.Tensor) -> torch.Tensor:
-    """Random crops with a black border, and mirror images, of bytes [b, 3, n, n]."""
+    """Crops bytes [b, 3, n, n] at random with a black border, and mirrors half."""
     count, channels, side, _ = images.shape
     border = nn.functional.pad(images, [PADDING] * 4)
     device = images.device
@@ -65,7 +65,7 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     torch.manual_seed(0)
     torch.set_num_threads(settings["threads"])
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as in JAX by default
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as JAX.
     torch.backends.cudnn.benchmark = True
     device = settings["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     platform = "gpu" if device.startswith("cuda") else "cpu"
@@ -95,14 +95,17 @@ def main() -> None:
             loss.backward()
             optimizer.step()
             total += loss.detach()
-        loss = total.item() / len(batches)  # waits for the device
+        loss = total.item() / len(batches)  # This waits for the device.
         seconds = time.perf_counter() - began
         samples = size * len(batches)
         return {"seconds": seconds, "samples": samples, "loss": loss}
 
     first = train_epoch()
     versions = {"torch": torch.__version__}
-    print(json.dumps(first | {"platform": platform, "versions": versions}), flush=True)
+    print(
+        json.dumps(first | {"device": {"platform": platform}, "versions": versions}),
+        flush=True,
+    )
     for line in sys.stdin:
         done = [train_epoch() for _ in range(int(line))]
         sums = {k: sum(one[k] for one in done) for k in ("seconds", "samples")}

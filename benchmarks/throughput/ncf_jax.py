@@ -50,12 +50,12 @@ def main() -> None:
         began = time.perf_counter()
         ends = np.int32(done), np.int32(done + number)
         state, loss = advance(state, trial, data, *ends)
-        loss = float(loss)  # waits for the device
+        loss = float(loss)  # This waits for the device.
         done += number
         seconds = time.perf_counter() - began
         return {"seconds": seconds, "samples": number * task.epoch_size, "loss": loss}
 
-    compiled = train(0)  # no epochs: compiles
+    compiled = train(0)  # Without epochs, it only compiles.
     first = train(1)
     about = {
         "compile_seconds": compiled["seconds"],

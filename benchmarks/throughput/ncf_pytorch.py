@@ -74,13 +74,14 @@ def train_epoch(
     micro_batch: int,
     share: float,
 ) -> dict[str, float]:
-    """A share of a pass over the positives, and what it took.
+    """Trains a share of an epoch; returns its seconds, samples and mean loss.
 
-    Of the time to draw and to shuffle a whole epoch, that share is counted.
+    The seconds include the same share of the time that drawing and shuffling a whole
+    epoch take.
     """
     began = time.perf_counter()
     users, items, order = epochs.draw()
-    order[0].item()  # waits for the device
+    order[0].item()  # This waits for the device.
     drawn = time.perf_counter()
     batches = order.split(batch_size)
     batches = batches[: max(1, round(share * len(batches)))]
@@ -105,7 +106,7 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     torch.manual_seed(0)
     torch.set_num_threads(settings["threads"])
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as in JAX by default
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as JAX.
     device = settings["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     data = np.load(settings["data"])
     num_users, num_items = int(data["num_users"]), int(data["num_items"])
@@ -121,7 +122,10 @@ def main() -> None:
     first = train(1.0)
     platform = "gpu" if device.startswith("cuda") else "cpu"
     version = {"torch": torch.__version__}
-    print(json.dumps(first | {"platform": platform, "versions": version}), flush=True)
+    print(
+        json.dumps(first | {"device": {"platform": platform}, "versions": version}),
+        flush=True,
+    )
     for line in sys.stdin:
         done = [train(settings["torch_share"]) for _ in range(int(line))]
         sums = {k: sum(one[k] for one in done) for k in ("seconds", "samples")}

@@ -1,6 +1,5 @@
 """The image benchmark: its JAX arms, and the PyTorch arm where there is one."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from benchmarks import arms
 from benchmarks.throughput import images as image_throughput
 
 ROOT = Path(__file__).parents[2]
@@ -27,11 +27,11 @@ def benchmark(*arguments):
 
 
 def test_the_jax_arms_alone_write_a_row_and_a_table(tmp_path):
-    out = tmp_path / "results" / "image.json"
+    out = tmp_path / "results" / "image.jsonl"
     options = ("--jax-only", "--images", 200, "--batch-size", 64, "--rounds", 2)
     done = benchmark(*options, "--out", out)
     assert done.returncode == 0, done.stderr
-    (row,) = json.loads(out.read_text())
+    (row,) = arms.read(out)
     assert row["samples_per_epoch"] == 192 and row["batch_size"] == 64
     for name in ("jax", "adam-lawn"):
         rates = row["samples_per_second"][name]
@@ -56,7 +56,7 @@ def test_shares_are_of_the_longer_step():
 
 
 def test_more_images_per_batch_than_there_are(tmp_path):
-    done = benchmark("--batch-size", 64, "--images", 63, "--out", tmp_path / "x.json")
+    done = benchmark("--batch-size", 64, "--images", 63, "--out", tmp_path / "x.jsonl")
     assert done.returncode == 2 and "--images must be at least" in done.stderr
 
 

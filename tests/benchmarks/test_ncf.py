@@ -1,6 +1,5 @@
 """The NCF benchmark: its data, its JAX arm, and the PyTorch arm where there is one."""
 
-import json
 import os
 import subprocess
 import sys
@@ -45,11 +44,11 @@ def test_synthetic_interactions_are_distinct_and_skewed(sizes):
 
 
 def test_the_jax_arm_alone_writes_a_row_and_a_table(tmp_path):
-    out = tmp_path / "results" / "ncf.json"
+    out = tmp_path / "results" / "ncf.jsonl"
     options = ("--jax-only", "--sizes", *SIZES, "--rounds", 2, "--out", out)
     done = benchmark(*options, "--batch-sizes", 512)
     assert done.returncode == 0, done.stderr
-    (row,) = json.loads(out.read_text())
+    (row,) = arms.read(out)
     assert row["samples_per_epoch"] == 5 * SIZES[2] and row["batch_size"] == 512
     rates = row["samples_per_second"]["jax"]
     assert len(rates) == 2 and min(rates) > 0 and "ratio" not in row
@@ -64,14 +63,16 @@ def test_the_jax_arm_alone_writes_a_row_and_a_table(tmp_path):
 def test_an_interpreter_without_torch_is_refused_at_once(python, tmp_path):
     if arms.has_torch(python):
         pytest.skip("this environment has PyTorch")
-    done = benchmark("--torch-python", python, "--out", tmp_path / "ncf.json")
+    done = benchmark("--torch-python", python, "--out", tmp_path / "ncf.jsonl")
     assert done.returncode == 2
     assert f"{python} has no PyTorch; give --torch-python" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_data_is_refused_in_one_line(tmp_path):
-    done = benchmark("--jax-only", "--data-dir", tmp_path, "--out", tmp_path / "n.json")
+    done = benchmark(
+        "--jax-only", "--data-dir", tmp_path, "--out", tmp_path / "n.jsonl"
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
@@ -95,11 +96,11 @@ def test_pytorch_draws_what_an_epoch_needs():
 
 def test_both_arms_train_alike(tmp_path):
     pytest.importorskip("torch")
-    out = tmp_path / "ncf.json"
+    out = tmp_path / "ncf.jsonl"
     sizes = ("--sizes", 200, 150, 6000)
     done = benchmark(*sizes, "--batch-sizes", 256, "--rounds", 1, "--out", out)
     assert done.returncode == 0, done.stderr
-    (row,) = json.loads(out.read_text())
+    (row,) = arms.read(out)
     losses = row["first_epoch_loss"]
     assert abs(losses["jax"] - losses["pytorch"]) < 0.03
     assert len(row["ratio"]) == 3 and min(row["ratio"]) > 0

@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from train.report import command as report
+from train.report import read
 
 USERS = 400
 OPTIONS = {
@@ -130,6 +131,15 @@ def write_image_run(folder, right, outcome="finished", **options):
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "metrics.jsonl").write_text(lines)
     return folder
+
+
+def read_groups(*paths):
+    """The groups of the runs of one experiment below some paths."""
+    folders, _ = report.find(paths)
+    runs = [
+        read.read_run(report.REPORTS[folder.experiment], folder) for folder in folders
+    ]
+    return read.group_runs(runs)
 
 
 def make_report(folder, *runs):

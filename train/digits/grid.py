@@ -128,20 +128,21 @@ def make_result(
     seconds: float,
     compile_seconds: float,
 ) -> GridResult:
-    """A `GridResult` from the rows of ``metrics.jsonl``."""
+    """A `GridResult` from the rows of ``metrics.jsonl``; NaN for what no row has."""
     own = [row for row in rows if row["optimizer"] == name]
     epochs = sorted({row["epoch"] for row in own})
     place = {epoch: i for i, epoch in enumerate(epochs)}
     history = {
         key: np.full([len(epochs), *diverged_step.shape], np.nan)
-        for key in own[0]
+        for key in own[-1]
         if key not in MEMBER
     }
     for row in own:
         member = place[row["epoch"]], row["trial"], row["seed"]
         for key, values in history.items():
             # Numbers that were not finite are null in the file.
-            values[member] = np.nan if row[key] is None else row[key]
+            value = row.get(key)
+            values[member] = np.nan if value is None else value
     times = seconds, compile_seconds
     return GridResult(name, trials, epochs, history, diverged_step, *times)
 

@@ -34,8 +34,9 @@ from train.images.inputs import DeviceImages
 from train.images.options import Config, Settings, SweepConfig, grid, resolve
 from train.images.photo_files import PhotoSet
 from train.images.programs import Task
+from train.images.report import REPORT
 from train.images.streaming import StreamTrainer
-from train.report import papers, reported
+from train.report import papers
 from train.single_run import Programs, SingleRun, margins_in_words
 from train.statistics import standard_error
 
@@ -292,5 +293,5 @@ EXPERIMENT = Experiment(
         subject=lambda config: f"{config.model}, {config.dtype}",
         measured=_measured,
     ),
-    report=reported.IMAGE,
+    report=REPORT,
 )

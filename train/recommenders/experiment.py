@@ -24,7 +24,8 @@ from train.recommenders import programs, sampling
 from train.recommenders.data import Interactions
 from train.recommenders.options import Config, Settings, SweepConfig, grid, resolve
 from train.recommenders.programs import Data, Task
-from train.report import papers, reported
+from train.recommenders.report import REPORT
+from train.report import papers
 from train.single_run import Programs, SingleRun, margins_in_words
 from train.statistics import standard_error
 
@@ -230,5 +231,5 @@ EXPERIMENT = Experiment(
         subject=lambda config: f"tower {config.tower}, initial weights {config.init}",
         measured=_measured,
     ),
-    report=reported.RECSYS,
+    report=REPORT,
 )

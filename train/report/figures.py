@@ -9,31 +9,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from train.plots import COLOURS, range_over_seeds
-from train.report import papers, reported
-from train.report.read import Group, Run
+from train.report import papers
+from train.report.read import FinishedRun, Group
 
 PAPER = "Gupta et al. 2021, arXiv:2108.05839"
-_ALPHA, _SWITCH = 0.2, 115  # Of the papers' Figure 1.
+_ALPHA, _SWITCH = 0.2, 115  # Factor and free epochs of the papers' Figure 1.
 
 
 def shared(group: Group, *without: str) -> str:
-    """The options in which comparable runs are alike, as one sortable text."""
-    alike = group.kind.alike
+    """The options that comparable runs share, as one text that can be sorted."""
+    alike = group.report.alike
     return json.dumps([group.options.get(key) for key in alike if key not in without])
 
 
 def draw_figures(groups: Sequence[Group]) -> tuple[dict[str, Figure], list[str]]:
-    """Draws what the runs suffice for.
+    """Draws every figure that the runs suffice for.
 
     Args:
-        groups: All from one experiment and protocol.
+        groups: Groups of one experiment and protocol.
 
     Returns:
         Figures by file name, and one line for each figure that lacks runs.
     """
     figures: dict[str, Figure] = {}
     missing = []
-    attenuation = [_attenuation] if groups[0].kind is reported.RECSYS else []
+    attenuation = [_attenuation] if groups[0].report.has_attenuation else []
     for find in (*attenuation, _batch_sizes, _free_phases):
         found, line = find(groups)
         for name, figure in found:
@@ -74,7 +74,7 @@ def _attenuation(groups: Sequence[Group]) -> Found:
     rate = f"{example.options['learning_rate']:g}"
     return [], (
         "Figure 1 (loss flattening) is not drawn: it needs finished runs, alike in"
-        f" {', '.join((*groups[0].kind.alike, 'learning_rate'))}, of "
+        f" {', '.join((*groups[0].report.alike, 'learning_rate'))}, of "
         + " and of ".join(
             _command(example, name, ("learning_rate", rate))
             for name in lacking or commands
@@ -125,11 +125,11 @@ def _draw_attenuation(plain: Group, attenuated: Group) -> Figure:
 
 
 def _history(group: Group, value: Callable) -> np.ndarray:
-    """A number of each row of each finished run, ``[seeds, evaluations]``."""
+    """One number per row of each finished run, ``[seeds, evaluations]``."""
     return np.array([[value(row) for row in run.rows] for run in group.finished])
 
 
-def _switch_epoch(run: Run) -> float:
+def _switch_epoch(run: FinishedRun) -> float:
     last = run.rows[-1]
     return run.switched_at * last["epoch"] / last["step"]
 
@@ -152,9 +152,9 @@ def _batch_sizes(groups: Sequence[Group]) -> Found:
     if found:
         return found, ""
     example = (plain or groups)[0]
-    sizes = example.kind.sizes[papers.dataset_of(example.options["dataset"])]
+    sizes = example.report.sizes[papers.dataset_of(example.options["dataset"])]
     other = next(s for s in sizes[1:] if s != example.options["batch_size"])
-    name, score = _figure_3(example), example.kind.score
+    name, score = _figure_3(example), example.report.score
     return [], (
         f"Figure {name} ({score} against batch size) is not drawn: it needs finished"
         " runs of one method at two or more batch sizes, for example "
@@ -164,7 +164,7 @@ def _batch_sizes(groups: Sequence[Group]) -> Found:
 
 def _figure_3(group: Group) -> str:
     """The panel of the papers' Figure 3 that a group belongs to."""
-    return group.kind.figures[0].get(group.options["dataset"], "3")
+    return group.report.batch_figures.get(group.options["dataset"], "3")
 
 
 def _file(figure: str) -> str:
@@ -173,7 +173,7 @@ def _file(figure: str) -> str:
 
 
 def _method(group: Group) -> str:
-    """The row of the papers that a group belongs to: their Adam has weight decay."""
+    """The papers' row that a group belongs to; their Adam includes weight decay."""
     name = group.options["optimizer"]
     return "adam or adamw" if name in ("adam", "adamw") else name
 
@@ -181,7 +181,7 @@ def _method(group: Group) -> str:
 def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes = figure.subplots()
-    kind = panel[0].kind
+    report = panel[0].report
     dataset = papers.dataset_of(panel[0].options["dataset"])
     drawn = []
     for members, colour in zip(
@@ -202,8 +202,8 @@ def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
         _points(axes, best, "batch_size", color=colour, label=label)
         values = {
             size: value
-            for size in kind.sizes.get(dataset, ())
-            if (value := kind.published(members[0].options | {"batch_size": size}))
+            for size in report.sizes.get(dataset, ())
+            if (value := report.published(members[0].options | {"batch_size": size}))
         }
         scores = [np.nan if v.value is None else v.value for v in values.values()]
         if np.isfinite(scores).any():
@@ -213,12 +213,12 @@ def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
             label += f"; Fail at {', '.join(fails)}" if fails else ""
             axes.plot(list(values), scores, **style, label=label)
     axes.set(xscale="log", xlabel="batch size (samples, log scale)")
-    axes.set_ylabel(f"{kind.score} %")
+    axes.set_ylabel(f"{report.score} %")
     axes.grid(alpha=0.3)
     epochs = sorted({g.options["epochs"] for g in drawn})
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(
-        f"{kind.score} against batch size, after Figure {_figure_3(panel[0])} of"
+        f"{report.score} against batch size, after Figure {_figure_3(panel[0])} of"
         f" {PAPER}\n"
         f"{_title(panel[0], batch=False)}, {' or '.join(map(str, epochs))} epochs;"
         f" last epoch, {_seeds(drawn)}\neach method's best setting;"
@@ -241,7 +241,7 @@ def _free_phases(groups: Sequence[Group]) -> Found:
     lines = [line for line in _split(lawn, others) if len(line) > 1]
     found = [
         (
-            f"{_file(panel[0][0].kind.figures[1])}-{_place(panel[0][0])}",
+            f"{_file(panel[0][0].report.free_figure)}-{_place(panel[0][0])}",
             _draw_free_phases(panel),
         )
         for panel in _split(lines, lambda line: shared(line[0]))
@@ -249,7 +249,7 @@ def _free_phases(groups: Sequence[Group]) -> Found:
     if found:
         return found, ""
     example = (lawn or groups)[0]
-    options, name = example.options, example.kind.figures[1]
+    options, name = example.options, example.report.free_figure
     free = 20 if options["free_epochs"] != 20 else 50
     rate = f"{options['learning_rate']:g}"
     values = ("learning_rate", rate), ("free_epochs", str(free))
@@ -266,7 +266,7 @@ def _draw_free_phases(panel: Sequence[Sequence[Group]]) -> Figure:
     for line, colour in zip(panel, itertools.cycle(COLOURS), strict=False):
         options = line[0].options
         label = f"rate {options['learning_rate']:g}"
-        known = (*line[0].kind.alike, "optimizer", "learning_rate", "free_epochs")
+        known = (*line[0].report.alike, "optimizer", "learning_rate", "free_epochs")
         for key in options.keys() - set(known):
             if len({str(other[0].options.get(key)) for other in panel}) > 1:
                 label += f", {key.replace('_', ' ')} {options[key]}"
@@ -274,15 +274,15 @@ def _draw_free_phases(panel: Sequence[Sequence[Group]]) -> Figure:
     free = [g.options["free_epochs"] for line in panel for g in line]
     if min(free) > 0:
         axes.set_xscale("log")
-    else:  # Linear from 0 to the smallest other one.
+    else:  # The axis is linear from 0 to the smallest other value.
         axes.set_xscale("symlog", linthresh=min(value for value in free if value))
     axes.set(xlabel="free epochs before the switch (log scale)")
-    axes.set_ylabel(f"{panel[0][0].kind.score} %")
+    axes.set_ylabel(f"{panel[0][0].report.score} %")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.suptitle(
         f"Adam-LAWN: effect of the free phase, after Figure"
-        f" {panel[0][0].kind.figures[1]} of {PAPER}\n"
+        f" {panel[0][0].report.free_figure} of {PAPER}\n"
         f"{_title(panel[0][0])}\nlast epoch,"
         f" {_seeds([g for line in panel for g in line])}; bars: sample standard"
         " deviation over seeds",
@@ -295,7 +295,7 @@ def _draw_free_phases(panel: Sequence[Sequence[Group]]) -> Figure:
 
 
 def _points(axes: Axes, groups: Iterable[Group], option: str, **style: str) -> None:
-    """The metric at the end against an option, with a bar where there are two seeds."""
+    """Draws the last metric against an option, with bars where there are two seeds."""
     groups = sorted(groups, key=lambda g: g.options[option])
     stats = [g.last() for g in groups]
     axes.errorbar(
@@ -318,11 +318,11 @@ def _place(group: Group) -> str:
 
 
 def _title(group: Group, batch: bool = True) -> str:
-    options, kind = group.options, group.kind
-    parts = [f"{options['dataset']} ({group.runs[0].values.size:,} {kind.cases})"]
+    options, report = group.options, group.report
+    parts = [f"{options['dataset']} ({group.runs[0].values.size:,} {report.cases})"]
     if batch:
         parts += [f"batch {options['batch_size']:,}", f"{options['epochs']} epochs"]
-    parts += [f"{key} {options[key]}" for key in kind.described if key != "epochs"]
+    parts += [f"{key} {options[key]}" for key in report.described if key != "epochs"]
     return ", ".join(parts)
 
 
@@ -333,11 +333,11 @@ def _seeds(groups: Iterable[Group]) -> str:
 
 def _command(group: Group, optimizer: str, *values: tuple[str, str]) -> str:
     """The command of a run like another one, with another optimizer."""
-    kept = dict.fromkeys(("dataset", "batch_size", "epochs", *group.kind.described))
+    kept = dict.fromkeys(("dataset", "batch_size", "epochs", *group.report.described))
     options = {key: group.options[key] for key in kept}
     flags = " ".join(
         f"--{key.replace('_', '-')} {value}"
         for key, value in (options | dict(values)).items()
     )
-    command = group.kind.experiment
+    command = group.report.experiment
     return f"`python -m train {command} --optimizer {optimizer} {flags}`"

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-RUNS = 3  # Behind every published mean (Appendix D.5; "3 runs").
+RUNS = 3  # Runs behind every published mean (Appendix D.5; "3 runs").
 USERS = {"ml-100k": 943, "ml-1m": 6040, "pinterest-20": 54906}  # arXiv Table 7.
 BATCH_SIZES = {
     "ml-100k": (1_000, 10_000, 100_000, 400_000),
@@ -26,8 +26,8 @@ SOURCES = {
 
 FAIL = (None, None)  # Printed as "Fail".
 
-# Data set, optimizer (those without LAWN with tuned weight decay) -> (mean, standard
-# error) at each of the batch sizes.
+# Mean and standard error at each batch size, by data set and optimizer. Those without
+# LAWN have a tuned weight decay.
 HIT_RATIOS: dict[str, dict[str, tuple[tuple[float | None, float | None], ...]]] = {
     "ml-100k": {
         "sgd": ((66.33, 0.24), (65.58, 0.17), FAIL, FAIL),
@@ -55,8 +55,8 @@ HIT_RATIOS: dict[str, dict[str, tuple[tuple[float | None, float | None], ...]]] 
     },
 }
 
-# Test accuracy in the same form: of VGG-19 on CIFAR, of ResNet-50 on all of ImageNet,
-# where "16k" is taken for 2^14. Sub. Table 1 has the latter too.
+# Test accuracies in the same form: VGG-19 on CIFAR, and ResNet-50 on all of ImageNet,
+# where "16k" is taken for 2^14. Sub. Table 1 has those of ImageNet too.
 IMAGE_BATCH_SIZES = {
     "cifar10": (256, 4_000, 10_000),
     "cifar100": (256, 4_000, 10_000),
@@ -99,9 +99,9 @@ CALIBRATION = {"cifar10": (0.132, 0.048), "cifar100": (0.292, 0.188)}
 
 SMOOTHING = 0.05
 
-# Other remedies on MovieLens-1M, with Adam -> mean by batch size. arXiv Table 2; sub.
-# Table 2 has the same without flooding. The rows for weight decay and LAWN equal
-# those of arXiv Table 10. Learning rates: three per method (arXiv D.5).
+# Means of Adam with other remedies on MovieLens-1M, by batch size (arXiv Table 2; sub.
+# Table 2 has the same without flooding). The rows for weight decay and LAWN equal
+# those of arXiv Table 10. Each method had three learning rates (arXiv D.5).
 REMEDIES = {
     "label smoothing": {10_000: 68.66, 100_000: 67.34},
     "flooding": {10_000: 68.44, 100_000: 67.60},  # The best of 0.2, 0.3 and 0.4.
@@ -110,8 +110,8 @@ REMEDIES = {
     "lawn": {10_000: 70.41, 100_000: 70.77},
 }
 
-# Focal loss on MovieLens-1M: (optimizer, gamma) -> mean by batch size; gamma 0 is cross
-# entropy. Sub. Table 5.
+# Means with focal loss on MovieLens-1M by optimizer, gamma and batch size, where gamma
+# 0 is cross entropy (sub. Table 5).
 FOCAL = {
     ("adam", 0.5): {100_000: 67.33, 1_000_000: 66.42},
     ("adam", 2.0): {100_000: 69.02, 1_000_000: 67.40},
@@ -128,9 +128,9 @@ class Published(NamedTuple):
     """One published HR@10 or accuracy.
 
     Attributes:
-        value: Percent; None where the paper prints "Fail".
-        standard_error: Of three runs, in points; None where none is given.
-        source: The paper and the table.
+        value: Number in percent; None where the paper prints "Fail".
+        standard_error: Standard error of three runs, in points; None if not printed.
+        source: Paper and table.
     """
 
     value: float | None
@@ -138,7 +138,7 @@ class Published(NamedTuple):
     source: str
 
     def text(self) -> str:
-        """The value with the standard deviation of a run, and where it is from."""
+        """The value, the standard deviation of a run, and the source."""
         if self.value is None:
             return f"Fail ({self.source})"
         if self.standard_error is None:
@@ -156,7 +156,7 @@ def published(options: Mapping[str, Any]) -> Published | None:
     """The papers' number for a run.
 
     Args:
-        options: Of the run, by name; what is left out counts as not used.
+        options: Options of the run by name; one that is left out counts as not used.
 
     Returns:
         The number for the same data set, batch size, optimizer, loss and remedy, or
@@ -191,7 +191,7 @@ def published_accuracy(options: Mapping[str, Any]) -> Published | None:
     """The papers' accuracy for a run of VGG-19 on CIFAR or ResNet-50 on ImageNet.
 
     Args:
-        options: Of the run, by name; what is left out counts as not used.
+        options: Options of the run by name; one that is left out counts as not used.
 
     Returns:
         The number for the same data set, batch size and optimizer, or None where the
@@ -213,7 +213,7 @@ def tried_remedy(options: Mapping[str, Any]) -> str:
     """What a run uses against growing logits beside weight decay and plain LAWN.
 
     Args:
-        options: Of the run, by name; what is left out counts as not used.
+        options: Options of the run by name; one that is left out counts as not used.
 
     Returns:
         The remedy's name, several joined by " + ", or "" for none.

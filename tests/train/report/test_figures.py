@@ -8,15 +8,14 @@ from tests.support.run_folders import (
     BASE,
     level,
     make_report,
+    read_groups,
     write_run,
 )
-from train.report import read as results
 from train.report.figures import draw_figures
 
 
 def draw(folder):
-    groups = results.group_runs(results.find_runs([folder])[0])
-    return draw_figures(groups)
+    return draw_figures(read_groups(folder))
 
 
 def lines(axes):

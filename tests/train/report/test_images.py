@@ -13,12 +13,12 @@ from tests.support.run_folders import (
     cells,
     level,
     make_report,
+    read_groups,
     write_image_run,
     write_run,
 )
 from train import InputError
 from train.report import papers
-from train.report import read as results
 from train.report.figures import draw_figures
 
 SETTING = "learning rate 0.002, free epochs 20"
@@ -103,8 +103,7 @@ def test_figures_over_batch_sizes_and_free_epochs(tmp_path):
     write_image_run(tmp_path / "a", 360, **options)
     write_image_run(tmp_path / "b", 364, batch_size=4_000, **options)
     write_image_run(tmp_path / "c", 352, **options | {"free_epochs": 20.0})
-    groups = results.group_runs(results.find_runs([tmp_path])[0])
-    figures, missing = draw_figures(groups)
+    figures, missing = draw_figures(read_groups(tmp_path))
     assert sorted(figures) == ["figure-3a-cifar10.png", "figure-7a-cifar10-256.png"]
     assert missing == []
     (axes,) = figures["figure-3a-cifar10.png"].axes

@@ -18,7 +18,7 @@ from tests.support.run_folders import (
 )
 from train import InputError
 from train.report import command as report
-from train.report import read as results
+from train.statistics import bootstrap_interval
 
 LAWN_SETTING = "learning rate 0.002, free epochs 20"
 BASE_SETTING = "learning rate 0.001, weight decay 0.01"
@@ -52,7 +52,7 @@ def test_a_group_of_seeds_is_one_row_with_its_statistics(tmp_path):
 
 @pytest.mark.parametrize("hits, users", [(66, 100), (264, 400), (5, 50)])
 def test_bootstrap_of_hits_is_binomial(hits, users):
-    interval = results.bootstrap_interval(np.array(level(hits, users)))
+    interval = bootstrap_interval(np.array(level(hits, users)))
     exact = stats.binom(users, hits / users).ppf([0.025, 0.975]) / users
     np.testing.assert_allclose(interval, exact, atol=1.01 / users, rtol=0)
 
@@ -63,9 +63,9 @@ def test_bootstrap_of_many_levels_is_the_plain_one():
     plain = values[rng.integers(300, size=(10_000, 300))].mean(axis=1)
     expected = np.percentile(plain, (2.5, 97.5))
     width = expected[1] - expected[0]
-    interval = results.bootstrap_interval(values)
+    interval = bootstrap_interval(values)
     np.testing.assert_allclose(interval, expected, atol=0.03 * width, rtol=0)
-    assert interval == results.bootstrap_interval(values)  # No chance between calls.
+    assert interval == bootstrap_interval(values)  # No chance between calls.
 
 
 def test_a_diverged_seed_is_shown_and_not_averaged(tmp_path):
@@ -191,7 +191,7 @@ def test_validation_runs_have_their_own_section_and_no_published_numbers(tmp_pat
 def test_runs_are_found_at_any_depth_and_others_are_left_alone(tmp_path):
     runs = tmp_path / "runs"
     write_run(runs / "sweep" / "final" / "adam-lawn-seed0", level(260))
-    other = write_run(runs / "digits", level(200), experiment="digits")
+    other = write_run(runs / "french", level(200), experiment="language")
     killed = write_run(runs / "killed", level(200), seed=1)
     (killed / "summary.json").unlink()
     (killed / "hits.json").unlink()

@@ -1,0 +1,66 @@
+"""Parameter trees of the models, without a trained model behind them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import models
+
+
+def variables(model: Any, *inputs: Any, **options: Any) -> Callable[[], Any]:
+    """What gives the shapes of a model's parameters, from the arguments of a call."""
+
+    def shapes() -> Any:
+        init = lambda key: model.init(key, *inputs, **options)["params"]  # noqa: E731
+        return jax.eval_shape(init, jax.random.key(0))
+
+    return shapes
+
+
+def images(size: int) -> np.ndarray:
+    """One image, to initialise a model with."""
+    return np.zeros((1, size, size, 3), np.float32)
+
+
+_ONE = np.zeros(1, np.int32)
+# Shapes of the parameters of each tree.
+TREES: dict[str, Callable[[], Any]] = {
+    # NCF's network at the sizes of MovieLens-1M.
+    "ncf": variables(models.NCF(6040, 3706), _ONE, _ONE),
+    "vgg19": variables(models.VGG19(), images(32), train=False),
+    "resnet50": variables(models.ResNet50(classes=1000), images(224), train=False),
+    # Four leaves of 25M elements, where nothing but memory traffic is left to see.
+    "large": lambda: {
+        f"dense_{i}": {"kernel": jax.ShapeDtypeStruct((5000, 5000), jnp.float32)}
+        for i in range(4)
+    },
+}
+
+
+def count(tree: str) -> tuple[int, int]:
+    """The numbers of leaves and of parameters of a tree."""
+    leaves = jax.tree.leaves(TREES[tree]())
+    return len(leaves), sum(leaf.size for leaf in leaves)
+
+
+def make_tree(tree: str, seed: int, start: bool) -> Any:
+    """Fills a tree with float32 numbers.
+
+    Args:
+        tree: Name in `TREES`.
+        seed: Seed of the generator.
+        start: Whether to start as a model does, with norm layers of scale one and all
+            biases zero; otherwise every leaf is random, as a gradient is.
+    """
+    rng = np.random.default_rng(seed)
+
+    def fill(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        kind = path[-1].key
+        if start and kind in ("scale", "bias"):
+            return jnp.full(leaf.shape, float(kind == "scale"), jnp.float32)
+        return jnp.asarray(0.05 * rng.standard_normal(leaf.shape, np.float32))
+
+    return jax.tree.map_with_path(fill, TREES[tree]())

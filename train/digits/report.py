@@ -1,0 +1,113 @@
+"""A finished grid on handwritten digits, reported again from its files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train import plots
+from train.digits.experiment import TRAIN
+from train.digits.grid import MEMBER, GridResult, read_results
+from train.digits.tables import differences, result_table, trial_table
+
+FILES = ("metrics.jsonl", "summary.json", "table.md")
+# Metrics that the figure shows of each optimizer's best trial.
+_CURVES = ("loss", "median_margin", "test_accuracy", "train_accuracy", "weight_norm")
+
+
+def results(files: Mapping[str, Any]) -> list[GridResult]:
+    """The grid of each optimizer.
+
+    Args:
+        files: Content of `FILES`, by name.
+    """
+    return read_results(files["metrics.jsonl"], files["summary.json"])
+
+
+def text(files: Mapping[str, Any]) -> str:
+    """What the experiment printed: its words, and the tables made anew."""
+    grids = results(files)
+    introduction, notes = _words(files["table.md"])
+    parts = [introduction, result_table(grids), notes, differences(grids)]
+    return "\n\n".join(filter(None, [*parts, "All trials:", trial_table(grids)]))
+
+
+def _words(table: str) -> tuple[str, str]:
+    """The paragraphs before and after the table of results."""
+    paragraphs = table.split("\n\n")
+    return paragraphs[0], paragraphs[2]
+
+
+def draw(path: Path, files: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Draws the best trial of each optimizer against the epochs.
+
+    Args:
+        path: Path of the PNG file to write.
+        files: Content of `FILES`, by name.
+        options: Options of the experiment, by name.
+    """
+    plots.training_curves(path, results(files), TRAIN // options["batch_size"])
+
+
+def pack(files: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The content of `FILES` in less space: a row, and a row of curves.
+
+    The metrics at the end are kept of every trial and seed; those before are kept of
+    the best trials, as far as the figure shows them.
+    """
+    grids, curves = [], {}
+    for grid in results(files):
+        best = grid.best()
+        summary = files["summary.json"][grid.name]
+        grids.append(
+            {
+                "optimizer": grid.name,
+                "seconds": summary["seconds"],
+                "compile_seconds": summary["compile_seconds"],
+                "trials": grid.trials,
+                "diverged_step": grid.diverged_step.tolist(),
+                "epoch": grid.epochs[-1],
+                "last": {k: _nested(v[-1]) for k, v in grid.history.items()},
+            }
+        )
+        rows = [
+            row
+            for row in files["metrics.jsonl"]
+            if (row["optimizer"], row["trial"]) == (grid.name, best)
+        ]
+        rows.sort(key=lambda row: (row["seed"], row["epoch"]))
+        columns = ("seed", "epoch", *_CURVES)
+        curves[grid.name] = {key: [row[key] for row in rows] for key in columns}
+        curves[grid.name]["trial"] = best
+    introduction, notes = _words(files["table.md"])
+    return {"introduction": introduction, "notes": notes, "grids": grids}, curves
+
+
+def _nested(values: np.ndarray) -> list[list[float | None]]:
+    return [[v if np.isfinite(v) else None for v in row] for row in values.tolist()]
+
+
+def unpack(row: Mapping[str, Any], curves: Mapping[str, Any]) -> dict[str, Any]:
+    """What `pack` kept, as the content of `FILES`."""
+    summary, metrics = {}, []
+    for grid in row["grids"]:
+        name, last, curve = grid["optimizer"], grid["last"], curves[grid["optimizer"]]
+        trials = zip(grid["trials"], grid["diverged_step"], strict=True)
+        summary[name] = {
+            "seconds": grid["seconds"],
+            "compile_seconds": grid["compile_seconds"],
+            "trials": [trial | {"diverged_step": steps} for trial, steps in trials],
+        }
+        columns = zip(*(curve[key] for key in ("seed", "epoch", *_CURVES)), strict=True)
+        for seed, epoch, *values in columns:
+            if epoch < grid["epoch"]:
+                member = (name, curve["trial"], seed, epoch)
+                shown = dict(zip(_CURVES, values, strict=True))
+                metrics.append(dict(zip(MEMBER, member, strict=True)) | shown)
+        for trial, seed in np.ndindex(np.shape(grid["diverged_step"])):
+            member = (name, trial, seed, grid["epoch"])
+            shown = {key: values[trial][seed] for key, values in last.items()}
+            metrics.append(dict(zip(MEMBER, member, strict=True)) | shown)
+    table = f"{row['introduction']}\n\n\n\n{row['notes']}"
+    return {"summary.json": summary, "metrics.jsonl": metrics, "table.md": table}
