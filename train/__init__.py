@@ -1,11 +1,4 @@
 """Training scripts, run from the repository root with ``python -m train NAME``."""
 
-
-class InputError(Exception):
-    """Bad input by the user: its message is one line that names the remedy."""
-
-
-def require(met: bool, message: str) -> None:
-    """Raises `InputError` with a message unless a condition is met."""
-    if not met:
-        raise InputError(message)
+from train.errors import InputError as InputError
+from train.errors import require as require

@@ -3,60 +3,50 @@
 import contextlib
 import io
 import itertools
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
+
+if "--deterministic" in sys.argv:  # XLA reads its flags once, when JAX starts.
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
 
 import tyro
 
-from train import (
-    InputError,
-    evaluate,
-    sweep,
-)
-from train.digits import experiment as digits
-from train.images import experiment as image
-from train.images import options as image_options
-from train.recommenders import experiment as recsys
-from train.recommenders import options as recsys_options
+from train import evaluate, loop, sweep
+from train.errors import InputError
+from train.registry import EXPERIMENTS
 from train.report import command as report
 from train.studies import command as study
 
 PROG = "python -m train"
-EXPERIMENTS = {
-    "digits": digits.Config,
-    "recsys": recsys.Config,
-    "image": image.Config,
-    "study": study.Config,
-    "evaluate": evaluate.Config,
-    "report": report.Config,
+Command = tuple[type, Callable[[Any], None]]  # Class of the options, what runs them.
+COMMANDS: dict[str, Command] = {
+    **{name: (e.Options, partial(loop.run, e)) for name, e in EXPERIMENTS.items()},
+    "study": (study.Config, study.run),
+    "evaluate": (evaluate.Config, evaluate.run),
+    "report": (report.Config, report.run),
 }
-SWEEPS = {"recsys": recsys_options.SweepConfig, "image": image_options.SweepConfig}
-RUNNERS = {
-    digits.Config: digits.run,
-    recsys.Config: recsys.run,
-    image.Config: image.run,
-    **dict.fromkeys(SWEEPS.values(), sweep.run),
-    study.Config: study.run,
-    evaluate.Config: evaluate.run,
-    report.Config: report.run,
+SWEEPS: dict[str, Command] = {
+    name: (experiment.sweep.Options, partial(sweep.run, experiment))
+    for name, experiment in EXPERIMENTS.items()
+    if experiment.sweep
 }
 
 
-def parse(arguments: Sequence[str]) -> Any:
-    """Turns the command line into the configuration of one experiment.
+def parse(arguments: Sequence[str]) -> Callable[[], None]:
+    """Turns the command line into what it asks for, ready to be called.
 
     Args:
         arguments: What follows ``python -m train``.
-
-    Returns:
-        An instance of one of the classes in `EXPERIMENTS`.
 
     Raises:
         InputError: For a command line that does not parse.
         SystemExit: With code 0, after printing the help that was asked for.
     """
-    arguments, prog, known = list(arguments) or ["--help"], PROG, EXPERIMENTS
+    arguments, prog, known = list(arguments) or ["--help"], PROG, COMMANDS
     if arguments[0] == "sweep":
         arguments, prog, known = arguments[1:] or ["--help"], f"{PROG} sweep", SWEEPS
     if not arguments[0].startswith("-") and arguments[0] not in known:
@@ -65,8 +55,8 @@ def parse(arguments: Sequence[str]) -> Any:
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
-            return tyro.extras.subcommand_cli_from_dict(
-                known,
+            config = tyro.extras.subcommand_cli_from_dict(
+                {name: options for name, (options, _) in known.items()},
                 prog=prog,
                 description="Experiments with fixed-norm training.",
                 args=arguments,
@@ -75,10 +65,14 @@ def parse(arguments: Sequence[str]) -> Any:
         if not exit_.code:
             raise
         raise InputError(_first_paragraph(messages.getvalue())) from None
+    return partial(known[arguments[0]][1], config)
 
 
 def _first_paragraph(box: str) -> str:
-    """The message of tyro's error box, without title and frame, in one line."""
+    """The message of tyro's error box, without title and frame, in one line.
+
+    tyro gives the message in no other form.
+    """
 
     def is_frame(line: str) -> bool:
         return not line.strip("─-╭╮╰╯ ")
@@ -99,8 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 on success, 2 for bad input, 130 when interrupted.
     """
     try:
-        config = parse(sys.argv[1:] if arguments is None else arguments)
-        RUNNERS[type(config)](config)
+        parse(sys.argv[1:] if arguments is None else arguments)()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

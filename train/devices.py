@@ -1,10 +1,10 @@
 """Data parallelism: the batch split among devices, and the state too if wanted.
 
-What computes the gradient of a batch runs once on each device (`Devices.spread`): it
-knows its place by `lax.axis_index(AXIS)` and sums by `lax.psum(..., AXIS)`; its
-arguments and results are the same on all. Under ``pmap`` all of a program is like that.
-Under ``jit`` the rest, the optimizer above all, is computed on logical arrays, wherever
-their parts are: a norm is that of the whole tensor.
+The gradient of a batch is computed once on each device (`Devices.per_device`): the
+program knows its place by `lax.axis_index(AXIS)` and sums by `lax.psum(..., AXIS)`; its
+arguments and results are the same on all devices. Under ``pmap`` the whole program runs
+per device. Under ``jit`` the rest, the optimizer above all, is computed on logical
+arrays, wherever their parts are: a norm is that of the whole tensor.
 """
 
 import math
@@ -19,15 +19,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from train import InputError, require
+from train.errors import InputError, require
 
 AXIS = "data"
 MODES = ("jit", "pmap")
-# Keeps convolutions from YNNPACK, which computes each on one thread: with XLA's own the
-# small CNN trains 1.75 times faster on two cores.
+# Keeps convolutions away from YNNPACK, which computes each of them on one thread. With
+# XLA's own convolutions the small CNN trains 1.75 times faster on two cores.
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 TIMEOUT = 60  # Seconds that processes wait for each other.
-SMALL = 2**12  # Elements; arrays below are on every device whole.
+SMALL = 2**12  # Elements; a smaller array is whole on every device.
 
 
 def connect(coordinator: str, processes: int, process: int) -> None:
@@ -36,7 +36,7 @@ def connect(coordinator: str, processes: int, process: int) -> None:
     Args:
         coordinator: ``HOST:PORT`` of process 0.
         processes: Number of processes.
-        process: This one's number, from 0.
+        process: Number of this process, from 0.
 
     Raises:
         InputError: If the processes do not find each other.
@@ -60,7 +60,7 @@ def connect(coordinator: str, processes: int, process: int) -> None:
 
 
 def _await_listener(coordinator: str) -> None:
-    """Waits here, because JAX ends a process that it cannot connect by a signal."""
+    """Waits until process 0 listens: JAX kills a process that cannot connect."""
     host, port = coordinator.rsplit(":", 1)
     deadline = time.monotonic() + TIMEOUT
     while True:
@@ -74,7 +74,7 @@ def _await_listener(coordinator: str) -> None:
 
 
 def _compiler_options() -> dict[str, str]:
-    """For CPUs, if this XLA knows them: it calls them experimental."""
+    """The options for CPUs, if this XLA knows them: it calls them experimental."""
     if jax.default_backend() != "cpu":
         return {}
     try:
@@ -84,8 +84,19 @@ def _compiler_options() -> dict[str, str]:
     return CPU_OPTIONS
 
 
+def take_devices(config: Any) -> "Devices":
+    """Joins the processes of a run and takes its devices, before anything else does.
+
+    Args:
+        config: Options of the run, see `train.options.RunOptions`.
+    """
+    if config.coordinator:
+        connect(config.coordinator, config.processes, config.process)
+    return Devices(config.parallel, config.devices, config.shard_state)
+
+
 class Devices:
-    """All devices of the run, and how programs and arrays get there.
+    """The devices of a run, and how programs and arrays get there.
 
     Attributes:
         count: Number of devices, of all processes together.
@@ -95,13 +106,13 @@ class Devices:
     def __init__(
         self, mode: str = "jit", limit: int | None = None, shard_state: bool = False
     ):
-        """Takes all devices.
+        """Takes the devices.
 
         Args:
             mode: ``jit`` (a mesh and sharding) or ``pmap``.
-            limit: Take this many only.
-            shard_state: Keep a part of each large array of the state on each device,
-                not the whole; with ``jit``.
+            limit: Number of devices to take; None takes all.
+            shard_state: Whether each device keeps a part of each large array of the
+                state instead of the whole; with ``jit``.
         """
         devices = jax.devices()[:limit]
         require(
@@ -133,7 +144,7 @@ class Devices:
             )
 
         def placed(*arguments):
-            # Else the compiler would choose where the results are.
+            # Without the constraint, the compiler chooses where the results are.
             return jax.tree.map(
                 lambda x: jax.lax.with_sharding_constraint(x, self._place(x)),
                 program(*arguments),
@@ -143,14 +154,14 @@ class Devices:
             placed, donate_argnums=donated, compiler_options=self._compiler_options
         )
 
-    def spread(self, program: Callable, *, split: bool = False) -> Callable:
+    def per_device(self, program: Callable, *, split: bool = False) -> Callable:
         """Makes a part of a compiled program run once on each device.
 
         Args:
-            program: ``program(*rest, last)``, a function of arrays that are the same
-                on all devices, and so are its results.
-            split: Whether the last argument is from `put_batch`: each device takes its
-                rows.
+            program: ``program(*rest, last)``, a function of arrays; these and its
+                results are the same on all devices.
+            split: Whether the last argument is from `shard_batch`, so that each device
+                takes its own rows.
         """
         if self._pmap or not self.axis:
             return program
@@ -169,18 +180,18 @@ class Devices:
 
         return on_each
 
-    def put(self, tree: Any) -> Any:
+    def replicate(self, tree: Any) -> Any:
         """Copies a tree of arrays to every device."""
         if self._pmap:
             return jax.tree.map(partial(_stack, self.count, self._rows), tree)
         return jax.tree.map(lambda x: jax.device_put(x, self._everywhere), tree)
 
-    def put_batch(self, tree: Any) -> Any:
+    def shard_batch(self, tree: Any) -> Any:
         """Splits arrays along their first axis among the devices.
 
         Args:
-            tree: This process's rows. All processes have as many; the first one's come
-                first.
+            tree: This process's rows. All processes have equally many, and those of
+                the first process come first.
         """
 
         def place(x):
@@ -191,18 +202,18 @@ class Devices:
 
         return jax.tree.map(place, tree)
 
-    def put_state(self, tree: Any) -> Any:
-        """Copies the state to the devices: to each all of it, or its part."""
+    def place_state(self, tree: Any) -> Any:
+        """Copies the state to the devices: all of it to each, or a part to each."""
         if self._pmap:
-            return self.put(tree)
+            return self.replicate(tree)
         return jax.tree.map(lambda x: jax.device_put(x, self._place(x)), tree)
 
-    def get(self, tree: Any) -> Any:
-        """Copies a tree of arrays, results of a program, to the host."""
+    def gather(self, tree: Any) -> Any:
+        """Copies a tree of arrays that a program returned to the host."""
 
         def whole(x):
             if self._pmap:
-                # As this process's first device holds it.
+                # The copy of this process's first device.
                 return np.asarray(np.asarray(x.addressable_data(0))[0])
             if x.is_fully_replicated:
                 return np.asarray(x.addressable_data(0))
@@ -211,8 +222,8 @@ class Devices:
         return jax.tree.map(whole, tree)
 
     def _place(self, x: Any) -> NamedSharding:
-        """Where an array of the state is: split along its largest dimension that the
-        number of devices divides, or everywhere.
+        """The sharding of an array of the state: along its largest dimension that the
+        number of devices divides, or the whole array on every device.
         """
         shape = np.shape(x)
         sizes = [size if size % self.count == 0 else 0 for size in shape]

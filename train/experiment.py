@@ -1,66 +1,167 @@
-"""What the training loop, sweeps and `evaluate` need to know about a kind of run."""
+"""What describes an experiment to the loop, to sweeps, to `evaluate` and to reports.
 
-from collections.abc import Callable, Mapping
+An experiment is one folder, which ends in an `Experiment`, and one line in
+`train.registry`.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from train.devices import Devices
+from train.options import Grid
+from train.report.definition import Report
+
+FINISHED = "finished"
+Row = dict[str, Any]
 
 
-class Programs(NamedTuple):
-    """What a run computes, in pure functions of arrays, and how that is reported.
-
-    Attributes:
-        model: The network.
-        start: ``(trial) -> state``. A state has ``opt_state`` and ``diverged_step``.
-        advance: ``(state, trial, data, first_epoch, last_epoch) -> (state, loss)``.
-        step: The same for one update, ``(state, trial, data, epoch, number) -> (state,
-            loss)``, where Python is to loop; None where whole epochs are one program.
-        evaluate: ``(state, trial, data) -> (metrics by name, details)``.
-        steps_per_epoch: Updates.
-        epoch_size: Samples.
-        metric: Name of the one by which the best evaluation is found.
-        describe: Its value in words, for the progress report.
-        documents: What to keep of the details of the last evaluation, by the names of
-            JSON files.
-        draw: Draws the curves: ``(path, rows of metrics, step of the switch)``.
-        conclude: The result in words: ``(options, rows of metrics)``.
-        introduction: What is trained, in a few lines.
-        at_once: Trials that a sweep may train side by side.
-        loop: Makes what trains and evaluates, from the devices and the loaded data; by
-            default a `training.Resident`, for which these become arrays.
-    """
-
-    model: nn.Module
-    start: Callable[..., Any]
-    advance: Callable[..., Any]
-    step: Callable[..., Any] | None
-    evaluate: Callable[..., Any]
-    steps_per_epoch: int
-    epoch_size: int
-    metric: str
-    describe: Callable[[float], str]
-    documents: Callable[[Any], Mapping[str, Any]]
-    draw: Callable[[Path, list[dict[str, Any]], int], None]
-    conclude: Callable[[Mapping[str, Any], list[dict[str, Any]]], str]
-    introduction: str
-    at_once: int = 1
-    loop: Callable[[Devices, Any], Any] | None = None
+def one_device(config: Any) -> Devices:
+    """The first device, whatever the options."""
+    return Devices(limit=1)
 
 
-class Experiment(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
     """A kind of run.
 
     Attributes:
-        name: As on the command line.
-        load: Reads the data that a run with some options needs.
-        prepare: ``(options, data, devices) -> Programs``.
-        arrays: Those data as arrays, if they are to lie on the devices.
+        name: Name on the command line.
+        Options: Class of the options on the command line; its docstring is the help.
+        resolve: ``(options) -> options`` with all defaults filled in, checked.
+        load: ``(options) -> data``: reads what a run with these options needs.
+        prepare: ``(options, data, devices) -> Job``: what the loop trains.
+        take_devices: ``(options) -> Devices``.
+        evaluation: ``(FinishedRun, metrics, details) -> text`` for `train.evaluate`;
+            None where finished runs cannot be evaluated again.
+        sweep: Its sweeps, or None.
+        report: How its runs are reported, or None.
     """
 
     name: str
+    Options: type
+    resolve: Callable[[Any], Any]
     load: Callable[[Any], Any]
-    prepare: Callable[[Any, Any, Devices], Programs]
-    arrays: Callable[[Any], Any]
+    prepare: Callable[[Any, Any, Devices], "Job"]
+    take_devices: Callable[[Any], Devices] = one_device
+    evaluation: Callable[..., str] | None = None
+    sweep: "Sweep | None" = None
+    report: Report | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What a sweep needs to know about an experiment.
+
+    Attributes:
+        Options: Class of the options on the command line.
+        grid: ``(options, optimizer)`` -> the hyperparameters to try.
+        together: Whether the trials of an optimizer are one program, on one device;
+            otherwise each is a run of its own.
+        metrics: Metrics that are kept of a trial; the first one chooses, higher is
+            better.
+        column: Name of the first metric in a table, in percent.
+        subject: ``(options)`` -> what is trained, in words.
+        measured: ``(options)`` -> what a trial is measured on, in words.
+    """
+
+    Options: type
+    grid: Callable[[Any, str], Grid]
+    together: bool
+    metrics: tuple[str, ...]
+    column: str
+    subject: Callable[[Any], str]
+    measured: Callable[[Any], str]
+
+
+class Clock(NamedTuple):
+    """What a process measured of its part of a run.
+
+    Attributes:
+        seconds: Seconds of training, without evaluation and compilation.
+        compile_seconds: Seconds of compilation.
+        epochs: Epochs trained.
+    """
+
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    epochs: int = 0
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+        rows: Rows for ``metrics.jsonl``.
+        text: Latest metrics in words, for the progress report.
+        outcome: `FINISHED`, or why the training ends here.
+    """
+
+    rows: Sequence[Row]
+    text: str
+    outcome: str = FINISHED
+
+
+class Job(abc.ABC):
+    """Something that the loop trains, in one folder: a run, or runs side by side.
+
+    Attributes:
+        epochs: Length of the training.
+        eval_every: Epochs between two evaluations.
+        evaluates_start: Whether the first evaluation comes before the first epoch.
+        introduction: What is trained, in a few lines.
+    """
+
+    epochs: int
+    eval_every: int
+    evaluates_start: ClassVar[bool] = False
+    introduction: str = ""
+
+    @abc.abstractmethod
+    def start(self) -> Any:
+        """The initial state, on the host."""
+
+    def place(self, host: Any) -> Any:
+        """Copies a state to the devices."""
+        return jax.tree.map(jnp.asarray, host)
+
+    def fetch(self, state: Any) -> Any:
+        """Copies a state to the host."""
+        return jax.tree.map(np.asarray, state)
+
+    def prepare(self, state: Any, done: int) -> Any:
+        """Compiles; returns the state, after `done` epochs, as it was."""
+        return state
+
+    @abc.abstractmethod
+    def advance(self, state: Any, first: int, last: int) -> tuple[Any, Any]:
+        """Trains from epoch `first` up to `last`.
+
+        Returns:
+            The state, and what `evaluate` needs to know about the epochs: their loss.
+        """
+
+    @abc.abstractmethod
+    def evaluate(self, state: Any, host: Any, epoch: int, loss: Any) -> Evaluation:
+        """Evaluates after `epoch` epochs, a state that is on devices and host."""
+
+    @abc.abstractmethod
+    def summarize(
+        self, state: Any, host: Any, rows: list[Row], outcome: str, clock: Clock
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What ``summary.json`` holds, and further JSON documents by name."""
+
+    def conclude(
+        self, folder: Path, options: Mapping[str, Any], rows: list[Row], summary: Any
+    ) -> str:
+        """Draws the figures of a finished run; returns its result in words."""
+        return ""
+
+    def close(self) -> None:  # noqa: B027 (most jobs have nothing to end)
+        """Ends what works at the same time."""

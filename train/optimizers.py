@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules by name."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from lawn_optax import baselines, schedules
 Trial = Mapping[str, Any]  # learning_rate, weight_decay, switch_step, seed
 
 BASES = ("sgd", "adam", "adamw", "lamb", "lamb-plus")
-# Their form with weight decay is adamw.
+# Optimizers without weight decay; the form with it is adamw.
 WITHOUT_DECAY = ("adam", "adam-bounded")
 NAMES = tuple(base + form for form in ("", "-lawn", "-bounded") for base in BASES)
 
@@ -39,8 +39,8 @@ def make(
 ) -> optax.GradientTransformation:
     """Makes an optimizer by name, with its usual defaults.
 
-    The base forms of SGD, Adam and AdamW are Optax's; those of LAMB
-    and LAMB+ are the papers' (one trust ratio per layer). ``-lawn`` adds the switch to
+    The base forms of SGD, Adam and AdamW are Optax's; those of LAMB and LAMB+ are the
+    papers' (one trust ratio per layer). ``-lawn`` adds the switch to
     constrained training, ``-bounded`` the bounded weight norm of Hoffer et al. around
     the base form. All hyperparameters may be traced.
 
@@ -49,14 +49,14 @@ def make(
         learning_rate: Per update, or a schedule.
         weight_decay: Coefficient; ends at the switch in the LAWN forms. ``adam``
             itself takes none: its form with decay is ``adamw``.
-        mask: Which leaves decay, as in `optax.adamw`.
-        momentum: Of SGD and its forms.
+        mask: Leaves that decay, as in `optax.adamw`.
+        momentum: Momentum of SGD and its forms.
         switch_step: Number of free updates, or what `lawn_optax.switch_when` returns;
             only the LAWN forms read it.
-        reset: Of the moments at the switch, as in `lawn_optax.wrap`; only the LAWN
-            forms read it.
-        groups: What shares a norm or has none, as in `lawn_optax.wrap`; only the LAWN
-            forms and LAMB read it.
+        reset: What the switch resets, as in `lawn_optax.wrap`; only the LAWN forms
+            read it.
+        groups: Leaves that share a norm or have none, as in `lawn_optax.wrap`; only
+            the LAWN forms and LAMB read it.
 
     Returns:
         The gradient transformation.
@@ -64,38 +64,60 @@ def make(
     Raises:
         ValueError: For an unknown name, or weight decay with ``adam``.
     """
+    if name not in NAMES:
+        raise ValueError(f"unknown optimizer {name!r}; choose from: {', '.join(NAMES)}")
+    build = _BUILDERS[name.removesuffix("-bounded")]
+    decay = {"weight_decay": weight_decay, "mask": mask}
+    constraint = {"switch_step": _NEVER, "groups": groups}
     if name.endswith("-bounded"):
-        inner = make(
-            *(name.removesuffix("-bounded"), learning_rate),
-            **{"weight_decay": weight_decay, "mask": mask, "momentum": momentum},
-        )
-        return baselines.bounded_weight_norm(inner)
-    base = name.removesuffix("-lawn")
-    lawn_options: dict[str, Any] = {"switch_step": _NEVER, "groups": groups}
+        constraint["groups"] = "layer"
     if is_lawn(name):
-        lawn_options |= {"switch_step": switch_step, "reset": reset}
-    decay: dict[str, Any] = {"weight_decay": weight_decay, "mask": mask}
-    if base == "lamb":
-        return lawn.lamb(learning_rate, **decay, **lawn_options)
-    if base == "lamb-plus":
-        return lawn.lamb_plus(learning_rate, **decay, **lawn_options)
-    if name == "sgd-lawn":
-        return lawn.sgd(learning_rate, momentum, **decay, **lawn_options)
-    if name == "sgd":
-        return optax.chain(
-            optax.add_decayed_weights(weight_decay, mask),
-            optax.sgd(learning_rate, momentum),
-        )
-    if name == "adam-lawn":
-        return lawn.adam(learning_rate, **decay, **lawn_options)
-    if name == "adam":
-        if not isinstance(weight_decay, int | float) or weight_decay != 0:
-            raise ValueError("adam takes no weight decay; the form with it is adamw")
-        return optax.adam(learning_rate)
-    if base == "adamw":
-        inner = optax.adamw(learning_rate, **decay)
-        return lawn.wrap(inner, **lawn_options) if is_lawn(name) else inner
-    raise ValueError(f"unknown optimizer {name!r}; choose from: {', '.join(NAMES)}")
+        constraint |= {"switch_step": switch_step, "reset": reset}
+    tx = build(learning_rate, decay, momentum, constraint)
+    return baselines.bounded_weight_norm(tx) if name.endswith("-bounded") else tx
+
+
+def _sgd(rate, decay, momentum, _):
+    decayed = optax.add_decayed_weights(decay["weight_decay"], decay["mask"])
+    return optax.chain(decayed, optax.sgd(rate, momentum))
+
+
+def _adam(rate, decay, *_):
+    weight_decay = decay["weight_decay"]
+    if not isinstance(weight_decay, int | float) or weight_decay != 0:
+        raise ValueError("adam takes no weight decay; the form with it is adamw")
+    return optax.adam(rate)
+
+
+def _lamb(rate, decay, _, constraint):
+    return lawn.lamb(rate, **decay, **constraint)
+
+
+def _lamb_plus(rate, decay, _, constraint):
+    return lawn.lamb_plus(rate, **decay, **constraint)
+
+
+def _sgd_lawn(rate, decay, momentum, constraint):
+    return lawn.sgd(rate, momentum, **decay, **constraint)
+
+
+# (learning rate, weight decay and its mask, momentum, constraint) -> optimizer
+_BUILDERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+    "adamw": lambda rate, decay, *_: optax.adamw(rate, **decay),
+    "lamb": _lamb,
+    "lamb-plus": _lamb_plus,
+    "sgd-lawn": _sgd_lawn,
+    "adam-lawn": lambda rate, decay, _, constraint: lawn.adam(
+        rate, **decay, **constraint
+    ),
+    "adamw-lawn": lambda rate, decay, _, constraint: lawn.wrap(
+        optax.adamw(rate, **decay), **constraint
+    ),
+    "lamb-lawn": _lamb,
+    "lamb-plus-lawn": _lamb_plus,
+}
 
 
 def schedule(

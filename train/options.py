@@ -1,4 +1,8 @@
-"""The options that every experiment has, and their checks."""
+"""The options that every experiment has, and their checks.
+
+A rule about an option stands beside its field: `option` takes it, `check_bounds` and
+`neutral_names` read it. A class that gives an option another default keeps its rules.
+"""
 
 import dataclasses
 import math
@@ -8,102 +12,174 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from train import optimizers, require
+from train import optimizers
+from train.errors import require
 
-# These change where and how fast a run computes, and its result only by rounding.
-UNRELATED = (
-    *("out", "quiet", "data_dir", "checkpoint_minutes", "micro_batch", "parallel"),
-    *("devices", "coordinator", "processes", "process", "preset", "deterministic"),
-    *("shard_state", "workers"),
-)
+SEEDS = 2**32  # There are this many; JAX takes the seed as 32 bits.
+
+
+def option(
+    default: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    below: float = math.inf,
+    changes_result: bool = True,
+) -> Any:
+    """A field of a dataclass of options, with the rules for its value.
+
+    Args:
+        default: Default value.
+        least: Lowest value allowed.
+        above: Value that it must exceed.
+        below: Value that it must stay under.
+        changes_result: Whether a run's result depends on the option by more than
+            rounding. The others say where and how fast a run computes; they are not
+            kept in its ``config.json``.
+    """
+    rules: dict[str, Any] = {}
+    if (least, above) != (None, None):
+        rules["bounds"] = least, above, below
+    if not changes_result:
+        rules["changes_result"] = False
+    return dataclasses.field(default=default, metadata=rules)
+
+
+def _rules(config: Any, rule: str) -> dict[str, Any]:
+    """A rule of each option that has rules, also where a subclass gives it anew."""
+    return {
+        field.name: field.metadata[rule]
+        for kind in reversed(type(config).__mro__)
+        if dataclasses.is_dataclass(kind)
+        for field in dataclasses.fields(kind)
+        if rule in field.metadata
+    }
+
+
+def neutral_names(config: Any) -> tuple[str, ...]:
+    """The names of the options that do not change the result."""
+    return tuple(_rules(config, "changes_result"))
+
+
+def check_bounds(config: Any) -> None:
+    """Raises an `InputError` for a number outside the bounds of its option."""
+    for name, (least, above, below) in _rules(config, "bounds").items():
+        value = getattr(config, name)
+        if value is None:
+            continue
+        inside = value > above if least is None else value >= least
+        flag = name.replace("_", "-")
+        limit = f"above {above}" if least is None else f"at least {least}"
+        require(
+            inside and value < math.inf,
+            f"--{flag} must be finite and {limit}; got {value}",
+        )
+        require(value < below, f"--{flag} must be below 2^{math.log2(below):g}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
-    """What a single run and a sweep have in common."""
+class FolderOptions:
+    """Options of everything that leaves a folder."""
 
-    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    checkpoint_minutes: float = option(5.0, least=0, changes_result=False)
+    """Minutes between two checkpoints."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = option(
+        None, changes_result=False
+    )
+    """Folder for the results (default: under runs/, by a hash of the options)."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = option(
+        False, changes_result=False
+    )
+    """Show no progress."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CommonOptions(FolderOptions):
+    """Options that a single run and a sweep have in common."""
+
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = option(
+        None, changes_result=False
+    )
     """Folder with the original files, or the one around it. Default: TensorFlow
     Datasets downloads them."""
-    batch_size: int = 0
+    batch_size: int = option(0, least=1, below=2**31)
     """Samples per step, over all devices."""
-    epochs: int | None = None
+    epochs: int | None = option(None, least=1)
     """Passes over the data (default: of the preset)."""
     schedule: Literal["three-phase", "two-phase"] | None = None
     """Learning rate: three-phase has a second warm-up after the switch of the -lawn
     forms (default: of the preset; two-phase where a margin decides the switch)."""
-    warmup_epochs: float | None = None
+    warmup_epochs: float | None = option(None, least=0)
     """Epochs of the (second) warm-up (default: of the preset)."""
     reset: Literal["restart", "moments"] = "restart"
-    """At the switch: the moments with Adam's count, or the moments alone."""
+    """What the switch resets: the moments and Adam's count, or the moments alone."""
     switch: Literal["epochs", "mean-margin", "median-margin"] = "epochs"
     """When the -lawn forms switch: after the free epochs, or once the training margin,
     smoothed over an epoch, reaches --switch-threshold."""
     switch_threshold: float = 3.0
     """Margin at which to switch."""
-    alpha: float = 1.0
+    alpha: float = option(1.0, above=0)
     """Extended LAWN: factor of the logits from the switch on."""
-    gamma: float = 2.0
+    gamma: float = option(2.0, least=0)
     """Exponent of the focal loss."""
-    label_smoothing: float = 0.0
+    label_smoothing: float = option(0.0, least=0)
     """Probability that label smoothing takes from the target."""
-    flood: float | None = None
+    flood: float | None = option(None, least=0)
     """Flood level: ascend where a batch's loss is below it."""
-    clip_norm: float | None = None
+    clip_norm: float | None = option(None, above=0)
     """Clip the gradient to this global norm."""
-    eval_every: int = 5
+    eval_every: int = option(5, least=1)
     """Epochs between two evaluations."""
-    micro_batch: int | None = None
+    micro_batch: int | None = option(None, least=1, changes_result=False)
     """Samples at once per device; gradients of a batch's parts are summed."""
-    checkpoint_minutes: float = 5.0
-    """Minutes between two checkpoints."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder for the results (default: under runs/, by a hash of the options)."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Show no progress."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Single:
-    """What a single run has besides."""
+class RunOptions:
+    """Options of a single run alone."""
 
     optimizer: str = "adam-lawn"
     """One of: sgd, adam, adamw, lamb, lamb-plus, or one of them with -lawn, or with
     -bounded (bounded weight norm)."""
-    learning_rate: float | None = None
+    learning_rate: float | None = option(None, above=0)
     """Peak, per update (default: by optimizer, tuned on the default data set)."""
-    free_epochs: float | None = None
+    free_epochs: float | None = option(None, least=0)
     """Epochs before the switch of the -lawn forms (default: as for the rate)."""
-    weight_decay: float | None = None
+    weight_decay: float | None = option(None, least=0)
     """Decoupled decay; in the -lawn forms it ends at the switch."""
-    seed: int = 0
-    """Of initial weights, the order of the samples, and what is drawn for them."""
-    parallel: Literal["jit", "pmap"] = "jit"
+    seed: int = option(0, least=0, below=SEEDS)
+    """Random seed (initial weights, order of the samples, what is drawn for them)."""
+    parallel: Literal["jit", "pmap"] = option("jit", changes_result=False)
     """How the batch is split over several devices."""
-    devices: int | None = None
-    """Use this many devices (default: all)."""
-    shard_state: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    devices: int | None = option(None, least=1, changes_result=False)
+    """Number of devices to use (default: all)."""
+    shard_state: Annotated[bool, tyro.conf.FlagCreatePairsOff] = option(
+        False, changes_result=False
+    )
     """With --parallel jit: keep weights and optimizer state in parts, one on each
     device, for models that do not fit on one (FSDP)."""
-    deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = option(
+        False, changes_result=False
+    )
     """On GPUs: sum in a fixed order, so that a resumed run ends in the same bits. (On
     CPUs it always does.)"""
-    coordinator: str | None = None
+    coordinator: str | None = option(None, changes_result=False)
     """HOST:PORT of process 0, if the run has several processes."""
-    processes: int = 1
+    processes: int = option(1, least=1, changes_result=False)
     """Number of processes of the run."""
-    process: int = 0
+    process: int = option(0, changes_result=False)
     """This process's number."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Several:
-    """What a sweep has besides."""
+class SweepOptions:
+    """Options of a sweep alone."""
 
     optimizers: tuple[str, ...] = ("adamw", "adam-lawn", "lamb", "lamb-lawn")
     """Any of those that a single run takes."""
     grid: Literal["default", "papers"] = "default"
-    """What is not given below: nine trials for each optimizer, or the papers' grid."""
+    """Values of what is not given below: nine trials for each optimizer, or the papers'
+    grid."""
     rates: tuple[float, ...] = ()
     """Learning rates for every optimizer (default: of the grid)."""
     decays: tuple[float, ...] = ()
@@ -119,6 +195,21 @@ class Several:
     """Seeds of the final runs; without any, there are none."""
     protocol: Literal["validation", "papers"] = "validation"
     """Choose by what is held out of the training data, or by the test data itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ResolvedOptions(CommonOptions, RunOptions):
+    """Options of a run after all defaults are filled in."""
+
+    epochs: int = 0
+    schedule: Literal["three-phase", "two-phase"] = "three-phase"
+    warmup_epochs: float = 0.0
+    learning_rate: float = 0.0
+    free_epochs: float = 0.0
+    weight_decay: float = 0.0
+
+
+# ------------------------------------------------------------- grids and defaults
 
 
 class Grid(NamedTuple):
@@ -146,13 +237,13 @@ def grids(
     return {name: Grid(values, decays, free) for name, values in rates.items()}
 
 
-def grid(config: Several, name: str, tried: Mapping[str, Grid]) -> Grid:
+def grid(config: SweepOptions, name: str, tried: Mapping[str, Grid]) -> Grid:
     """What a sweep tries with an optimizer.
 
     Args:
-        config: Its options; what is given there comes before `tried`.
-        name: Of the optimizer.
-        tried: By optimizer.
+        config: Options of the sweep; what is given there comes before `tried`.
+        name: Name of the optimizer.
+        tried: Grids by optimizer.
     """
     own = tried[listed_name(name, tried)]
     return own._replace(
@@ -168,23 +259,10 @@ def listed_name(name: str, table: Mapping[str, Any]) -> str:
     Raises:
         InputError: If there is no such optimizer.
     """
-    known = ", ".join(optimizers.NAMES)
-    require(name in optimizers.NAMES, f"no optimizer {name!r}; choose from: {known}")
+    check_optimizer(name)
     key = name.removesuffix("-bounded").replace("-plus", "")
     key = key if key in table else key.replace("adamw", "adam")
     return key if key in table else key.removesuffix("-lawn")
-
-
-@dataclasses.dataclass(frozen=True)
-class Settled(Training, Single):
-    """What `resolve` leaves open in no run."""
-
-    epochs: int = 0
-    schedule: Literal["three-phase", "two-phase"] = "three-phase"
-    warmup_epochs: float = 0.0
-    learning_rate: float = 0.0
-    free_epochs: float = 0.0
-    weight_decay: float = 0.0
 
 
 def tuned(name: str, table: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
@@ -192,8 +270,8 @@ def tuned(name: str, table: Mapping[str, tuple[float, ...]]) -> dict[str, float]
     given, and the epochs of its warm-up if the table has them.
 
     Args:
-        name: Of the optimizer.
-        table: Of the forms that were tuned; the others take the values of these.
+        name: Name of the optimizer.
+        table: Values of the forms that were tuned; the others take the values of these.
 
     Raises:
         InputError: If there is no such optimizer.
@@ -202,7 +280,7 @@ def tuned(name: str, table: Mapping[str, tuple[float, ...]]) -> dict[str, float]
     return dict(zip(names, table[listed_name(name, table)], strict=False))
 
 
-def settle(config: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def fill_in(config: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """All options by name, with defaults for those that were left open."""
     defaults = dict(defaults)
     if config.switch != "epochs":
@@ -211,31 +289,19 @@ def settle(config: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
     return given | {key: defaults[key] for key in defaults if given[key] is None}
 
 
-def at_least(config: Any, least: float, *names: str) -> None:
-    """Raises an `InputError` for a given option below `least`, or not finite."""
-    for name in names:
-        value = getattr(config, name)
-        flag = name.replace("_", "-")
-        fits = value is None or least <= value < math.inf
-        require(fits, f"--{flag} must be finite and at least {least}; got {value}")
+# ------------------------------------------------------------------------- checks
 
 
-def check(config: Settled) -> None:
+def check_optimizer(name: str) -> None:
+    """Raises an `InputError` if there is no such optimizer."""
+    known = ", ".join(optimizers.NAMES)
+    require(name in optimizers.NAMES, f"no optimizer {name!r}; choose from: {known}")
+
+
+def check(config: ResolvedOptions) -> None:
     """Raises an `InputError` for options that no run can have."""
     name, lawn_form = config.optimizer, optimizers.is_lawn(config.optimizer)
-    at_least(config, 1, "batch_size", "epochs", "eval_every", "micro_batch", "devices")
-    at_least(config, 1, "processes")
-    at_least(config, 0, "warmup_epochs", "free_epochs", "weight_decay", "gamma")
-    at_least(config, 0, "flood", "checkpoint_minutes", "seed", "label_smoothing")
-    for option in ("learning_rate", "clip_norm", "alpha"):
-        value = getattr(config, option)
-        flag = option.replace("_", "-")
-        require(
-            value is None or 0 < value < math.inf,
-            f"--{flag} must be finite and above 0; got {value}",
-        )
-    require(config.seed < 2**32, "seeds must be below 2^32")
-    require(config.batch_size < 2**31, "--batch-size must be below 2^31")
+    check_bounds(config)
     require(math.isfinite(config.switch_threshold), "--switch-threshold must be finite")
     require(config.label_smoothing <= 1, "--label-smoothing must be 0 to 1")
     require(

@@ -67,3 +67,8 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     drawn = rng.multinomial(values.size, counts / values.size, RESAMPLES)
     low, high = np.percentile(drawn @ levels / values.size, (2.5, 97.5))
     return float(low), float(high)
+
+
+def standard_error(values: np.ndarray) -> float:
+    """The standard error of the mean of ``[n]`` independent values."""
+    return float(values.std(ddof=1) / len(values) ** 0.5)

@@ -1,7 +1,7 @@
 """Sweeps: a grid of hyperparameters per optimizer, then the best with several seeds.
 
 ``python -m train sweep recsys`` or ``image``. Trials are compared on data held out of
-the training data; the best one is then trained on all of these.
+the training data; the best one is then trained on all training data.
 """
 
 import dataclasses
@@ -16,39 +16,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import (
-    loop as training,
-)
-from train import (
-    optimizers,
-    options,
-    require,
-    swept,
-)
+from train import hyperparameters, loop, optimizers
 from train.devices import Devices
-from train.experiment import Programs
-from train.images import options as image_options
-from train.recommenders import options as recsys_options
+from train.errors import require
+from train.experiment import FINISHED, Clock, Evaluation, Experiment, Job, Row, Sweep
+from train.options import neutral_names
 from train.report import markdown
 from train.runs import records
 from train.runs.folder import open_run
-from train.runs.progress import ProgressReport
 
-Config = recsys_options.SweepConfig | image_options.SweepConfig
 Member = dict[str, Any]  # Hyperparameters and seed of one trial.
-# As a table names them.
+# Hyperparameters, and their names in a table.
 HYPERPARAMETERS = {
     "learning_rate": "rate",
     "weight_decay": "decay",
     "free_epochs": "free",
     "warmup_epochs": "warm-up",
 }
-UNRELATED = ("out", "quiet", "data_dir", "checkpoint_minutes", "micro_batch", "at_once")
 
 
-def grid(config: Config, name: str) -> list[Member]:
+def sweep_of(experiment: Experiment) -> Sweep:
+    """The sweeps of an experiment that has some."""
+    assert experiment.sweep is not None
+    return experiment.sweep
+
+
+def grid(experiment: Experiment, config: Any, name: str) -> list[Member]:
     """The hyperparameters of each trial of an optimizer."""
-    tried = swept.ALL[type(config)].grid(config, name)
+    tried = sweep_of(experiment).grid(config, name)
     values: dict[str, tuple[float, ...]] = {"learning_rate": tried.rates}
     if optimizers.is_lawn(name):
         values["free_epochs"] = tried.free
@@ -63,17 +58,21 @@ def grid(config: Config, name: str) -> list[Member]:
     return [dict(zip(values, chosen, strict=True)) for chosen in combinations]
 
 
-def make_config(config: Config, name: str, **changes: Any) -> Any:
+def make_config(experiment: Experiment, config: Any, name: str, **changes: Any) -> Any:
     """A run in full, with the options of the sweep."""
-    kind = swept.ALL[type(config)]
-    fields = dataclasses.fields(kind.shared)
-    given: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields}
-    return kind.resolve(kind.Config(**given | {"optimizer": name} | changes))
+    names = {field.name for field in dataclasses.fields(config)}
+    shared: dict[str, Any] = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(experiment.Options)
+        if field.name in names
+    }
+    options = shared | {"optimizer": name} | changes
+    return experiment.resolve(experiment.Options(**options))
 
 
-def trial_config(config: Config, name: str, member: Member) -> Any:
+def trial_config(experiment: Experiment, config: Any, name: str, member: Member) -> Any:
     """One trial: a run in full with all its phases shortened alike."""
-    full = make_config(config, name, **member)
+    full = make_config(experiment, config, name, **member)
     epochs = config.trial_epochs or full.epochs
     factor = epochs / full.epochs
     return dataclasses.replace(
@@ -85,160 +84,200 @@ def trial_config(config: Config, name: str, member: Member) -> Any:
     )
 
 
-def run(config: Config) -> None:
+def run(experiment: Experiment, config: Any) -> None:
     """Trains all trials and final runs; prints and writes the tables."""
-    kind, names = swept.ALL[type(config)], config.optimizers
-    metric = kind.metrics[0]
+    kind, names = sweep_of(experiment), config.optimizers
     require(0 < len(names) == len(set(names)), "--optimizers needs different names")
     require(len(config.trial_seeds) > 0, "--trial-seeds needs at least one")
-    members = {name: grid(config, name) for name in names}
+    members = {name: grid(experiment, config, name) for name in names}
     # All options are checked before anything is read.
-    trials = [trial_config(config, n, m) for n in names for m in members[n]]
-    content = records.run_config(f"sweep {kind.experiment.name}", config, UNRELATED)
+    trials = [
+        trial_config(experiment, config, name, member)
+        for name in names
+        for member in members[name]
+    ]
+    content = records.run_config(
+        f"sweep {experiment.name}", config, neutral_names(config)
+    )
     folder = config.out or records.default_folder(content)
-    loaded = kind.experiment.load(trials[0])
+    loaded = experiment.load(trials[0])
     with open_run(folder, content) as files:
         rows = []
         train: Callable = train_together if kind.together else train_apart
         for name in names:
-            rows += train(config, name, members[name], folder, loaded)
-        text = table(config, rows)
+            rows += train(experiment, config, name, members[name], folder, loaded)
+        text = table(experiment, config, rows)
         print(f"\n{text}\n", flush=True)
         records.write_jsonl(folder / "trials.jsonl", rows)
         (folder / "table.md").write_text(text + "\n", encoding="utf-8")
-        finals(config, rows, folder)
-        chosen = {
-            name: best([row for row in rows if row["optimizer"] == name], metric)
-            for name in names
-        }
+        finals(experiment, config, rows, folder)
+        chosen = {name: best(rows, name, kind.metrics[0]) for name in names}
         files.finish({"best": chosen})
 
 
+# ------------------------------------------------------------------------- trials
+
+
 def train_apart(
-    config: Config, name: str, members: list[Member], folder: Path, loaded: Any
-) -> list[dict[str, Any]]:
-    """Trains all trials of an optimizer, each as a run; one row for each."""
-    kind, rows = swept.ALL[type(config)], []
-    for number, member in enumerate(members, 1):
-        which = f"trial {number} of {len(members)}"
-        print(f"{name}, {which}: {describe(member)}", flush=True)
-        out = folder / "trials" / f"{name}-{number}"
-        trial = dataclasses.replace(trial_config(config, name, member), out=out)
-        training.execute(kind.experiment, trial, Devices(), loaded, brief=True)
-        summary = json.loads((out / "summary.json").read_text())
-        rows.append(
-            {"optimizer": name, "batch_size": config.batch_size}
-            | member
-            | {key: summary["last"][key] for key in kind.metrics}
-            | {"outcome": summary["outcome"]}
-        )
-    return rows
-
-
-def train_together(
-    config: recsys_options.SweepConfig,
+    experiment: Experiment,
+    config: Any,
     name: str,
     members: list[Member],
     folder: Path,
     loaded: Any,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
+    """Trains all trials of an optimizer, each as a run; one row for each."""
+    rows = []
+    for number, member in enumerate(members, 1):
+        which = f"trial {number} of {len(members)}"
+        print(f"{name}, {which}: {describe(member)}", flush=True)
+        out = folder / "trials" / f"{name}-{number}"
+        trial = trial_config(experiment, config, name, member)
+        trial = dataclasses.replace(trial, out=out)
+        loop.execute(experiment, trial, Devices(), loaded, brief=True)
+        summary = json.loads((out / "summary.json").read_text())
+        metrics = {key: summary["last"][key] for key in sweep_of(experiment).metrics}
+        about = {"optimizer": name, "batch_size": config.batch_size} | member
+        rows.append(about | metrics | {"outcome": summary["outcome"]})
+    return rows
+
+
+def train_together(
+    experiment: Experiment,
+    config: Any,
+    name: str,
+    members: list[Member],
+    folder: Path,
+    loaded: Any,
+) -> list[Row]:
     """Trains all trials of an optimizer in one program; one row for each."""
-    kind = swept.ALL[type(config)]
-    trials = [trial_config(config, name, member) for member in members]
-    programs = kind.experiment.prepare(trials[0], loaded, Devices(limit=1))
-    at_once = min(len(trials), config.at_once or programs.at_once)
-    content = records.run_config("trials", trials[0], options.UNRELATED)
+    job = Trials(experiment, config, name, members, loaded)
+    content = records.run_config("trials", job.options, neutral_names(job.options))
     content["trials"] = members
-    epochs, steps = trials[0].epochs, programs.steps_per_epoch
+    minutes = config.checkpoint_minutes
     with open_run(
-        folder / "trials" / name, content, checkpoint_minutes=config.checkpoint_minutes
+        folder / "trials" / name, content, checkpoint_minutes=minutes
     ) as files:
         if not files.finished:
-            print(
-                f"{name}: {len(trials)} trials of {epochs} epochs, {at_once} at once"
-                f" ({steps} steps per epoch)",
-                flush=True,
-            )
-            arguments = [training.make_trial(trial, steps) for trial in trials]
-            arrays = kind.experiment.arrays(loaded)
-            start, advance, evaluate = _programs(programs, arguments, arrays, at_once)
-            host, done = files.restore(jax.tree.map(np.asarray, start()))
-            state = jax.tree.map(jnp.asarray, host)
-            show = not config.quiet
-            with ProgressReport(max(1, epochs - done), not show) as progress:
-                while done < epochs:
-                    epoch = min(epochs, done + config.eval_every)
-                    state, loss = advance(state, done, epoch)
-                    median = float(np.median(loss))
-                    files.record({"epoch": epoch, "median_loss": median})
-                    host = jax.tree.map(np.asarray, state)
-                    files.save(epoch, host, force=epoch == epochs)
-                    text = f"{name} epoch {epoch}/{epochs}  median loss {median:.4f}"
-                    progress.advance(epoch - done, text)
-                    done = epoch
-            values = jax.tree.map(np.asarray, evaluate(state))
-            files.finish(
-                {
-                    "trials": [
-                        {"optimizer": name, "batch_size": config.batch_size}
-                        | member
-                        | {key: float(values[key][i]) for key in kind.metrics}
-                        | {"outcome": _outcome(int(host.diverged_step[i]))}
-                        for i, member in enumerate(members)
-                    ]
-                }
-            )
+            print(job.introduction, flush=True)
+            loop.train(job, files, show=not config.quiet)
         return json.loads((files.folder / "summary.json").read_text())["trials"]
 
 
-def _programs(
-    programs: Programs, trials: list[dict[str, Any]], data: Any, at_once: int
-) -> tuple[Callable, Callable, Callable]:
-    """Start, epochs and evaluation of all trials, whose states are stacked.
+class Trials(Job):
+    """All trials of an optimizer as one program on one device; states are stacked.
 
-    Returns:
-        ``() -> state``, ``(state, first_epoch, last_epoch) -> (state, loss)`` and
-        ``(state) -> metrics``; each leaf, loss and metric ``[trials, ...]``.
+    Attributes:
+        options: Options of the first trial; the others differ in hyperparameters alone.
     """
-    stacked = _stack(trials)
 
-    def over_trials(function: Callable) -> Callable:
-        return partial(jax.lax.map, function, batch_size=at_once)
+    def __init__(
+        self,
+        experiment: Experiment,
+        config: Any,
+        name: str,
+        members: list[Member],
+        loaded: Any,
+    ):
+        """Computes nothing yet.
 
-    @partial(jax.jit, donate_argnums=0)
-    def advance(state, first, last):
-        def one(member):
-            return programs.advance(member[0], member[1], data, first, last)
-
-        return over_trials(one)((state, stacked))
-
-    @jax.jit
-    def evaluate(state):
-        return over_trials(lambda one: programs.evaluate(one[0], one[1], data)[0])(
-            (state, stacked)
+        Args:
+            experiment: Kind of the trials.
+            config: Options of the sweep.
+            name: Name of the optimizer.
+            members: Hyperparameters and seed of each trial.
+            loaded: What the experiment's `load` returned.
+        """
+        trials = [trial_config(experiment, config, name, member) for member in members]
+        self.options = trials[0]
+        first: Any = experiment.prepare(self.options, loaded, Devices(limit=1))
+        self._programs = first.programs
+        self._metrics = sweep_of(experiment).metrics
+        self._trials, self._members, self._name = trials, members, name
+        self._about = {"optimizer": name, "batch_size": config.batch_size}
+        self.epochs, self.eval_every = self.options.epochs, config.eval_every
+        at_once = min(len(trials), config.at_once or self._programs.at_once)
+        steps = self._programs.steps_per_epoch
+        self.introduction = (
+            f"{self._name}: {len(trials)} trials of {self.epochs} epochs, {at_once} at"
+            f" once ({steps} steps per epoch)"
         )
+        self._over_trials = lambda one: partial(jax.lax.map, one, batch_size=at_once)
 
-    start = jax.jit(over_trials(programs.start))
-    return partial(start, stacked), advance, evaluate
+    def start(self) -> Any:
+        steps = self._programs.steps_per_epoch
+        arguments = [hyperparameters.make_trial(trial, steps) for trial in self._trials]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arguments)
+        data = self._programs.arrays()
+
+        def advance(first, last, one):
+            return self._programs.advance(one[0], one[1], data, first, last)
+
+        def evaluate(one):
+            return self._programs.evaluate(one[0], one[1], data)[0]
+
+        @partial(jax.jit, donate_argnums=0)
+        def advance_all(state, first, last):
+            one = partial(advance, first, last)
+            return self._over_trials(one)((state, stacked))
+
+        @jax.jit
+        def evaluate_all(state):
+            return self._over_trials(evaluate)((state, stacked))
+
+        self._advance, self._evaluate = advance_all, evaluate_all
+        return self.fetch(jax.jit(self._over_trials(self._programs.start))(stacked))
+
+    def advance(self, state: Any, first: int, last: int) -> tuple[Any, Any]:
+        return self._advance(state, first, last)
+
+    def evaluate(self, state: Any, host: Any, epoch: int, loss: Any) -> Evaluation:
+        median = float(np.median(loss))
+        text = f"{self._name} epoch {epoch}/{self.epochs}  median loss {median:.4f}"
+        return Evaluation([{"epoch": epoch, "median_loss": median}], text)
+
+    def summarize(
+        self, state: Any, host: Any, rows: list[Row], outcome: str, clock: Clock
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        values = self.fetch(self._evaluate(state))
+        found = [
+            self._about
+            | member
+            | {key: float(values[key][i]) for key in self._metrics}
+            | {"outcome": _outcome(int(host.diverged_step[i]))}
+            for i, member in enumerate(self._members)
+        ]
+        return {"trials": found}, {}
 
 
-def _stack(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+def _outcome(diverged_step: int) -> str:
+    return FINISHED if diverged_step < 0 else f"diverged at step {diverged_step}"
 
 
-def best(rows: list[dict[str, Any]], metric: str) -> Member | None:
-    """The trial with the highest mean metric over its seeds, of those that finished.
+# -------------------------------------------------------------- choice, final runs
+
+
+def best(rows: list[Row], name: str, metric: str) -> Member | None:
+    """The trial of an optimizer with the highest mean metric over its seeds.
+
+    Args:
+        rows: Rows of all trials.
+        name: Name of the optimizer.
+        metric: Name of the metric.
 
     Returns:
-        Its hyperparameters, without the seed; None if all diverged.
+        Its hyperparameters, without the seed; None if every trial has a seed that
+        diverged.
     """
-    trials: dict[str, list[dict[str, Any]]] = {}
+    trials: dict[str, list[Row]] = {}
     for row in rows:
+        if row["optimizer"] != name:
+            continue
         trials.setdefault(describe(row), []).append(row)
     alive = [
         trial
         for trial in trials.values()
-        if all(row["outcome"] == "finished" for row in trial)
+        if all(row["outcome"] == FINISHED for row in trial)
     ]
     if not alive:
         return None
@@ -246,36 +285,41 @@ def best(rows: list[dict[str, Any]], metric: str) -> Member | None:
     return {key: top[key] for key in HYPERPARAMETERS if key in top}
 
 
-def finals(config: Config, rows: list[dict[str, Any]], folder: Path) -> None:
+def finals(experiment: Experiment, config: Any, rows: list[Row], folder: Path) -> None:
     """Trains each optimizer's best trial in full, with every seed."""
-    kind, loaded = swept.ALL[type(config)], None
-    metric = kind.metrics[0]
+    loaded, metric = None, sweep_of(experiment).metrics[0]
     for name in config.optimizers:
-        chosen = best([row for row in rows if row["optimizer"] == name], metric)
+        chosen = best(rows, name, metric)
         if chosen is None:
             print(f"{name}: every trial diverged, so there is no final run")
             continue
         for seed in config.seeds:
             out = folder / "final" / f"{name}-seed{seed}"
-            final = make_config(config, name, **chosen, seed=seed, out=out)
-            loaded = loaded or kind.experiment.load(final)
-            training.execute(kind.experiment, final, Devices(), loaded)
+            changes = chosen | {"seed": seed, "out": out}
+            final = make_config(experiment, config, name, **changes)
+            loaded = loaded or experiment.load(final)
+            loop.execute(experiment, final, Devices(), loaded)
 
 
-def table(config: Config, rows: list[dict[str, Any]]) -> str:
+# -------------------------------------------------------------------------- table
+
+
+def table(experiment: Experiment, config: Any, rows: list[Row]) -> str:
     """All trials, the best of each optimizer marked, as Markdown."""
-    kind, lines = swept.ALL[type(config)], []
+    kind, lines = sweep_of(experiment), []
     metric = kind.metrics[0]
     for name in config.optimizers:
-        mine = [row for row in rows if row["optimizer"] == name]
-        chosen = best(mine, metric)
-        for row in mine:
-            finished = row["outcome"] == "finished"
+        chosen = best(rows, name, metric)
+        for row in rows:
+            if row["optimizer"] != name:
+                continue
+            finished = row["outcome"] == FINISHED
             score = f"{100 * row[metric]:.2f}" if finished else row["outcome"]
             mark = "best" if chosen and chosen.items() <= row.items() else ""
             lines.append([name, describe(row), str(row["seed"]), score, mark])
     name = config.optimizers[0]
-    full = make_config(config, name, **grid(config, name)[0]).epochs
+    member = grid(experiment, config, name)[0]
+    full = make_config(experiment, config, name, **member).epochs
     length = f"{full} epochs"
     if config.trial_epochs not in (None, full):
         length = (
@@ -294,7 +338,3 @@ def describe(row: Member) -> str:
     """The hyperparameters of a trial in words."""
     words = HYPERPARAMETERS.items()
     return ", ".join(f"{word} {row[key]:g}" for key, word in words if key in row)
-
-
-def _outcome(diverged_step: int) -> str:
-    return "finished" if diverged_step < 0 else f"diverged at step {diverged_step}"

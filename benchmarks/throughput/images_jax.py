@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from benchmarks import environment
-from train import loop as training
+from train import hyperparameters, single_run
 from train.devices import Devices
 from train.images import experiment as image
 from train.images.cifar_files import Images, Part
@@ -40,11 +40,12 @@ def main() -> None:
         )
     )
     devices = Devices(limit=1)
-    programs = image.prepare(config, images, devices)
-    trial = training.make_trial(config, programs.steps_per_epoch)
+    task = image.make_task(config, images, devices)
+    programs = image.make_programs(config, images, task)
+    trial = hyperparameters.make_trial(config, programs.steps_per_epoch)
     data = image.on_device(images)
     state = jax.jit(programs.start)(trial)
-    advance = training.make_advance(programs, devices)
+    advance = single_run.make_advance(programs, devices)
     done = 0
 
     def train(number: int) -> dict:

@@ -4,6 +4,7 @@ Started by the benchmark with its settings as JSON; answers each line with a num
 epochs on standard input by a line of JSON.
 """
 
+import dataclasses
 import json
 import sys
 import time
@@ -14,11 +15,12 @@ import numpy as np
 import optax
 
 from benchmarks import environment
-from train import loop as training
+from train import hyperparameters
 from train.devices import Devices
 from train.recommenders import experiment as recsys
 from train.recommenders import programs as recommender
 from train.recommenders.data import Interactions
+from train.recommenders.options import Config, resolve
 
 
 def main() -> None:
@@ -30,14 +32,14 @@ def main() -> None:
     interacted = Interactions(
         "ncf", users, int(file["num_items"]), file["train"], nobody, None, {}
     )
-    config = recsys.resolve(
-        recsys.Config(optimizer="adam", batch_size=settings["batch_size"])
-    )
+    config = resolve(Config(optimizer="adam", batch_size=settings["batch_size"]))
     devices = Devices(limit=1)
     task = recsys.make_task(config, interacted, devices)
     # A fixed rate, so that the first epoch's loss can be compared.
-    task = task._replace(optimizer=lambda trial: optax.adam(settings["rate"]))
-    trial = training.make_trial(config, task.steps_per_epoch)
+    task = dataclasses.replace(
+        task, optimizer=lambda trial: optax.adam(settings["rate"])
+    )
+    trial = hyperparameters.make_trial(config, task.steps_per_epoch)
     data = recsys.on_device(interacted, np.zeros((1, users, 2), np.int32))
     state = jax.jit(partial(recommender.start, task))(trial)
     advance = devices.compile(partial(recommender.advance, task), donate=True)

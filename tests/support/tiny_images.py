@@ -6,7 +6,8 @@ import numpy as np
 from flax import linen as nn
 
 from train.images import programs as classifier
-from train.images.programs import Data, Task
+from train.images.inputs import DeviceImages
+from train.images.programs import Task
 from train.shuffle import make_shuffle, shuffled
 
 SIDE, CLASSES, IMAGES, TESTS = 4, 3, 50, 23
@@ -43,14 +44,19 @@ def data(seed=0, side=SIDE):
     parts = images[:IMAGES], labels[:IMAGES], images[IMAGES:], labels[IMAGES:]
     kinds = "uint8", "int32", "uint8", "int32"
     arrays = (jnp.asarray(x, kind) for x, kind in zip(parts, kinds, strict=True))
-    return Data(*arrays, jnp.asarray([0.5, 0.4, 0.3], jnp.float32))
+    return DeviceImages(*arrays, jnp.asarray([0.5, 0.4, 0.3], jnp.float32))
 
 
 def make_task(optimizer, loss, model=None, batch_size=16, parts=1, **options):
     options = {"degrees": None} | options
     return Task(
-        *(model or Linear(), SIDE, IMAGES, batch_size, parts, lambda trial: optimizer),
-        *(loss,),
+        model=model or Linear(),
+        side=SIDE,
+        num_images=IMAGES,
+        batch_size=batch_size,
+        parts=parts,
+        optimizer=lambda trial: optimizer,
+        loss=loss,
         **options,
     )
 

@@ -39,9 +39,14 @@ def device_data(data, seed=0):
 def make_task(optimizer, loss, batch_size=250, parts=1, init="torch", **options):
     """Without `options`, on one device."""
     model = NCF(USERS, ITEMS, initialization=init)
-    positives = USERS * OWN
     return Task(
-        model, positives, batch_size, parts, lambda trial: optimizer, loss, **options
+        model=model,
+        num_positives=USERS * OWN,
+        batch_size=batch_size,
+        parts=parts,
+        optimizer=lambda trial: optimizer,
+        loss=loss,
+        **options,
     )
 
 

@@ -98,7 +98,10 @@ def test_a_classifier_has_the_metrics_of_its_last_evaluation(
         f"accuracy {100 * share:.2f} % (standard error over images {100 * error:.2f}),"
         f" ECE {100 * row['ece']:.2f} % (15 bins), loss {row['test_loss']:.4f}\n"
     ) in found
-    assert f"as they are {100 * row['train_accuracy']:.2f} %, margins p10" in found
+    assert (
+        f"without augmentation {100 * row['train_accuracy']:.2f} %, margins p10"
+        in found
+    )
     assert contents(out) == before
     if dataset == "cifar10":
         run = evaluate.load(out, data)

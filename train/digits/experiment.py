@@ -1,40 +1,34 @@
 """Handwritten digits: optimizers side by side at a large batch, each equally tuned.
 
-Reads top to bottom: config, data, grid, model and training, report, run.
+Reads top to bottom: config, data, grid, model and training, report, experiment.
 """
 
-import dataclasses
 import itertools
 import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from lawn_optax import metrics, schedules
 from models import MLP
-from train import (
-    optimizers,
-    plots,
-    require,
-)
-from train.digits.grid import Trial, run_grid
-from train.digits.tables import (
-    differences,
-    result_table,
-    trial_table,
-)
-from train.runs import records
-from train.runs.progress import ProgressReport
+from train import optimizers, options, plots
+from train import step as training_step
+from train.devices import Devices
+from train.digits.grid import Grid, GridResult, Grids, Trial
+from train.digits.tables import differences, result_table, trial_table
+from train.errors import require
+from train.experiment import Experiment
+from train.options import option
+from train.step import State
 
 # ---------------------------------------------------------------------- config
 
@@ -43,24 +37,25 @@ TRAIN, VALIDATION, TEST = 898, 449, 450  # Half, a quarter and a quarter of 1,79
 ECE_BINS = 15
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True)
+class Config(options.FolderOptions):
     """Handwritten digits: optimizers side by side at a large batch.
 
     Trains a small network on scikit-learn's 1,797 images of 8x8 pixels (no download).
     Every optimizer gets a grid of the same number of trials, each trial the same
     seeds, all at once; the trial with the best validation accuracy at the end is
-    reported on the test images.
+    reported on the test images. The same command with the same options resumes a run
+    that was interrupted.
     """
 
     optimizers: tuple[str, ...] = ("adam", "adamw", "adam-lawn")
     """Any of: sgd, adam, adamw, lamb, lamb-plus, and each with -lawn."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
-    epochs: int = 200
+    epochs: int = option(200, least=1)
     """Passes over the 898 training images."""
     batch_size: int = TRAIN // 2
-    """Images per step; what does not fill a batch is left out of that epoch."""
+    """Images per step; those that fill no batch are left out of that epoch."""
     warmup: float = 0.1
     """Share of the training in which the learning rate rises to its peak."""
     trials: int = 12
@@ -72,16 +67,12 @@ class Config:
     """Weight decays in the grid of adamw."""
     free: tuple[float, ...] = (0.01, 0.05, 0.2)
     """Shares of the training before the switch, in the grid of the -lawn forms."""
-    seeds: int = 5
+    seeds: int = option(5, least=1)
     """Initialisations per trial, the same ones for all optimizers."""
-    split_seed: int = 0
-    """Decides which images are for training, validation and test."""
-    eval_every: int = 5
+    split_seed: int = option(0, least=0, below=options.SEEDS)
+    """Seed for the division into training, validation and test images."""
+    eval_every: int = option(5, least=1)
     """Epochs between two evaluations."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder for the results (default: runs/digits/ and a hash of the options)."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Show no progress."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -96,14 +87,12 @@ class Config:
         return (*self.hidden, CLASSES)
 
 
-def check(config: Config) -> None:
-    """Raises `InputError` for options that no run can have."""
+def check(config: Config) -> Config:
+    """Returns options that a run can have; raises `InputError` for others."""
     names = config.optimizers
-    known = ", ".join(optimizers.NAMES)
     for name in names:
-        require(
-            name in optimizers.NAMES, f"no optimizer {name!r}; choose from: {known}"
-        )
+        options.check_optimizer(name)
+    options.check_bounds(config)
     require(0 < len(names) == len(set(names)), "--optimizers needs different names")
     require(min(config.hidden, default=1) >= 1, "--hidden widths must be at least 1")
     require(
@@ -112,12 +101,9 @@ def check(config: Config) -> None:
         f" got {config.batch_size}",
     )
     require(
-        1 <= config.total_steps < 2**31,
-        f"--epochs must be at least 1, of fewer than 2^31 steps; got {config.epochs}",
+        config.total_steps < 2**31,
+        f"--epochs must make fewer than 2^31 steps; got {config.epochs}",
     )
-    require(config.seeds >= 1, "--seeds must be at least 1")
-    require(config.eval_every >= 1, "--eval-every must be at least 1")
-    require(0 <= config.split_seed < 2**32, "--split-seed must be 0 to 2^32 - 1")
     low, high = config.learning_rates
     require(
         0 < low <= high < math.inf,
@@ -141,10 +127,11 @@ def check(config: Config) -> None:
             f"--trials must be a positive multiple of the {values} values that the"
             f" grid of {name} has beside its learning rates; got {config.trials}",
         )
-    # Weights, moments, gradients and updates; activations of the largest evaluation.
+    # Weights, moments, gradients and updates of all optimizers; activations of the
+    # largest evaluation.
     layers = itertools.pairwise((PIXELS, *config.widths))
     numbers = 6 * sum((inputs + 1) * outputs for inputs, outputs in layers)
-    numbers += 2 * TRAIN * sum(config.widths)
+    numbers = len(names) * numbers + 2 * TRAIN * sum(config.widths)
     needed = 4 * config.trials * config.seeds * numbers / 2**30
     stats = jax.devices()[0].memory_stats() or {}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -154,6 +141,7 @@ def check(config: Config) -> None:
         f"this grid needs about {needed:,.0f} GiB and the device has {memory:,.0f};"
         " lower --trials, --seeds or --hidden",
     )
+    return config
 
 
 # ------------------------------------------------------------------------ data
@@ -178,7 +166,7 @@ def load_data(split_seed: int) -> dict[str, Split]:
 
 
 def second_axis(config: Config, name: str) -> tuple[str, list[float]]:
-    """What the grid of an optimizer varies beside the learning rate, and its values."""
+    """The hyperparameter that an optimizer's grid has beside the learning rate."""
     if optimizers.is_lawn(name):
         steps = config.total_steps
         return "switch_step", [schedules.epochs_to_steps(s, steps) for s in config.free]
@@ -201,14 +189,6 @@ def grid(config: Config, name: str) -> list[Trial]:
 # ---------------------------------------------------------- model and training
 
 
-class State(NamedTuple):
-    """One member of the grid in training."""
-
-    params: optax.Params
-    opt_state: optax.OptState
-    diverged_step: jax.Array  # int32[]; -1 while the loss is finite.
-
-
 @partial(jax.jit, static_argnums=0)
 def init_params(widths: tuple[int, ...], keys: jax.Array) -> optax.Params:
     """Initial weights for each of some keys."""
@@ -216,7 +196,7 @@ def init_params(widths: tuple[int, ...], keys: jax.Array) -> optax.Params:
 
 
 def make_member(config: Config, name: str) -> tuple[Callable, Callable]:
-    """How one member of a grid starts and advances, as `run_grid` takes it."""
+    """Functions that start and advance one member of a `Grid`."""
     model = MLP(config.widths)
     steps = config.steps_per_epoch
     warmup_steps = schedules.epochs_to_steps(config.warmup, config.total_steps)
@@ -239,32 +219,29 @@ def make_member(config: Config, name: str) -> tuple[Callable, Callable]:
         return optimizers.make(name, rate, **others)
 
     def start(params, trial):
-        return State(params, optimizer(trial).init(params), jnp.int32(-1))
+        return State(params, {}, optimizer(trial).init(params), jnp.int32(-1))
 
     def advance(state, key, trial, data, first_epoch, last_epoch):
         tx = optimizer(trial)
         images, labels = data["train"]
 
-        def train_step(state, batch):
-            step, rows = batch
-            loss, grads = jax.value_and_grad(loss_of)(
-                state.params, images[rows], labels[rows]
-            )
-            updates, opt_state = tx.update(grads, state.opt_state, state.params)
-            failed = (state.diverged_step < 0) & ~jnp.isfinite(loss)
-            return State(
-                optax.apply_updates(state.params, updates),
-                opt_state,
-                jnp.where(failed, step, state.diverged_step),
-            ), None
-
-        def train_epoch(epoch, state):
+        def make_step(epoch):
             order = jax.random.permutation(jax.random.fold_in(key, epoch), TRAIN)
-            rows = order[: steps * config.batch_size].reshape(steps, -1)
-            numbers = epoch * steps + 1 + jnp.arange(steps)
-            return jax.lax.scan(train_step, state, (numbers, rows))[0]
+            batches = order[: steps * config.batch_size].reshape(steps, -1)
 
-        state = jax.lax.fori_loop(first_epoch, last_epoch, train_epoch, state)
+            def one_step(state, number):
+                rows = batches[number]
+                loss, grads = jax.value_and_grad(loss_of)(
+                    state.params, images[rows], labels[rows]
+                )
+                count = epoch * steps + number + 1
+                state = training_step.update(tx, state, grads, loss, count)
+                return state, loss / steps
+
+            return one_step
+
+        ends = first_epoch, last_epoch
+        state, _ = training_step.run_epochs(make_step, steps, state, *ends)
         values = evaluate(state.params, data)
         failed = (state.diverged_step < 0) & ~jnp.isfinite(values["loss"])
         diverged = jnp.where(failed, last_epoch * steps, state.diverged_step)
@@ -291,7 +268,7 @@ def make_member(config: Config, name: str) -> tuple[Callable, Callable]:
     return start, advance
 
 
-# ------------------------------------------------------------- report and run
+# ------------------------------------------------------------ report, experiment
 
 NOTES = f"""\
 Best trial: highest validation accuracy at the end, mean over seeds (ties: lower loss).
@@ -311,45 +288,42 @@ def introduction(config: Config) -> str:
     )
 
 
-def run(config: Config) -> None:
-    """Trains, prints the table and writes the run folder."""
-    check(config)
-    options = records.run_config("digits", config)
-    folder = config.out or records.default_folder(options)
-    with records.run_folder(folder, options) as files:
-        print(introduction(config), flush=True)
-        if not config.quiet:
-            print("Progress: medians over all trials and seeds.", flush=True)
-        data = load_data(config.split_seed)
-        keys = jax.vmap(jax.random.key)(jnp.arange(config.seeds))
-        params = init_params(config.widths, keys)
-        total = config.epochs * len(config.optimizers)
-        with ProgressReport(total, config.quiet) as progress:
-            results = [
-                run_grid(
-                    name,
-                    grid(config, name),
-                    *make_member(config, name),
-                    keys,
-                    params,
-                    data,
-                    epochs=config.epochs,
-                    eval_every=config.eval_every,
-                    progress=progress,
-                )
-                for name in config.optimizers
-            ]
-        parts = [result_table(results), NOTES, differences(results)]
-        parts += ["All trials:", trial_table(results)]
-        report = "\n\n".join(filter(None, parts))
-        text = f"{introduction(config)}\n\n{report}\n"
-        (files / "table.md").write_text(text, encoding="utf-8")
-        records.write_jsonl(
-            files / "metrics.jsonl", itertools.chain(*(r.rows() for r in results))
-        )
-        records.write_json(
-            files / "summary.json", {r.name: r.summary() for r in results}
-        )
-        plots.training_curves(files / "curves.png", results, config.steps_per_epoch)
-        names = ", ".join(sorted(path.name for path in files.iterdir()))
-    print(f"\n{report}\n\nWritten to {folder}: {names}")
+def publish(config: Config, folder: Path, results: list[GridResult]) -> str:
+    """Writes the tables and the curves; returns the tables with notes."""
+    parts = [result_table(results), NOTES, differences(results)]
+    parts += ["All trials:", trial_table(results)]
+    report = "\n\n".join(filter(None, parts))
+    text = f"{introduction(config)}\n\n{report}\n"
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    plots.training_curves(folder / "curves.png", results, config.steps_per_epoch)
+    return report
+
+
+def prepare(config: Config, data: dict[str, Split], devices: Devices) -> Grids:
+    """What the loop trains; it takes one device."""
+    keys = jax.vmap(jax.random.key)(jnp.arange(config.seeds))
+    about = introduction(config)
+    if not config.quiet:
+        about += "\nProgress: medians of validation accuracy over all trials and seeds."
+    return Grids(
+        {
+            name: Grid(grid(config, name), *make_member(config, name))
+            for name in config.optimizers
+        },
+        keys,
+        init_params(config.widths, keys),
+        data,
+        epochs=config.epochs,
+        eval_every=config.eval_every,
+        introduction=about,
+        publish=partial(publish, config),
+    )
+
+
+EXPERIMENT = Experiment(
+    name="digits",
+    Options=Config,
+    resolve=check,
+    load=lambda config: load_data(config.split_seed),
+    prepare=prepare,
+)

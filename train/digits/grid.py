@@ -2,17 +2,19 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train.runs.progress import ProgressReport
+from train.experiment import Clock, Evaluation, Job, Row
 from train.statistics import MeanStd, mean_std
 
 Trial = Mapping[str, float]  # Hyperparameters by name.
+MEMBER = ("optimizer", "trial", "seed", "epoch")  # What a row is about.
 
 
 def describe_trial(trial: Trial) -> str:
@@ -27,15 +29,16 @@ class GridResult:
     """What one optimizer's grid of trials over seeds left behind.
 
     Attributes:
-        name: Of the optimizer.
+        name: Name of the optimizer.
         trials: Hyperparameters of each trial.
-        epochs: When the members were evaluated.
+        epochs: Epochs after which the members were evaluated.
         history: Metrics by name, each ``[evaluations, trials, seeds]``; NaN once a
             member has diverged.
         diverged_step: int ``[trials, seeds]``: the first update with a loss that is
             not finite; -1 where there was none.
-        seconds: Of training and evaluation of the whole grid, without compilation.
-        compile_seconds: Of compilation and initialisation.
+        seconds: Seconds of training and evaluation of the whole grid, without
+            compilation, in the process that finished the run.
+        compile_seconds: Seconds of compilation and initialisation there.
     """
 
     name: str
@@ -55,13 +58,14 @@ class GridResult:
         Returns:
             The trial's index, or None if no trial is left.
         """
-        accuracy = self.history["validation_accuracy"][-1].mean(axis=-1)
+        # Rounded so that equal counts of images tie, in whatever order they are added.
+        accuracy = self.history["validation_accuracy"][-1].mean(axis=-1).round(6)
         loss = self.history["validation_loss"][-1].mean(axis=-1)
         alive = np.flatnonzero((self.diverged_step < 0).all(axis=-1)).tolist()
         return min(alive, key=lambda i: (-accuracy[i], loss[i]), default=None)
 
     def final(self, trial: int) -> dict[str, MeanStd]:
-        """The last metrics of one trial, summarized over seeds."""
+        """The last metrics of one trial, summarised over seeds."""
         return {key: mean_std(v[-1, trial]) for key, v in self.history.items()}
 
     def divergence(self, trial: int | None = None) -> str:
@@ -78,16 +82,6 @@ class GridResult:
         if not failed.size:
             return ""
         return f"diverged at step {failed.min()} ({failed.size} of {steps.size} runs)"
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """One row per evaluation of each member, for ``metrics.jsonl``."""
-        for i, trial, seed in np.ndindex(self.history["loss"].shape):
-            yield {
-                "optimizer": self.name,
-                "trial": trial,
-                "seed": seed,
-                "epoch": self.epochs[i],
-            } | {key: float(v[i, trial, seed]) for key, v in self.history.items()}
 
     def summary(self) -> dict[str, Any]:
         """The trials, the best of them and its last metrics, for ``summary.json``."""
@@ -110,72 +104,177 @@ class GridResult:
         }
 
 
-def run_grid(
+def read_results(
+    rows: Sequence[Row], summary: Mapping[str, Mapping[str, Any]]
+) -> list[GridResult]:
+    """The grids of a finished run, from its rows and its summary."""
+    results = []
+    for name, values in summary.items():
+        trials: list[Trial] = [
+            {key: v for key, v in trial.items() if not isinstance(v, list)}
+            for trial in values["trials"]
+        ]
+        diverged = np.array([trial["diverged_step"] for trial in values["trials"]])
+        times = values["seconds"], values["compile_seconds"]
+        results.append(make_result(name, trials, rows, diverged, *times))
+    return results
+
+
+def make_result(
     name: str,
     trials: list[Trial],
-    start: Callable,
-    advance: Callable,
-    keys: jax.Array,
-    params: Any,
-    data: Any,
-    *,
-    epochs: int,
-    eval_every: int,
-    progress: ProgressReport,
+    rows: Sequence[Row],
+    diverged_step: np.ndarray,
+    seconds: float,
+    compile_seconds: float,
 ) -> GridResult:
-    """Trains all trials of one optimizer with all seeds, as one compiled program.
+    """A `GridResult` from the rows of ``metrics.jsonl``; NaN for what no row has."""
+    own = [row for row in rows if row["optimizer"] == name]
+    epochs = sorted({row["epoch"] for row in own})
+    place = {epoch: i for i, epoch in enumerate(epochs)}
+    history = {
+        key: np.full([len(epochs), *diverged_step.shape], np.nan)
+        for key in own[-1]
+        if key not in MEMBER
+    }
+    for row in own:
+        member = place[row["epoch"]], row["trial"], row["seed"]
+        for key, values in history.items():
+            # Numbers that were not finite are null in the file.
+            value = row.get(key)
+            values[member] = np.nan if value is None else value
+    times = seconds, compile_seconds
+    return GridResult(name, trials, epochs, history, diverged_step, *times)
 
-    Args:
-        name: Of the optimizer.
-        trials: Hyperparameters, the same names in each.
+
+# ----------------------------------------------------------------------- training
+
+
+class Grid(NamedTuple):
+    """The trials of one optimizer, and how a member of them trains.
+
+    Attributes:
+        trials: Hyperparameters, the same names in each trial.
         start: ``start(params, trial)`` returns the state of one member, which holds
             `diverged_step`.
         advance: ``advance(state, key, trial, data, first_epoch, last_epoch)`` trains
             one member up to `last_epoch` and returns its state and metrics; both
             epochs are traced.
-        keys: ``[seeds]``, one random key per seed.
-        params: Initial weights, ``[seeds, ...]``, the same ones for every trial.
-        data: Arrays on the device, shared by all members.
-        epochs: Length of the training.
-        eval_every: Epochs between two evaluations.
-        progress: Shown the medians of training loss and validation accuracy over the
-            members at every evaluation; its unit is the epoch.
-
-    Returns:
-        The metrics of all members, from epoch 0 on.
     """
-    # Seeds inside, trials outside: what depends on the seed alone is computed once.
-    start = jax.vmap(jax.vmap(start, (0, None)), (None, 0))
-    seeds_axes, trials_axes = (0, 0, *4 * [None]), (0, None, 0, *3 * [None])
-    advance = jax.vmap(jax.vmap(advance, seeds_axes), trials_axes)
-    stacked = {key: jnp.asarray([trial[key] for trial in trials]) for key in trials[0]}
 
-    progress.advance(0, f"{name:9} compiling")
-    began = time.perf_counter()
-    state = jax.jit(start)(params, stacked)
-    program = jax.jit(advance, donate_argnums=0)
-    program = program.lower(state, keys, stacked, data, jnp.int32(0), jnp.int32(0))
-    program = program.compile()
-    jax.block_until_ready(state)
-    compiled = time.perf_counter()
+    trials: list[Trial]
+    start: Callable[..., Any]
+    advance: Callable[..., Any]
 
-    done, evaluated, history = 0, [], []
-    for epoch in [*range(0, epochs, eval_every), epochs]:
-        span = jnp.int32(done), jnp.int32(epoch)
-        state, metrics = program(state, keys, stacked, data, *span)
-        evaluated.append(epoch)
-        history.append(jax.device_get(metrics))
-        loss = np.median(np.nan_to_num(history[-1]["loss"], nan=np.inf))
-        accuracy = np.median(np.nan_to_num(history[-1]["validation_accuracy"]))
-        status = f"loss {loss:.3f}  accuracy {accuracy:.1%}"
-        progress.advance(epoch - done, f"{name:9} epoch {epoch:3}/{epochs}  {status}")
-        done = epoch
-    return GridResult(
-        name,
-        trials,
-        evaluated,
-        {key: np.stack([metrics[key] for metrics in history]) for key in history[0]},
-        np.asarray(state.diverged_step),
-        time.perf_counter() - compiled,
-        compiled - began,
-    )
+
+class Grids(Job):
+    """All trials of several optimizers with all seeds, one program per optimizer.
+
+    The state is a dictionary of the optimizers' states, each stacked
+    ``[trials, seeds, ...]``.
+    """
+
+    evaluates_start = True
+
+    def __init__(
+        self,
+        grids: Mapping[str, Grid],
+        keys: jax.Array,
+        params: Any,
+        data: Any,
+        *,
+        epochs: int,
+        eval_every: int,
+        introduction: str,
+        publish: Callable[[Path, list[GridResult]], str],
+    ):
+        """Computes nothing yet.
+
+        Args:
+            grids: Grids by optimizer.
+            keys: ``[seeds]``, one random key per seed.
+            params: Initial weights, ``[seeds, ...]``, the same ones for every trial.
+            data: Arrays on the device, shared by all members.
+            epochs: Length of the training.
+            eval_every: Epochs between two evaluations.
+            introduction: What is trained, in a few lines.
+            publish: Writes tables and figures into a folder; returns the result in
+                words.
+        """
+        self.epochs, self.eval_every = epochs, eval_every
+        self.introduction = introduction
+        self._grids, self._publish = grids, publish
+        self._keys, self._params, self._data = keys, params, data
+        self._stacked = {
+            name: {
+                key: jnp.asarray([trial[key] for trial in grid.trials])
+                for key in grid.trials[0]
+            }
+            for name, grid in grids.items()
+        }
+        self._programs: dict[str, Callable[..., Any]] = {}
+        self._seconds = dict.fromkeys(grids, 0.0)
+        self._compile_seconds = dict.fromkeys(grids, 0.0)
+
+    def start(self) -> Any:
+        state = {}
+        for name, grid in self._grids.items():
+            began = time.perf_counter()
+            # Seeds inside, trials outside: what depends on the seed alone is computed
+            # once.
+            start = jax.vmap(jax.vmap(grid.start, (0, None)), (None, 0))
+            state[name] = self.fetch(jax.jit(start)(self._params, self._stacked[name]))
+            self._compile_seconds[name] += time.perf_counter() - began
+        return state
+
+    def prepare(self, state: Any, done: int) -> Any:
+        seeds_axes, trials_axes = (0, 0, *4 * [None]), (0, None, 0, *3 * [None])
+        for name, grid in self._grids.items():
+            began = time.perf_counter()
+            advance = jax.vmap(jax.vmap(grid.advance, seeds_axes), trials_axes)
+            program = jax.jit(advance, donate_argnums=0)
+            arguments = self._arguments(name, state, done, done)
+            self._programs[name] = program.lower(*arguments).compile()
+            self._compile_seconds[name] += time.perf_counter() - began
+        return state
+
+    def advance(self, state: Any, first: int, last: int) -> tuple[Any, Any]:
+        state, metrics = dict(state), {}
+        for name, program in self._programs.items():
+            began = time.perf_counter()
+            arguments = self._arguments(name, state, first, last)
+            state[name], found = program(*arguments)
+            metrics[name] = jax.device_get(found)
+            self._seconds[name] += time.perf_counter() - began
+        return state, metrics
+
+    def _arguments(self, name: str, state: Any, first: int, last: int) -> Any:
+        ends = jnp.int32(first), jnp.int32(last)
+        return state[name], self._keys, self._stacked[name], self._data, *ends
+
+    def evaluate(self, state: Any, host: Any, epoch: int, loss: Any) -> Evaluation:
+        rows, texts = [], []
+        for name, metrics in loss.items():
+            for trial, seed in np.ndindex(metrics["loss"].shape):
+                values = {key: float(v[trial, seed]) for key, v in metrics.items()}
+                member = dict(zip(MEMBER, (name, trial, seed, epoch), strict=True))
+                rows.append(member | values)
+            accuracy = np.median(np.nan_to_num(metrics["validation_accuracy"]))
+            texts.append(f"{name} {accuracy:.1%}")
+        return Evaluation(rows, "  ".join([f"epoch {epoch:3}/{self.epochs}", *texts]))
+
+    def summarize(
+        self, state: Any, host: Any, rows: list[Row], outcome: str, clock: Clock
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        summary = {}
+        for name, grid in self._grids.items():
+            times = self._seconds[name], self._compile_seconds[name]
+            diverged_step = host[name].diverged_step
+            result = make_result(name, grid.trials, rows, diverged_step, *times)
+            summary[name] = result.summary()
+        return summary, {}
+
+    def conclude(
+        self, folder: Path, options: Mapping[str, Any], rows: list[Row], summary: Any
+    ) -> str:
+        return self._publish(folder, read_results(rows, summary))

@@ -8,60 +8,21 @@ import numpy as np
 
 from train import plots
 from train.digits.experiment import TRAIN
-from train.digits.grid import GridResult, Trial
+from train.digits.grid import MEMBER, GridResult, read_results
 from train.digits.tables import differences, result_table, trial_table
 
 FILES = ("metrics.jsonl", "summary.json", "table.md")
 # Metrics that the figure shows of each optimizer's best trial.
 _CURVES = ("loss", "median_margin", "test_accuracy", "train_accuracy", "weight_norm")
-_MEMBER = ("optimizer", "trial", "seed", "epoch")
 
 
 def results(files: Mapping[str, Any]) -> list[GridResult]:
-    """The grid of each optimizer, with the metrics at the end of the training.
+    """The grid of each optimizer.
 
     Args:
         files: Content of `FILES`, by name.
     """
-    found = []
-    for name, summary in files["summary.json"].items():
-        diverged = [trial["diverged_step"] for trial in summary["trials"]]
-        rows = _rows(files, name)
-        last = rows[-1]["epoch"]
-        history = {
-            key: np.full([1, *np.shape(diverged)], np.nan)
-            for key in rows[-1]
-            if key not in _MEMBER
-        }
-        for row in rows:
-            if row["epoch"] == last:
-                for key, values in history.items():
-                    values[0, row["trial"], row["seed"]] = _number(row[key])
-        trials: list[Trial] = [
-            {k: v for k, v in trial.items() if not isinstance(v, list)}
-            for trial in summary["trials"]
-        ]
-        found.append(
-            GridResult(
-                name,
-                trials,
-                [last],
-                history,
-                np.array(diverged),
-                summary["seconds"],
-                summary["compile_seconds"],
-            )
-        )
-    return found
-
-
-def _rows(files: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    return [row for row in files["metrics.jsonl"] if row["optimizer"] == name]
-
-
-def _number(value: float | None) -> float:
-    """A number of a JSON file, which has null where it was not finite."""
-    return np.nan if value is None else value
+    return read_results(files["metrics.jsonl"], files["summary.json"])
 
 
 def text(files: Mapping[str, Any]) -> str:
@@ -86,20 +47,7 @@ def draw(path: Path, files: Mapping[str, Any], options: Mapping[str, Any]) -> No
         files: Content of `FILES`, by name.
         options: Options of the experiment, by name.
     """
-    grids = results(files)
-    for grid in grids:
-        best = grid.best()
-        rows = [row for row in _rows(files, grid.name) if row["trial"] == best]
-        if not rows:
-            continue
-        grid.epochs[:] = sorted({row["epoch"] for row in rows})
-        for key in _CURVES:
-            values = np.full([len(grid.epochs), *grid.diverged_step.shape], np.nan)
-            for row in rows:
-                place = grid.epochs.index(row["epoch"]), best, row["seed"]
-                values[place] = _number(row[key])
-            grid.history[key] = values
-    plots.training_curves(path, grids, TRAIN // options["batch_size"])
+    plots.training_curves(path, results(files), TRAIN // options["batch_size"])
 
 
 def pack(files: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -119,11 +67,15 @@ def pack(files: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
                 "compile_seconds": summary["compile_seconds"],
                 "trials": grid.trials,
                 "diverged_step": grid.diverged_step.tolist(),
-                "epoch": grid.epochs[0],
-                "last": {k: _nested(v[0]) for k, v in grid.history.items()},
+                "epoch": grid.epochs[-1],
+                "last": {k: _nested(v[-1]) for k, v in grid.history.items()},
             }
         )
-        rows = [row for row in _rows(files, grid.name) if row["trial"] == best]
+        rows = [
+            row
+            for row in files["metrics.jsonl"]
+            if (row["optimizer"], row["trial"]) == (grid.name, best)
+        ]
         rows.sort(key=lambda row: (row["seed"], row["epoch"]))
         columns = ("seed", "epoch", *_CURVES)
         curves[grid.name] = {key: [row[key] for row in rows] for key in columns}
@@ -152,10 +104,10 @@ def unpack(row: Mapping[str, Any], curves: Mapping[str, Any]) -> dict[str, Any]:
             if epoch < grid["epoch"]:
                 member = (name, curve["trial"], seed, epoch)
                 shown = dict(zip(_CURVES, values, strict=True))
-                metrics.append(dict(zip(_MEMBER, member, strict=True)) | shown)
+                metrics.append(dict(zip(MEMBER, member, strict=True)) | shown)
         for trial, seed in np.ndindex(np.shape(grid["diverged_step"])):
             member = (name, trial, seed, grid["epoch"])
             shown = {key: values[trial][seed] for key, values in last.items()}
-            metrics.append(dict(zip(_MEMBER, member, strict=True)) | shown)
+            metrics.append(dict(zip(MEMBER, member, strict=True)) | shown)
     table = f"{row['introduction']}\n\n\n\n{row['notes']}"
     return {"summary.json": summary, "metrics.jsonl": metrics, "table.md": table}

@@ -52,7 +52,7 @@ def differences(results: Sequence[GridResult]) -> str:
     """Test accuracy of each LAWN form against each other optimizer, seed by seed.
 
     Args:
-        results: Of runs over the same seeds.
+        results: Results of runs over the same seeds.
 
     Returns:
         One line per pair, empty if there is nothing to compare.

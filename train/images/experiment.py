@@ -1,7 +1,7 @@
 """Image classification: convolutional networks on CIFAR-10, CIFAR-100 and ImageNet.
 
 Reads top to bottom: data, task, run. `options` has the options, `programs` the compiled
-programs, `cifar_files` reads CIFAR, and `streaming` trains on photographs.
+programs, `data` reads the data sets, and `streaming` trains on photographs.
 """
 
 import dataclasses
@@ -17,46 +17,31 @@ from flax import linen as nn
 
 import models
 from lawn_optax import baselines, groups, losses
-from train import (
-    loop as training,
-)
-from train import (
-    plots,
-    require,
-)
-from train.devices import Devices
-from train.experiment import Experiment, Programs
+from train import hyperparameters, plots
+from train.devices import Devices, take_devices
+from train.errors import require
+from train.experiment import Experiment, Sweep
 from train.images import (
     augmentation,
+    cifar_files,
     data,
-)
-from train.images import (
-    cifar_files as image_files,
-)
-from train.images import (
-    decoding as image_views,
-)
-from train.images import (
-    photo_files as image_folder,
-)
-from train.images import (
-    programs as classifier,
-)
-from train.images import (
-    streaming as photographs,
+    decoding,
+    photo_files,
+    programs,
 )
 from train.images.cifar_files import Images, Part
-from train.images.options import (
-    Config,
-    Settings,
-    resolve,
-)
+from train.images.inputs import DeviceImages
+from train.images.options import Config, Settings, SweepConfig, grid, resolve
 from train.images.photo_files import PhotoSet
-from train.images.programs import Data, Task
+from train.images.programs import Task
+from train.images.report import REPORT
+from train.images.streaming import StreamTrainer
 from train.report import papers
+from train.single_run import Programs, SingleRun, margins_in_words
+from train.statistics import standard_error
 
 HELD_OUT = 5_000  # Images, for validation.
-# What the -lawn forms constrain, by --constrain.
+# Groups that the -lawn forms constrain, by --constrain.
 GROUPS: dict[str, Any] = {
     "all": "layer",
     "matrices": groups.only_matrices(),
@@ -78,9 +63,9 @@ def load_data(config: Settings) -> Images | PhotoSet:
     if config.dataset == "imagenet":
         photos = data.load_photos(config.data_dir)
         if config.validation:
-            photos = image_folder.hold_out(photos, HELD_OUT, config.split_seed)
+            photos = photo_files.hold_out(photos, HELD_OUT, config.split_seed)
         if config.images:
-            photos = image_folder.sample(photos, config.images, config.split_seed)
+            photos = photo_files.sample(photos, config.images, config.split_seed)
         return photos
     images = data.load_cifar(config.dataset, config.data_dir)
     train, test, limit = images.train, images.test, config.images
@@ -97,9 +82,9 @@ def _pick(part: Part, rows: np.ndarray) -> Part:
     return Part(part.images[rows], part.labels[rows])
 
 
-def on_device(images: Images) -> Data:
+def on_device(images: Images) -> DeviceImages:
     """All of a data set as arrays."""
-    return Data(
+    return DeviceImages(
         jnp.asarray(images.train.images),
         jnp.asarray(images.train.labels),
         jnp.asarray(images.test.images),
@@ -138,12 +123,14 @@ def make_task(config: Settings, images: Images | PhotoSet, devices: Devices) -> 
             dtype=jnp.dtype(config.dtype),
             axis_name=devices.axis,
         ),
-        side=image_views.SIDE if photos else images.train.images.shape[1],
+        side=decoding.SIDE if photos else images.train.images.shape[1],
         num_images=count,
         batch_size=config.batch_size,
         parts=parts,
         optimizer=partial(
-            *(training.make_optimizer, config, steps),
+            hyperparameters.make_optimizer,
+            config,
+            steps,
             groups=GROUPS[config.constrain],
             mask=None if config.decay_norms else decayed,
             momentum=config.momentum,
@@ -156,7 +143,7 @@ def make_task(config: Settings, images: Images | PhotoSet, devices: Devices) -> 
         watch=None if config.switch == "epochs" else config.switch,
         devices=devices.count,
         axis=devices.axis,
-        spread=partial(devices.spread, split=photos),
+        per_device=partial(devices.per_device, split=photos),
         unrolled=jax.default_backend() == "cpu",
     )
 
@@ -184,23 +171,18 @@ def _loss(config: Settings, logits: jax.Array, labels: jax.Array) -> jax.Array:
 # ------------------------------------------------------------------------- run
 
 
-def run(config: Config) -> None:
-    """Trains, prints the result and writes the run folder."""
-    training.run(EXPERIMENT, resolve(config))
-
-
 def introduction(config: Settings, images: Images | PhotoSet, task: Task) -> str:
     """What is trained, in a few lines."""
     device = jax.devices()[0].device_kind
     tested = "held-out training" if config.validation else "test"
-    trial = training.make_trial(config, task.steps_per_epoch)
-    shapes = jax.eval_shape(partial(classifier.start, task), trial).params
+    trial = hyperparameters.make_trial(config, task.steps_per_epoch)
+    shapes = jax.eval_shape(partial(programs.start, task), trial).params
     weights = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    schedule = training.describe(config, task.steps_per_epoch)
+    schedule = hyperparameters.describe(config, task.steps_per_epoch)
     if isinstance(images, PhotoSet):
-        sizes, tests = image_folder.statistics(images), len(images.val)
+        sizes, tests = photo_files.statistics(images), len(images.val)
     else:
-        sizes, tests = image_files.statistics(images), len(images.test.labels)
+        sizes, tests = cifar_files.statistics(images), len(images.test.labels)
     return (
         f"{sizes}\n\n"
         f"{config.model} ({weights:,} weights, {config.dtype}), {config.optimizer},"
@@ -211,40 +193,49 @@ def introduction(config: Settings, images: Images | PhotoSet, task: Task) -> str
     )
 
 
-def prepare(config: Settings, images: Images | PhotoSet, devices: Devices) -> Programs:
-    """What `train.loop` needs to know about a run."""
-    task = make_task(config, images, devices)
-    streamed = partial(photographs.Streamed, task, config)
+def make_programs(config: Settings, images: Images | PhotoSet, task: Task) -> Programs:
+    """What a run computes, and how that is reported."""
+
+    def arrays() -> DeviceImages:
+        assert isinstance(images, Images)  # Photographs are streamed.
+        return on_device(images)
 
     def documents(right: np.ndarray) -> dict[str, Any]:
         wrong = np.flatnonzero(~right).tolist()
         return {"errors": {"images": len(right), "wrong": wrong}}
 
     return Programs(
-        task.model,
-        partial(classifier.start, task),
-        partial(classifier.advance, task),
-        partial(classifier.step, task) if task.unrolled else None,
-        partial(classifier.evaluate, task),
-        task.steps_per_epoch,
-        task.epoch_size,
-        "accuracy",
-        lambda value: f"accuracy {100 * value:.2f} %",
-        documents,
-        partial(
+        model=task.model,
+        arrays=arrays,
+        start=partial(programs.start, task),
+        advance=partial(programs.advance, task),
+        step=partial(programs.step, task) if task.unrolled else None,
+        evaluate=partial(programs.evaluate, task),
+        steps_per_epoch=task.steps_per_epoch,
+        epoch_size=task.epoch_size,
+        metric="accuracy",
+        describe=lambda value: f"accuracy {100 * value:.2f} %",
+        documents=documents,
+        draw=partial(
             plots.run_curves,
             score="accuracy",
             title="Accuracy",
             tested="test images",
             trained="training images",
         ),
-        conclusion,
-        introduction(config, images, task),
-        loop=streamed if isinstance(images, PhotoSet) else None,
+        conclude=conclusion,
+        introduction=introduction(config, images, task),
     )
 
 
-EXPERIMENT = Experiment("image", load_data, prepare, on_device)
+def prepare(config: Settings, images: Images | PhotoSet, devices: Devices) -> SingleRun:
+    """What the loop trains."""
+    task = make_task(config, images, devices)
+    make_trainer = None
+    if isinstance(images, PhotoSet):
+        make_trainer = partial(StreamTrainer, task, config, devices, images)
+    made = make_programs(config, images, task)
+    return SingleRun(config, made, devices, make_trainer)
 
 
 def conclusion(options: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -253,7 +244,7 @@ def conclusion(options: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     published = None if options["validation"] else papers.published_accuracy(options)
     lines = [
         f"accuracy {100 * last['accuracy']:.2f} %, ECE {100 * last['ece']:.2f} %"
-        f" ({classifier.ECE_BINS} bins), on training images as they are"
+        f" ({programs.ECE_BINS} bins), on training images without augmentation"
         f" {100 * last['train_accuracy']:.2f} %, after {last['epoch']} epochs",
         f"best accuracy of {len(rows)} evaluations {100 * best['accuracy']:.2f} %"
         f" (epoch {best['epoch']}, chosen on the same images)",
@@ -261,3 +252,46 @@ def conclusion(options: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     if published:
         lines.append(f"the papers, mean of {papers.RUNS} runs: {published.text()}")
     return "\n".join(lines)
+
+
+def evaluation(finished: Any, values: Mapping[str, float], right: np.ndarray) -> str:
+    """The metrics of a `train.evaluate.FinishedRun`, and whether each image is right,
+    in words.
+    """
+    config = finished.config
+    kind = "held-out training" if config.validation else "test"
+    return (
+        f"{config.model}, {config.optimizer} on {config.dataset} after"
+        f" {finished.epoch} epochs: {len(right):,} {kind} images\n"
+        f"accuracy {100 * values['accuracy']:.2f} % (standard error over images"
+        f" {100 * standard_error(right):.2f}), ECE {100 * values['ece']:.2f} %"
+        f" ({programs.ECE_BINS} bins), loss {values['test_loss']:.4f}\n"
+        f"on training images without augmentation"
+        f" {100 * values['train_accuracy']:.2f} %, {margins_in_words(values)}"
+    )
+
+
+def _measured(config: SweepConfig) -> str:
+    held_out = f"{HELD_OUT:,} held-out training images"
+    return f"on {held_out if config.protocol == 'validation' else 'the test images'}"
+
+
+EXPERIMENT = Experiment(
+    name="image",
+    Options=Config,
+    resolve=resolve,
+    load=load_data,
+    prepare=prepare,
+    take_devices=take_devices,
+    evaluation=evaluation,
+    sweep=Sweep(
+        Options=SweepConfig,
+        grid=grid,
+        together=False,
+        metrics=("accuracy", "ece", "test_loss"),
+        column="Accuracy %",
+        subject=lambda config: f"{config.model}, {config.dtype}",
+        measured=_measured,
+    ),
+    report=REPORT,
+)

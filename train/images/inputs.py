@@ -9,7 +9,7 @@ from train.images import augmentation
 from train.shuffle import make_shuffle, shuffled
 
 
-class Data(NamedTuple):
+class DeviceImages(NamedTuple):
     """All of a data set on the device."""
 
     images: jax.Array  # uint8[n, side, side, 3]
@@ -19,15 +19,15 @@ class Data(NamedTuple):
     mean: jax.Array  # float32[3]; of the training images, 0 to 1
 
 
-class Batch(NamedTuple):
-    """Photographs of a batch, changed already: all, or those of one device."""
+class PhotoBatch(NamedTuple):
+    """Augmented photographs of a batch: all, or those of one device."""
 
     images: jax.Array  # uint8[b, side, side, 3]
     labels: jax.Array  # int32[b]
 
 
 def at_positions(
-    data: Data,
+    data: DeviceImages,
     positions: jax.Array,
     epoch: jax.Array,
     order_key: jax.Array,
@@ -37,12 +37,12 @@ def at_positions(
     """Training images at some positions of an epoch, changed at random.
 
     Args:
-        data: Where they are.
-        positions: int32[b].
-        epoch: From 0.
-        order_key: Of the order of the images.
-        change_key: Of their changes.
-        degrees: Largest rotation; None leaves the images as they are.
+        data: The data set.
+        positions: Positions in the epoch, int32[b].
+        epoch: Number of the epoch, from 0.
+        order_key: Random key for the order of the images.
+        change_key: Random key for their changes.
+        degrees: Largest rotation; None leaves the images unchanged.
 
     Returns:
         Inputs, float32[b, side, side, 3], and labels, int32[b].
@@ -57,15 +57,15 @@ def at_positions(
 
 
 def of_batch(
-    batch: Batch, first: int | jax.Array, count: int
+    batch: PhotoBatch, first: int | jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The same for some photographs of a batch, from the `first` on."""
+    """Inputs and labels of `count` photographs of a batch, from the `first` on."""
     images, labels = (jax.lax.dynamic_slice_in_dim(x, first, count) for x in batch)
-    return whole(Batch(images, labels))
+    return whole(PhotoBatch(images, labels))
 
 
-def whole(batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """The same for all photographs of a batch."""
+def whole(batch: PhotoBatch) -> tuple[jax.Array, jax.Array]:
+    """Inputs and labels of all photographs of a batch."""
     mean, deviation = augmentation.IMAGENET_MEAN, augmentation.IMAGENET_DEVIATION
     inputs = augmentation.normalise(batch.images, jnp.asarray(mean), deviation)
     return inputs, batch.labels

@@ -1,8 +1,8 @@
 """Training on photographs that do not fit on the devices.
 
 Data flow: files → workers that decode and cut them (`train.images.loader`) → this
-process's rows of a batch → devices → `classifier.step`, or `classifier.classify` and
-`classifier.measure`. While the devices are at a batch, the next ones are made.
+process's rows of a batch → devices → `programs.step`, or `programs.classify` and
+`programs.measure`. While the devices compute a batch, the workers make the next ones.
 """
 
 import itertools
@@ -15,55 +15,62 @@ import jax
 import numpy as np
 
 from train.devices import Devices
-from train.images import loader as image_loader
-from train.images import programs as classifier
+from train.images import loader, programs
 from train.images.decoding import SIDE
-from train.images.inputs import Batch
+from train.images.inputs import PhotoBatch
 from train.images.loader import Order, Share
 from train.images.options import Settings
 from train.images.photo_files import Photos, PhotoSet, PhotoSubset
 from train.images.programs import Task
 
-PROBES = 2_000  # Training photographs, their middles, whose margins are reported.
+PROBES = 2_000  # Training photographs whose margins (of their middles) are reported.
 _AT_ONCE = 256  # Photographs per device in evaluation, and to measure the workers.
 _ALWAYS = 2**40  # Steps; more than any run evaluates.
 _TIMED = 3  # Steps.
 
 
-class Streamed:
-    """Trains and evaluates on batches as they come; see `training.Resident`."""
+class StreamTrainer:
+    """Trains and evaluates on batches as they come from workers.
+
+    Has the methods of `train.single_run.DeviceTrainer`.
+    """
 
     def __init__(
         self, task: Task, config: Settings, devices: Devices, photos: PhotoSet
     ):
-        """See `training.execute`; no worker starts before the first batch."""
+        """Starts no worker before the first batch.
+
+        Args:
+            task: What is trained.
+            config: Options of the run.
+            devices: Devices that it runs on.
+            photos: The data set.
+        """
         self._task, self._config, self._devices = task, config, devices
         self._photos = photos
         probes = min(PROBES, len(photos.train))
-        # From all classes: the files are in the order of these.
+        # Evenly spaced, so that they are of all classes: files are sorted by class.
         spread = np.linspace(0, len(photos.train) - 1, probes).astype(int)
         self._tests = len(photos.val)
         self._evaluated = PhotoSubset(
             (photos.val, np.arange(self._tests)), (photos.train, spread)
         )
         own = min(_AT_ONCE, -(-len(self._evaluated) // devices.count))
-        self._evaluation = image_loader.evaluation_order(
+        self._evaluation = loader.evaluation_order(
             self._evaluated, own * devices.count, config.scaling
         )
-        self._order = image_loader.training_order(
-            photos.train, task.batch_size, config.seed
-        )
-        self._training: Generator[image_loader.Batch, None, None] | None = None
-        self._testing: Generator[image_loader.Batch, None, None] | None = None
-        self._number = lambda count: devices.put(np.int32(count))
-        self._classify = devices.compile(partial(classifier.classify, task))
-        self._measure = devices.compile(partial(classifier.measure, task))
+        self._order = loader.training_order(photos.train, task.batch_size, config.seed)
+        self._training: Generator[loader.Batch, None, None] | None = None
+        self._testing: Generator[loader.Batch, None, None] | None = None
+        self._number = lambda count: devices.replicate(np.int32(count))
+        self._classify = devices.compile(partial(programs.classify, task))
+        self._measure = devices.compile(partial(programs.measure, task))
 
     def prepare(self, state: Any, trial: Any, done: int) -> Any:
-        """Compiles, before any batch is there."""
+        """Compiles; needs no batch."""
         size = self._task.batch_size // jax.process_count()
         blank = self._put(self._blank(size))
-        train = partial(classifier.step, self._task)
+        train = partial(programs.step, self._task)
         step = self._devices.compile(train, donate=True)
         arguments = state, trial, blank, self._number(0), self._number(0)
         self._step = step.lower(*arguments).compile()
@@ -74,7 +81,7 @@ class Streamed:
     def advance(
         self, state: Any, trial: Any, first: int, last: int
     ) -> tuple[Any, float]:
-        """Trains from epoch `first` up to `last`, each time on from the last one."""
+        """Trains from epoch `first`, where the last call ended, up to `last`."""
         steps = self._order.steps
         if self._training is None:
             ends = first * steps, self._config.epochs * steps
@@ -82,30 +89,30 @@ class Streamed:
         losses = []
         for epoch, step in itertools.product(range(first, last), range(steps)):
             batch = self._put(next(self._training))
-            if len(losses) > 1:  # Else batches would gather on the device.
+            if len(losses) > 1:  # Otherwise batches would pile up on the device.
                 jax.block_until_ready(losses[-2])
             numbers = self._number(epoch), self._number(step)
             state, loss = self._step(state, trial, batch, *numbers)
             losses.append(loss)
-        return state, float(np.mean(self._devices.get(losses)))
+        return state, float(np.mean(self._devices.gather(losses)))
 
     def evaluate(self, state: Any, trial: Any) -> tuple[Any, Any]:
-        """The metrics by name, and whether each test image is classified rightly."""
+        """The metrics by name, and whether each test image is classified correctly."""
         if self._testing is None:
             self._testing = self._batches(self._evaluated, self._evaluation, 0, _ALWAYS)
         found = []
         for batch in itertools.islice(self._testing, self._evaluation.steps):
-            found.append(self._devices.get(self._classify(state, self._put(batch))))
+            found.append(self._devices.gather(self._classify(state, self._put(batch))))
         logits, labels = (
             np.concatenate(parts)[: len(self._evaluated)]
             for parts in zip(*found, strict=True)
         )
         ends = slice(self._tests), slice(self._tests, None)
         parts = [array[end] for end in ends for array in (logits, labels)]
-        return self._measure(state, *self._devices.put(parts))
+        return self._measure(state, *self._devices.replicate(parts))
 
     def speeds(self, state: Any, trial: Any) -> dict[str, float]:
-        """Images per second of steps alone and of workers alone; uses the state up."""
+        """Images per second of steps alone and of workers alone; consumes the state."""
         self.close()
         size, processes = self._task.batch_size, jax.process_count()
         batch = self._put(self._blank(size // processes))
@@ -116,14 +123,12 @@ class Streamed:
         jax.block_until_ready((state, loss))
         of_steps = _TIMED * size / (time.perf_counter() - began)
         at_once = min(size, _AT_ONCE * processes)
-        order = image_loader.training_order(
-            self._photos.train, at_once, self._config.seed
-        )
-        # What the workers have ready when the first batch is there is more than one.
-        ahead = image_loader.ahead(self._config.workers) * processes
+        order = loader.training_order(self._photos.train, at_once, self._config.seed)
+        # When the first batch arrives, the workers have more than one batch ready.
+        ahead = loader.ahead(self._config.workers) * processes
         warm_up = 2 + -(-ahead // at_once)
         stream = self._batches(self._photos.train, order, 0, 3 * warm_up)
-        of_workers = processes * image_loader.images_per_second(stream, warm_up)
+        of_workers = processes * loader.images_per_second(stream, warm_up)
         return {"steps alone": of_steps, "workers alone": of_workers}
 
     def close(self) -> None:
@@ -134,14 +139,12 @@ class Streamed:
 
     def _batches(
         self, photos: Photos, order: Order, first: int, last: int
-    ) -> Generator[image_loader.Batch, None, None]:
+    ) -> Generator[loader.Batch, None, None]:
         share = Share(jax.process_index(), jax.process_count())
-        return image_loader.batches(
-            photos, order, first, last, share, self._config.workers
-        )
+        return loader.batches(photos, order, first, last, share, self._config.workers)
 
-    def _put(self, batch: Sequence[np.ndarray]) -> Batch:
-        return Batch(*self._devices.put_batch(tuple(batch)))
+    def _put(self, batch: Sequence[np.ndarray]) -> PhotoBatch:
+        return PhotoBatch(*self._devices.shard_batch(tuple(batch)))
 
     def _blank(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         images = np.zeros((count, SIDE, SIDE, 3), np.uint8)

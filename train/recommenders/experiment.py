@@ -15,32 +15,19 @@ import optax
 
 from lawn_optax import baselines, losses
 from models import NCF, TOWERS
-from train import (
-    loop as training,
-)
-from train import (
-    plots,
-    require,
-)
-from train.devices import Devices
-from train.experiment import Experiment, Programs
-from train.recommenders import (
-    data as interactions,
-)
-from train.recommenders import (
-    programs as recommender,
-)
-from train.recommenders import (
-    sampling,
-)
+from train import hyperparameters, plots
+from train.devices import Devices, take_devices
+from train.errors import require
+from train.experiment import Experiment, Sweep
+from train.recommenders import data as interactions
+from train.recommenders import programs, sampling
 from train.recommenders.data import Interactions
-from train.recommenders.options import (
-    Config,
-    Settings,
-    resolve,
-)
+from train.recommenders.options import Config, Settings, SweepConfig, grid, resolve
 from train.recommenders.programs import Data, Task
+from train.recommenders.report import REPORT
 from train.report import papers
+from train.single_run import Programs, SingleRun, margins_in_words
+from train.statistics import standard_error
 
 # ------------------------------------------------------------------------ data
 
@@ -60,7 +47,7 @@ def load_data(config: Settings) -> Loaded:
 
 def on_device(data: Interactions, candidates: np.ndarray) -> Data:
     """All of a data set as arrays."""
-    # One training item per user, for the metrics on training data; the same each time.
+    # One training item per user, for the metrics on training data; always the same.
     users = data.train[:, 0]
     first = np.searchsorted(users, np.arange(data.num_users))
     count = np.bincount(users, minlength=data.num_users)
@@ -94,7 +81,7 @@ def make_task(config: Settings, data: Interactions, devices: Devices) -> Task:
         num_positives=len(data.train),
         batch_size=batch_size,
         parts=-(-batch_size // (devices.count * micro_batch)),
-        optimizer=partial(training.make_optimizer, config, steps),
+        optimizer=partial(hyperparameters.make_optimizer, config, steps),
         loss=partial(_loss, config),
         prepare=baselines.bounded_init if bounded else lambda params: params,
         flood=config.flood,
@@ -102,7 +89,7 @@ def make_task(config: Settings, data: Interactions, devices: Devices) -> Task:
         watch=None if config.switch == "epochs" else config.switch,
         devices=devices.count,
         axis=devices.axis,
-        spread=devices.spread,
+        per_device=devices.per_device,
     )
 
 
@@ -117,16 +104,11 @@ def _loss(config: Settings, logits: jax.Array, labels: jax.Array) -> jax.Array:
 # ------------------------------------------------------------------------- run
 
 
-def run(config: Config) -> None:
-    """Trains, prints the result and writes the run folder."""
-    training.run(EXPERIMENT, resolve(config))
-
-
 def introduction(config: Settings, data: Interactions, task: Task) -> str:
     """What is trained, in a few lines."""
     device = jax.devices()[0].device_kind
     protocol = "validation (second-latest)" if config.validation else "test (latest)"
-    schedule = training.describe(config, task.steps_per_epoch)
+    schedule = hyperparameters.describe(config, task.steps_per_epoch)
     candidates = f"{config.candidate_draws} draws of 99 other items"
     if not config.candidate_draws:
         candidates = "the 99 other items of the files"
@@ -140,40 +122,42 @@ def introduction(config: Settings, data: Interactions, task: Task) -> str:
     )
 
 
-def prepare(config: Settings, loaded: Loaded, devices: Devices) -> Programs:
-    """What `train.loop` needs to know about a run."""
+def make_programs(config: Settings, loaded: Loaded, task: Task) -> Programs:
+    """What a run computes, and how that is reported."""
     interacted, candidates = loaded
-    task = make_task(config, interacted, devices)
 
     def documents(hits: np.ndarray) -> dict[str, Any]:
         rounded = [round(hit, 4) for hit in hits.tolist()]
         return {"hits": {"draws": len(candidates), "hr": rounded}}
 
     return Programs(
-        task.model,
-        partial(recommender.start, task),
-        partial(recommender.advance, task),
-        None,
-        partial(recommender.evaluate, task),
-        task.steps_per_epoch,
-        task.epoch_size,
-        "hr",
-        lambda value: f"HR@10 {100 * value:.2f} %",
-        documents,
-        partial(
+        model=task.model,
+        arrays=partial(on_device, *loaded),
+        start=partial(programs.start, task),
+        advance=partial(programs.advance, task),
+        evaluate=partial(programs.evaluate, task),
+        steps_per_epoch=task.steps_per_epoch,
+        epoch_size=task.epoch_size,
+        metric="hr",
+        describe=lambda value: f"HR@10 {100 * value:.2f} %",
+        documents=documents,
+        draw=partial(
             plots.run_curves,
             score="hr",
             title="HR@10 among 100 candidates",
             tested="held-out item",
             trained="a training item",
         ),
-        conclusion,
-        introduction(config, interacted, task),
-        _fitting(task),
+        conclude=conclusion,
+        introduction=introduction(config, interacted, task),
+        at_once=_fitting(task),
     )
 
 
-EXPERIMENT = Experiment("recsys", load_data, prepare, lambda loaded: on_device(*loaded))
+def prepare(config: Settings, loaded: Loaded, devices: Devices) -> SingleRun:
+    """What the loop trains."""
+    task = make_task(config, loaded[0], devices)
+    return SingleRun(config, make_programs(config, loaded, task), devices)
 
 
 def conclusion(options: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -191,14 +175,61 @@ def conclusion(options: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def evaluation(finished: Any, values: Mapping[str, float], hits: np.ndarray) -> str:
+    """The metrics of a `train.evaluate.FinishedRun`, and each user's hit ratio, in
+    words.
+    """
+    config, (_, candidates) = finished.config, finished.data
+    item = "validation (second-latest)" if config.validation else "test (latest)"
+    return (
+        f"{config.optimizer} on {config.dataset} after {finished.epoch} epochs: each"
+        f" user's {item} item among 99 others, {len(candidates)} draws\n"
+        f"HR@10 {100 * values['hr']:.2f} % (standard error over {len(hits)} users"
+        f" {100 * standard_error(hits):.2f}), NDCG@10 {values['ndcg']:.4f},"
+        f" AUC {values['auc']:.4f}\n"
+        f"on training items HR@10 {100 * values['train_hr']:.2f} %,"
+        f" {margins_in_words(values)}"
+    )
+
+
 def _fitting(task: Task) -> int:
-    """How many runs train side by side."""
+    """The number of runs that train side by side."""
     if jax.default_backend() == "cpu":
-        return 1  # More gains nothing.
+        return 1  # There, more at once are not faster.
     size = -(-task.batch_size // task.parts)
     model = task.model
     weights = (model.num_users + model.num_items) * model.embedding
-    # Activations and their gradients of a part; weights, moments and gradients.
+    # Activations of a part and their gradients; weights, moments and gradients.
     numbers = 4 * size * sum(model.features) + 10 * weights
     memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 2**33)
     return max(1, int(memory / 2 / (4 * numbers)))
+
+
+def _measured(config: SweepConfig) -> str:
+    validation = config.protocol == "validation"
+    item = "second-latest (validation)" if validation else "latest (test)"
+    candidates = f"mean of {config.candidate_draws} draws of candidates"
+    if not config.candidate_draws:
+        candidates = "candidates of the files"
+    return f"of each user's {item} item, {candidates}"
+
+
+EXPERIMENT = Experiment(
+    name="recsys",
+    Options=Config,
+    resolve=resolve,
+    load=load_data,
+    prepare=prepare,
+    take_devices=take_devices,
+    evaluation=evaluation,
+    sweep=Sweep(
+        Options=SweepConfig,
+        grid=grid,
+        together=True,
+        metrics=("hr", "ndcg", "auc"),
+        column="HR@10 %",
+        subject=lambda config: f"tower {config.tower}, initial weights {config.init}",
+        measured=_measured,
+    ),
+    report=REPORT,
+)

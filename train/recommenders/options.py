@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from train import options, require
+from train import options
+from train.errors import require
+from train.options import option
 
 # Epochs and schedule: Gupta et al. 2021, arXiv:2108.05839, Appendix D.3 and section
 # 4.2 (500 for a data set's two largest batches); LAWN, ICLR submission (one warm-up).
@@ -14,9 +16,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "arxiv-500": {"epochs": 500, "warmup_epochs": 30.0, "schedule": "three-phase"},
     "submission": {"epochs": 300, "warmup_epochs": 30.0, "schedule": "two-phase"},
 }
-# Learning rate, weight decay, free epochs where none is given: the best on ml-100k's
-# validation item at batch 100,000 and 300 epochs (benchmarks/README.md), but
-# for sgd-lawn's, at which it learns little.
+# Learning rate, weight decay and free epochs of a run that gives none: the best on
+# ml-100k's validation item at batch 100,000 and 300 epochs (benchmarks/README.md).
+# sgd-lawn learns little with its values.
 TUNED = {
     "sgd": (1.0, 0.0, 0.0),
     "adam": (1e-3, 0.0, 0.0),
@@ -31,7 +33,7 @@ TUNED = {
 _RATES = (1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2)
 _SGD_RATES = (1e-2, 5e-2, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 2.5, 3.75, 5.0)
 GRIDS = {
-    # Those of adam and the decays are what ml-100k was tuned with.
+    # ml-100k was tuned with these decays and these rates of adam.
     "default": options.grids(
         {"adam": (1e-3, 2e-3, 4e-3), "lamb": (5e-3, 1e-2, 2e-2), "sgd": (0.1, 0.5, 2)},
         (0.0, 1.0, 3.0),
@@ -46,8 +48,8 @@ GRIDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(options.Training):
-    """What a single run and a sweep have in common."""
+class Options(options.CommonOptions):
+    """Options that a single run and a sweep have in common."""
 
     dataset: Literal["ml-100k", "ml-1m", "ml-1m-ncf", "pinterest-20"] = "ml-100k"
     """MovieLens with our leave-one-out split, or He et al.'s files (ml-1m-ncf,
@@ -63,18 +65,18 @@ class Options(options.Training):
     """Initial weights: He et al.'s (embeddings of deviation 0.01) or PyTorch's (1)."""
     loss: Literal["bce", "focal"] = "bce"
     """Binary cross entropy or focal loss."""
-    candidate_draws: int = 5
+    candidate_draws: int = option(5, least=0)
     """Draws of 99 candidates that the metrics are averaged over; 0 takes those that
     come with He et al.'s files."""
-    candidate_seed: int = 0
-    """Of the candidates."""
+    candidate_seed: int = option(0, least=0, below=options.SEEDS)
+    """Seed for drawing candidates."""
     micro_batch: int | None = None
     """Samples at once per device; gradients of a batch's parts are summed (default:
     10,000 on CPUs, for their caches, else 1,048,576)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Options, options.Single):
+class Config(Options, options.RunOptions):
     """Recommenders: an MLP on user and item embeddings (NCF), at any batch size.
 
     Trains on implicit feedback with four fresh negatives per positive, and ranks each
@@ -88,49 +90,47 @@ class Config(Options, options.Single):
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepConfig(Options, options.Several):
+class SweepConfig(Options, options.SweepOptions):
     """Recommenders: the same number of trials for each optimizer, then its best one.
 
-    Trials have one seed and all epochs, or a schedule with all phases shortened alike;
-    the best of them, by each user's second-latest item, is trained in full with several
-    seeds on everything but the latest, the test item. The papers' grid, Table 8, has 40
-    to 66 trials for each optimizer. The same command with the same options resumes a
-    sweep that was interrupted.
+    Trials have one seed and all epochs, or a schedule with all phases shortened alike.
+    The best of them, by each user's second-latest item, is trained in full with several
+    seeds on everything but the latest item, which is the test item. The papers' grid,
+    Table 8, has 40 to 66 trials for each optimizer. The same command with the same
+    options resumes a sweep that was interrupted.
     """
 
-    at_once: int | None = None
-    """Trials trained side by side by vmap (default: 1 where more gains nothing, as on
-    CPUs, else as many as fit the memory)."""
+    at_once: int | None = option(None, changes_result=False)
+    """Trials trained side by side by vmap (default: 1 on CPUs, where more at once are
+    not faster, else as many as fit the memory)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(Config, options.Settled):
-    """The options of a run with nothing left open; from `resolve`, which gives all."""
+class Settings(Config, options.ResolvedOptions):
+    """Options of a run after defaults are filled in; see `resolve`."""
+
+    # Its values are in the other options.
+    preset: Literal["arxiv", "arxiv-500", "submission"] = option(
+        "arxiv", changes_result=False
+    )
 
 
 def grid(config: SweepConfig, name: str) -> options.Grid:
-    """What a sweep tries with an optimizer."""
+    """Hyperparameters that a sweep tries with an optimizer."""
     return options.grid(config, name, GRIDS[config.grid])
 
 
 def resolve(config: Config) -> Settings:
-    """Fills in what was left to the preset and to the tuned values, and checks all.
+    """Fills in the preset and the tuned values, and checks all options.
 
     Raises:
         InputError: For options that no run can have.
     """
     defaults = PRESETS[config.preset] | options.tuned(config.optimizer, TUNED)
-    settings = Settings(**options.settle(config, defaults))
-    check(settings)
-    return settings
-
-
-def check(config: Settings) -> None:
-    """Raises an `InputError` for options that no run can have."""
-    options.check(config)
-    options.at_least(config, 0, "candidate_draws", "candidate_seed")
-    require(config.candidate_seed < 2**32, "seeds must be below 2^32")
+    settings = Settings(**options.fill_in(config, defaults))
+    options.check(settings)
     require(
-        config.loss == "bce" or config.label_smoothing == 0,
+        settings.loss == "bce" or settings.label_smoothing == 0,
         "--label-smoothing goes with --loss bce",
     )
+    return settings

@@ -1,10 +1,10 @@
 """Training a recommender: start, epochs and evaluation as compiled programs.
 
-Data flow of a step: positions in the epoch → samples (`sampling`) → logits, in parts
-that fit → summed gradients, over parts and devices → optimizer.
+Data flow of a step: positions in the epoch → samples (`train.recommenders.sampling`) →
+logits → gradients, and the rest of `train.step`.
 """
 
-from collections.abc import Callable
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import lawn_optax as lawn
 from lawn_optax import metrics
 from models import NCF
+from train import step as training_step
 from train.optimizers import Trial
 from train.recommenders import sampling
 from train.recommenders.sampling import Positives
 from train.shuffle import make_shuffle
+from train.step import State
 
 MARGIN_SAMPLES = 50_000  # Training samples whose margins are reported.
 _USERS_AT_ONCE = 256  # In evaluation.
@@ -32,47 +33,15 @@ class Data(NamedTuple):
     probes: jax.Array  # int32[users]; one training item of each user
 
 
-class State(NamedTuple):
-    """Everything that training changes."""
-
-    params: dict[str, Any]  # By layer.
-    opt_state: optax.OptState
-    diverged_step: jax.Array  # int32[]; the first update with a loss that is not finite
-
-
-class Task(NamedTuple):
-    """What is trained; all static.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task(training_step.Task):
+    """What is trained. The last batch of an epoch may be smaller than the others.
 
     Attributes:
-        model: The network.
-        num_positives: Training interactions.
-        batch_size: Samples per step, positives and negatives, over all devices.
-        parts: Into how many parts each device's share of a batch is divided; their
-            gradients are summed.
-        optimizer: Makes the optimizer from a trial.
-        loss: Of each sample, from logits and bool labels.
-        prepare: Applied to the initial weights.
-        flood: Flood level, or None.
-        alpha: Factor of the logits from the switch on, or 1.
-        watch: ``mean-margin`` or ``median-margin`` where the switch waits for one.
-        devices: Number of devices.
-        axis: Name of their axis; None on one device.
-        spread: Makes a function run once on each device; see `parallel.Devices`.
+        num_positives: Number of training interactions.
     """
 
-    model: NCF
     num_positives: int
-    batch_size: int
-    parts: int
-    optimizer: Callable[[Trial], optax.GradientTransformation]
-    loss: Callable[[jax.Array, jax.Array], jax.Array]
-    prepare: Callable[[Any], Any] = lambda params: params
-    flood: float | None = None
-    alpha: float = 1.0
-    watch: str | None = None
-    devices: int = 1
-    axis: str | None = None
-    spread: Callable[[Callable], Callable] = lambda program: program
 
     @property
     def epoch_size(self) -> int:
@@ -86,9 +55,8 @@ class Task(NamedTuple):
 def start(task: Task, trial: Trial) -> State:
     """The state before the first update."""
     users = jnp.zeros(1, jnp.int32)
-    params = task.prepare(task.model.init(_key(trial, 0), users, users)["params"])
-    opt_state = task.optimizer(trial).init(params)
-    return State(params, opt_state, jnp.int32(-1))
+    variables = task.model.init(training_step.key(trial, 0), users, users)
+    return training_step.start(task, trial, variables)
 
 
 def advance(
@@ -104,41 +72,26 @@ def advance(
     Returns:
         The state, and the mean loss of the samples on the way, float32[].
     """
-    tx = optax.with_extra_args_support(task.optimizer(trial))
     steps = task.steps_per_epoch
 
-    def epoch(number, carry):
-        key = jax.random.fold_in(_key(trial, 1), number)
+    def make_step(epoch):
+        key = jax.random.fold_in(training_step.key(trial, 1), epoch)
         shuffle = make_shuffle(jax.random.fold_in(key, steps), task.epoch_size)
 
-        def step(carry, i):
-            state, total = carry
+        def one_step(state, number):
             bits = jax.random.bits(
-                jax.random.fold_in(key, i), (task.batch_size,), jnp.uint32
+                jax.random.fold_in(key, number), (task.batch_size,), jnp.uint32
             )
-            grads, loss, watched = task.spread(partial(_gradients, task))(
-                *(state.params, _logit_scale(task, state)),
-                *(data.train, shuffle, i, bits),
+            count, gradient = epoch * steps + number + 1, partial(_gradient, task)
+            batch = data.train, shuffle, number, bits
+            state, loss = training_step.step(
+                task, state, trial, count, gradient, *batch
             )
-            extra = {"switch_value": watched} if task.watch else {}
-            updates, opt_state = tx.update(
-                grads, state.opt_state, state.params, **extra
-            )
-            failed = (state.diverged_step < 0) & ~jnp.isfinite(loss)
-            params: Any = optax.apply_updates(state.params, updates)
-            state = State(
-                params,
-                opt_state,
-                jnp.where(failed, number * steps + i + 1, state.diverged_step),
-            )
-            return (state, total + loss * _share(task, i)), None
+            return state, loss * _share(task, number)
 
-        return jax.lax.scan(step, carry, jnp.arange(steps, dtype=jnp.int32))[0]
+        return one_step
 
-    state, total = jax.lax.fori_loop(
-        first_epoch, last_epoch, epoch, (state, jnp.zeros([]))
-    )
-    return state, total / jnp.maximum(last_epoch - first_epoch, 1)
+    return training_step.run_epochs(make_step, steps, state, first_epoch, last_epoch)
 
 
 def evaluate(
@@ -150,8 +103,8 @@ def evaluate(
         Metrics by name, and each user's hit ratio, the mean over the candidate draws,
         float32[users].
     """
-    # Read in every round: gathered once.
-    model, params = task.model, task.spread(lambda params: params)(state.params)
+    # Gathered here once instead of in every round of the ranking.
+    model, params = task.model, task.per_device(lambda params: params)(state.params)
     users = jnp.arange(model.num_users, dtype=jnp.int32)
     first = _apply(model, params, method="project_tables")
 
@@ -201,16 +154,12 @@ def evaluate(
         values[f"margin_{name}"] = value
     for name, layer in params.items():
         values[f"norm/{name}"] = optax.tree.norm(layer)
-    values["logit_scale"] = _logit_scale(task, state)
+    values["logit_scale"] = training_step.logit_scale(task, state)
     return values, hits.mean(0)
 
 
 def _apply(model: NCF, params: Any, *args: jax.Array, method: str = "__call__") -> Any:
     return model.apply({"params": params}, *args, method=method)
-
-
-def _key(trial: Trial, purpose: int) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(trial["seed"]), purpose)
 
 
 def _share(task: Task, step: jax.Array) -> jax.Array:
@@ -219,29 +168,23 @@ def _share(task: Task, step: jax.Array) -> jax.Array:
     return count / task.epoch_size
 
 
-def _logit_scale(task: Task, state: State) -> jax.Array:
-    if task.alpha == 1:
-        return jnp.float32(1)
-    return lawn.logit_scale(state.opt_state, task.alpha)
-
-
-def _gradients(
+def _gradient(
     task: Task,
     params: Any,
+    statistics: Any,
     scale: jax.Array,
     data: Positives,
     shuffle: sampling.Shuffle,
     step: jax.Array,
     bits: jax.Array,
-) -> tuple[optax.Updates, jax.Array, jax.Array]:
-    """Gradient of a batch's mean loss, that loss, and the margin to watch."""
+) -> tuple[optax.Updates, Any, jax.Array, jax.Array]:
+    """Gradient of a batch's mean loss, statistics, that loss, margin to watch."""
     model = task.model
     size = -(-task.batch_size // (task.parts * task.devices))
     count = jnp.minimum(task.batch_size, task.epoch_size - step * task.batch_size)
-    device = jax.lax.axis_index(task.axis) if task.axis else 0
 
-    # A row per user and one per item make a sample's input. Where the batch is the
-    # larger, the first layer is applied to the tables instead of to the samples.
+    # A sample's input is the row of its user and the row of its item. If the batch is
+    # larger than the tables, the first layer is applied to the tables instead.
     if task.batch_size >= model.num_users + model.num_items:
         tables, pull = jax.vjp(
             lambda params: _apply(model, params, method="project_tables"), params
@@ -263,8 +206,8 @@ def _gradients(
         margins = jnp.where(valid, metrics.binary_margin(logits, label), jnp.nan)
         return losses.sum(), margins
 
-    def add_part(sums, part):
-        offset = (part * task.devices + device) * size + jnp.arange(
+    def add_part(sums, statistics, part):
+        offset = training_step.place(task, part, size) + jnp.arange(
             size, dtype=jnp.int32
         )
         valid = offset < count
@@ -279,30 +222,26 @@ def _gradients(
         (loss, margins), (of_layers, of_rows) = jax.value_and_grad(
             part_loss, (0, 1), has_aux=True
         )(layers, rows, label, valid)
-        # Added in place: a part has no gradient of the size of the tables.
+        # Added in place, so that no part needs a gradient as large as the tables.
         sums = (
             jax.tree.map(jnp.add, sums[0], of_layers),
             sums[1].at[user].add(of_rows[0]),
             sums[2].at[item].add(of_rows[1]),
             sums[3] + loss,
         )
-        return sums, margins if task.watch else ()
+        return sums, statistics, margins
 
     zeros = jax.tree.map(jnp.zeros_like, (layers, *tables, jnp.zeros([])))
-    parts = jnp.arange(task.parts, dtype=jnp.int32)
-    sums, margins = jax.lax.scan(add_part, zeros, parts)
-    if task.axis:
-        sums = jax.lax.psum(sums, task.axis)
-        margins = jax.lax.all_gather(margins, task.axis)
+    sums, statistics, margins = training_step.accumulate(
+        task, add_part, zeros, statistics
+    )
     of_layers, of_users, of_items, loss = sums
     (grads,) = pull((of_users, of_items))
     grads |= of_layers
     loss = loss / count
-    factor = (
-        1.0 if task.flood is None else jax.grad(lawn.losses.flood)(loss, task.flood)
-    )
+    factor = training_step.flood_factor(task, loss)
     grads = jax.tree.map(lambda g: g * (factor / count).astype(g.dtype), grads)
-    return grads, loss, _watched(task, margins)
+    return grads, statistics, loss, _watched(task, margins)
 
 
 def _watched(task: Task, margins: Any) -> jax.Array:

@@ -12,18 +12,25 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from train import InputError, require, sweep, swept
+from train import InputError, require, sweep
 from train.digits import report as digits
-from train.images import report as images
-from train.recommenders import report as recommenders
+from train.registry import EXPERIMENTS
 from train.report import pack, tables
 from train.report.definition import Report
 from train.report.figures import draw_figures
 from train.report.folders import Folder, find_folders
 from train.report.read import FinishedRun, group_runs, read_run
 
-REPORTS = {report.experiment: report for report in (recommenders.REPORT, images.REPORT)}
-SWEEPS = {f"sweep {kind.experiment.name}": Of for Of, kind in swept.ALL.items()}
+REPORTS: dict[str, Report] = {
+    name: experiment.report
+    for name, experiment in EXPERIMENTS.items()
+    if experiment.report
+}
+SWEEPS = {
+    f"sweep {name}": experiment
+    for name, experiment in EXPERIMENTS.items()
+    if experiment.sweep
+}
 
 Draw = Callable[[Path], None]  # Writes a figure to a path.
 
@@ -217,8 +224,9 @@ def _trials(folder: Folder) -> str:
     """The trials of a sweep, as the sweep itself prints them."""
     options = {k: v for k, v in folder.options.items() if k != "experiment"}
     try:
-        config = SWEEPS[folder.experiment](**options)
-        table = sweep.table(config, folder.files["trials.jsonl"])
+        experiment = SWEEPS[folder.experiment]
+        config = sweep.sweep_of(experiment).Options(**options)
+        table = sweep.table(experiment, config, folder.files["trials.jsonl"])
     except (TypeError, KeyError) as error:
         folder.check(False, "trials.jsonl", f"not the trials of a sweep ({error})")
         raise

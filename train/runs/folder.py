@@ -150,9 +150,10 @@ class Run:
         """Appends one row of metrics, before the checkpoint of the same epoch.
 
         Args:
-            row: Python numbers by name (and texts, which TensorBoard does not get).
-                It has an integer "epoch", never lower than that of the row before, and
-                no times: they would differ from those of a run that was killed.
+            row: Python numbers by name. It has an integer "epoch", never lower than
+                that of the row before, and no times: they would differ from those of a
+                run that was killed. A row that also has a text is of one of several
+                runs that train side by side; TensorBoard does not get it.
         """
         text = records.json_line(row).encode()
         self._lines.append(Line(text, json.loads(text)))

@@ -65,14 +65,14 @@ class Writers:
         header = Event(file_version="brain.Event:2")
         self._events.write(header.SerializeToString())
         for line in lines:
-            self._events.write(_event(line.row))
+            self._write_event(line.row)
         self._events.flush()
 
     def append(self, line: Line) -> None:
         """Appends a row to both files."""
         self._metrics.write(line.text)
         self._metrics.flush()
-        self._events.write(_event(line.row))
+        self._write_event(line.row)
         self._events.flush()
 
     def sync(self) -> None:
@@ -83,6 +83,12 @@ class Writers:
         """Closes both files."""
         self._metrics.close()
         self._events.close()
+
+    def _write_event(self, row: Mapping[str, Any]) -> None:
+        # A text names one of several runs that train side by side. Their rows would
+        # all be drawn into one curve.
+        if not any(isinstance(value, str) for value in row.values()):
+            self._events.write(_event(row))
 
 
 def _event(row: Mapping[str, Any]) -> bytes:

@@ -29,11 +29,8 @@ from train.images import (
     programs as classifier,
 )
 from train.images.cifar_files import Images, Part
-from train.images.programs import (
-    Data,
-    State,
-    Task,
-)
+from train.images.inputs import DeviceImages as Data
+from train.images.programs import State, Task
 from train.optimizers import Trial
 from train.runs.progress import QUIET, ProgressReport
 

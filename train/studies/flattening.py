@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from lawn_optax import metrics
 from models import MLP, NCF
-from train import loop as training
+from train import hyperparameters
 from train.devices import Devices
 from train.digits import experiment as digits
 from train.optimizers import Trial
@@ -177,9 +177,9 @@ def on_movielens(
         task = recsys.make_task(settings, interacted, Devices(limit=1))
         if not full:
             model = NCF(interacted.num_users, interacted.num_items, (32, 16, 1), 16)
-            task = task._replace(model=model)
+            task = dataclasses.replace(task, model=model)
         data = recsys.on_device(interacted, candidates)
-        trial = training.make_trial(settings, task.steps_per_epoch)
+        trial = hyperparameters.make_trial(settings, task.steps_per_epoch)
         trial |= {"seed": np.arange(choices.seeds, dtype=np.uint32)}
         switch = settings.free_epochs if name == "adam-lawn" else np.nan
         run = _recommender(task, data, trial, switch)

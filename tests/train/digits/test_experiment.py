@@ -12,14 +12,25 @@ import pytest
 import lawn_optax as lawn
 from lawn_optax import metrics, schedules
 from models import MLP
+from tests.support import interruptions as killed
 from train.__main__ import main
 from train.digits import experiment as digits
+from train.options import neutral_names
 from train.runs import records
 
 # Four steps; switches after steps 0 and 2, the second warm-up is one step.
 SMALL = "digits --epochs 2 --seeds 2 --trials 2 --hidden 8 --eval-every 1 --quiet"
 SMALL += " --warmup 0.25 --free 0 0.5 --learning-rates 0.01 0.01"
-FILES = ["config.json", "curves.png", "metrics.jsonl", "summary.json", "table.md"]
+SMALL += " --checkpoint-minutes 0"
+FILES = [
+    "checkpoints",
+    "config.json",
+    "curves.png",
+    "events.out.tfevents.0.run",
+    "metrics.jsonl",
+    "summary.json",
+    "table.md",
+]
 
 
 def run(command, **options):
@@ -51,7 +62,7 @@ def test_run_folder_holds_its_files_and_nothing_private(folder):
     assert config["versions"]["jax"] == jax.__version__
     assert config["device"]["platform"] == jax.default_backend()
     for path in folder.glob("*.*[!g]"):
-        assert str(folder.parent) not in path.read_text()
+        assert str(folder.parent).encode() not in path.read_bytes()
 
 
 def test_every_member_has_its_rows_and_every_optimizer_its_line(folder):
@@ -65,6 +76,7 @@ def test_every_member_has_its_rows_and_every_optimizer_its_line(folder):
         for seed in (0, 1)
         for epoch in (0, 1, 2)
     ]
+    assert [epoch for *_, epoch in members] == [0] * 8 + [1] * 8 + [2] * 8
     table = (folder / "table.md").read_text()
     summary = json.loads((folder / "summary.json").read_text())
     for name, values in summary.items():
@@ -136,15 +148,40 @@ def test_norms_stop_at_the_switch_of_each_trial(folder):
         assert (second > held) == (optimizer == "adam")
 
 
-def test_same_command_again_gives_the_same_metrics_and_keeps_other_files(folder):
-    before = (folder / "metrics.jsonl").read_bytes()
-    (folder / "metrics.jsonl").unlink()
+def test_finished_run_is_shown_again_and_keeps_all_files(folder, capsys):
     notes = folder / "notes.txt"
     notes.write_text("mine")
+    before = {name: (folder / name).read_bytes() for name in FILES[1:] + [notes.name]}
     assert run(f"{SMALL} --optimizers adam adam-lawn", out=folder) == 0
-    assert (folder / "metrics.jsonl").read_bytes() == before
-    assert notes.read_text() == "mine"
+    output = capsys.readouterr().out
+    assert (folder / "table.md").read_text().strip().splitlines()[-1] in output
+    assert before == {name: (folder / name).read_bytes() for name in before}
     notes.unlink()
+
+
+def test_killed_run_ends_in_the_same_bytes(folder, tmp_path, compilation_cache, capsys):
+    out = tmp_path / "run"
+    command = [*SMALL.split(), "--optimizers", "adam", "adam-lawn", f"--out={out}"]
+    # After the rows of epoch 1, before its checkpoint; before the one of epoch 2.
+    for number, kept in ((1, []), (2, ["1"])):
+        killed.run_until("save", number, command, compilation_cache)
+        assert not (out / "summary.json").exists()
+        assert [x.name for x in (out / "checkpoints").iterdir()] == kept
+    assert main(command) == 0
+    assert "resuming from epoch 1" in capsys.readouterr().out
+    for name in ("metrics.jsonl", "events.out.tfevents.0.run"):
+        assert (out / name).read_bytes() == (folder / name).read_bytes()
+    one, other = (summary_without_times(path) for path in (out, folder))
+    assert one == other
+    states = (killed.checkpoint(path, 2) for path in (out, folder))
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def summary_without_times(folder):
+    summary = json.loads((folder / "summary.json").read_text())
+    for values in summary.values():
+        del values["seconds"], values["compile_seconds"]
+    return summary
 
 
 def test_a_learning_rate_that_diverges_gives_a_row_and_the_others_go_on(
@@ -178,11 +215,11 @@ def test_a_learning_rate_that_diverges_gives_a_row_and_the_others_go_on(
         ("digits --hidden 9000000", "this grid needs about"),
         ("digits --batch-size 899", "--batch-size must be 1 to 898"),
         ("digits --batch-size 0", "--batch-size must be 1 to 898"),
-        ("digits --epochs 0", "--epochs must be at least 1"),
-        ("digits --epochs 99999999999", "--epochs must be at least 1, of fewer than"),
-        ("digits --seeds 0", "--seeds must be at least 1"),
-        ("digits --eval-every 0", "--eval-every must be at least 1"),
-        ("digits --split-seed -1", "--split-seed must be 0 to"),
+        ("digits --epochs 0", "--epochs must be finite and at least 1; got 0"),
+        ("digits --epochs 99999999999", "--epochs must make fewer than 2^31 steps"),
+        ("digits --seeds 0", "--seeds must be finite and at least 1"),
+        ("digits --eval-every 0", "--eval-every must be finite and at least 1"),
+        ("digits --split-seed -1", "--split-seed must be finite and at least 0"),
         ("digits --learning-rates 0.1 0.01", "--learning-rates must be the lowest"),
         ("digits --learning-rates 0 0.01", "--learning-rates must be the lowest"),
         ("digits --learning-rates 0.1 nan", "--learning-rates must be the lowest"),
@@ -193,7 +230,7 @@ def test_a_learning_rate_that_diverges_gives_a_row_and_the_others_go_on(
         ("digits --trials 8", "--trials must be a positive multiple of the 3 values"),
         ("digits --weight-decays", "--trials must be a positive multiple of the 0"),
         ("digits --out notes.txt", "notes.txt is not a folder"),
-        ("digits --out notes.txt/run", "cannot write to notes.txt"),
+        ("digits --out notes.txt/run", "notes.txt/run: Not a directory"),
         ("digits --out .", ". holds files but no run"),
     ],
 )
@@ -215,27 +252,30 @@ def test_folder_of_another_configuration_is_refused_and_kept(folder, tmp_path, c
     shutil.copytree(folder, out)
     assert run(f"{SMALL} --optimizers adam --split-seed 1", out=out) == 2
     assert "(optimizers, split_seed differ)" in capsys.readouterr().err
-    for name in FILES:
+    for name in FILES[1:]:
         assert (out / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch, capsys):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(digits, "run_grid", interrupt)
-    assert run(f"{SMALL} --optimizers adam", out=tmp_path / "run") == 130
-    assert names(tmp_path) == []
-    assert capsys.readouterr().err.startswith("interrupted")
+def test_interrupted_run_goes_on(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = f"{SMALL} --optimizers adam adam-lawn"
+    with killed.interrupted_at(2):
+        assert run(command, out=out) == 130
+    assert capsys.readouterr().err.startswith("interrupted: the same command")
+    assert run(command, out=out) == 0
+    assert (out / "metrics.jsonl").read_bytes() == (
+        folder / "metrics.jsonl"
+    ).read_bytes()
 
 
 def test_default_folder_depends_on_the_options_alone():
     def default(**options):
-        config = records.run_config("digits", digits.Config(**options))
-        return records.default_folder(config)
+        config = digits.Config(**options)
+        names = neutral_names(config)
+        return records.default_folder(records.run_config("digits", config, names))
 
     assert default().parts[:2] == ("runs", "digits")
-    assert default() == default(quiet=True)
+    assert default() == default(quiet=True, checkpoint_minutes=1.0)
     assert default() != default(split_seed=1)
 
 

@@ -65,21 +65,21 @@ def trained(devices):
         models.CNN((64, 64), tiny.CLASSES, axis_name=devices.axis),
         devices=devices.count,
         axis=devices.axis,
-        spread=devices.spread,
+        per_device=devices.per_device,
     )
     state = jax.tree.map(
         lambda x: x.astype("float64") if x.dtype == "float32" else x, tiny.start(task)
     )
-    state = devices.put_state(state)
-    trial, data = devices.put((tiny.TRIAL, tiny.data()))
-    arguments = state, trial, data, *map(devices.put, np.int32([0, EPOCHS]))
+    state = devices.place_state(state)
+    trial, data = devices.replicate((tiny.TRIAL, tiny.data()))
+    arguments = state, trial, data, *map(devices.replicate, np.int32([0, EPOCHS]))
     program = devices.compile(partial(classifier.advance, task), donate=True)
     program = program.lower(*arguments).compile()
     state, loss = program(*arguments)
     values, right = devices.compile(partial(classifier.evaluate, task))(
         state, trial, data
     )
-    return state, devices.get((state.params, loss, values, right)), program
+    return state, devices.gather((state.params, loss, values, right)), program
 
 
 def bytes_per_device(state):

@@ -12,7 +12,7 @@ import pytest
 from tests.support import image_files as images
 from tests.support import interruptions as killed
 from tests.support.training import close
-from train import loop as training
+from train import hyperparameters
 from train.__main__ import main
 from train.devices import Devices
 from train.images import (
@@ -137,7 +137,7 @@ def test_what_is_constrained(constrain, free, files):
         )
     )
     task = image.make_task(config, image.load_data(config), Devices(limit=1))
-    trial = training.make_trial(config, task.steps_per_epoch)
+    trial = hyperparameters.make_trial(config, task.steps_per_epoch)
     params = classifier.start(task, trial).params
     tx = task.optimizer(trial)
     grads = jax.tree.map(

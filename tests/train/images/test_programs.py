@@ -194,15 +194,15 @@ def test_eight_devices_train_as_one_does(mode):
             degrees=augmentation.DEGREES,
             devices=devices.count,
             axis=devices.axis,
-            spread=devices.spread,
+            per_device=devices.per_device,
         )
-        state, trial, arrays = devices.put((tiny.start(task), tiny.TRIAL, data))
-        epochs = [devices.put(np.int32(x)) for x in (0, 4)]
+        state, trial, arrays = devices.replicate((tiny.start(task), tiny.TRIAL, data))
+        epochs = [devices.replicate(np.int32(x)) for x in (0, 4)]
         run = devices.compile(partial(classifier.advance, task))
         state, loss = run(state, trial, arrays, *epochs)
         evaluate = devices.compile(partial(classifier.evaluate, task))
         values, right = evaluate(state, trial, arrays)
-        return devices.get((state.params, state.statistics, loss, values, right))
+        return devices.gather((state.params, state.statistics, loss, values, right))
 
     one, eight = trained(Devices(limit=1)), trained(Devices(mode))
     assert len(jax.devices()) == 8

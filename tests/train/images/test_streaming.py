@@ -62,26 +62,29 @@ def streamed(photos, devices, parts=1, epochs=2):
     task = tiny.make_task(
         *(optax.sgd(RATE), optax.softmax_cross_entropy_with_integer_labels),
         **{"parts": parts, "devices": devices.count, "axis": devices.axis},
-        spread=partial(devices.spread, split=True),
-    )._replace(side=224, num_images=18)
-    work = photographs.Streamed(task, settings, devices, photos)
+        per_device=partial(devices.per_device, split=True),
+    )
+    task = dataclasses.replace(task, side=224, num_images=18)
+    work = photographs.StreamTrainer(task, settings, devices, photos)
     return work, tiny.start(task)
 
 
 def trained(photos, devices, parts=1):
     """What a run of two epochs gives, on the host."""
     work, state = streamed(photos, devices, parts)
-    trial = devices.put(tiny.TRIAL)
-    state = work.prepare(devices.put_state(state), trial, 0)
+    trial = devices.replicate(tiny.TRIAL)
+    state = work.prepare(devices.place_state(state), trial, 0)
     losses = []
     for epoch in range(2):
         state, loss = work.advance(state, trial, epoch, epoch + 1)
         losses.append(loss)
     values, right = work.evaluate(state, trial)
     again, _ = work.evaluate(state, trial)
-    jax.tree.map(np.testing.assert_array_equal, devices.get(again), devices.get(values))
+    jax.tree.map(
+        np.testing.assert_array_equal, devices.gather(again), devices.gather(values)
+    )
     work.close()
-    return losses, *devices.get((state.params["head"], values, right))
+    return losses, *devices.gather((state.params["head"], values, right))
 
 
 def log_softmax(z):
@@ -278,8 +281,8 @@ def test_sweeps_try_the_papers_grids(batch_size):
             dataset="imagenet", batch_size=batch_size, grid="papers", preset="arxiv"
         )
         trials = [
-            sweep.trial_config(config, name, member)
-            for member in sweep.grid(config, name)
+            sweep.trial_config(image.EXPERIMENT, config, name, member)
+            for member in sweep.grid(image.EXPERIMENT, config, name)
         ]
         # In the -lawn forms the one weight decay ends at the switch.
         expected = itertools.product(rates, decays, free, warmups)
@@ -288,9 +291,11 @@ def test_sweeps_try_the_papers_grids(batch_size):
             for t in trials
         ] == list(expected)
         given = dataclasses.replace(config, warmup_epochs=3.0)
-        assert {m.get("warmup_epochs") for m in sweep.grid(given, name)} == {None}
+        assert {
+            m.get("warmup_epochs") for m in sweep.grid(image.EXPERIMENT, given, name)
+        } == {None}
         given = dataclasses.replace(given, warmups=(2.0, 4.0), rates=(0.1,))
-        found = sweep.grid(given, name)
+        found = sweep.grid(image.EXPERIMENT, given, name)
         assert {member["warmup_epochs"] for member in found} == {2.0, 4.0}
         assert {member["learning_rate"] for member in found} == {0.1}
 

@@ -128,15 +128,23 @@ def test_table_says_on_what_was_chosen(folder):
     assert f"{100 * top['accuracy']:.2f}" in marked
     config = image_options.SweepConfig(protocol="papers")
     assert "Accuracy after the last epoch, on the test images." in sweep.table(
-        config, []
+        image.EXPERIMENT, config, []
     )
 
 
 def test_grids():
     config = image_options.SweepConfig(grid="papers")
-    sizes = [len(sweep.grid(config, name)) for name in ("sgd", "adamw", "adam-lawn")]
+    sizes = [
+        len(sweep.grid(image.EXPERIMENT, config, name))
+        for name in ("sgd", "adamw", "adam-lawn")
+    ]
     assert sizes == [18, 18, 24]  # arXiv Table 5 (coarse) and Appendix D.2.
-    rates = {member["learning_rate"] for member in sweep.grid(config, "lamb-lawn")}
+    rates = {
+        member["learning_rate"]
+        for member in sweep.grid(image.EXPERIMENT, config, "lamb-lawn")
+    }
     assert rates == {1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0}
     config = image_options.SweepConfig()
-    assert {len(sweep.grid(config, name)) for name in config.optimizers} == {9}
+    assert {
+        len(sweep.grid(image.EXPERIMENT, config, name)) for name in config.optimizers
+    } == {9}

@@ -11,7 +11,7 @@ from tests.support import tiny_recommenders as tiny
 from tests.support.training import close
 from tests.support.two_processes import one_and_two
 from train import devices as parallel
-from train import loop as training
+from train import hyperparameters
 from train.__main__ import main
 from train.devices import Devices
 from train.recommenders import (
@@ -44,12 +44,12 @@ def trained(devices, micro_batch=None):
     )
     data = tiny.interactions()
     task = recsys.make_task(config, data, devices)
-    trial = training.make_trial(config, task.steps_per_epoch)
-    state = devices.put_state(tiny.start(task, trial))
+    trial = hyperparameters.make_trial(config, task.steps_per_epoch)
+    state = devices.place_state(tiny.start(task, trial))
     ends = np.int32(0), np.int32(EPOCHS)
     advance = devices.compile(partial(recommender.advance, task))
-    rest = devices.put((trial, tiny.device_data(data), *ends))
-    state, loss = devices.get(advance(state, *rest))
+    rest = devices.replicate((trial, tiny.device_data(data), *ends))
+    state, loss = devices.gather(advance(state, *rest))
     # It trained, and switched after two epochs.
     assert 0.1 < loss < 0.8 and state.diverged_step == -1
     assert np.abs(state.params["dense_0"]["bias"]).max() > 0
@@ -102,12 +102,12 @@ def test_devices_change_the_loss_by_rounding_only_in_float32(double):
 def test_results_are_whole_or_split_along_the_largest_dimension(shard_state):
     devices = Devices("jit", 8, shard_state)
     large, odd, small = np.ones([8, 1024]), np.ones([999, 9]), np.arange(8.0)
-    rows = devices.put_batch((large, small))
+    rows = devices.shard_batch((large, small))
     program = devices.compile(lambda rows, odd: (rows[0] + 1, rows[1], odd + 1))
-    found = program(rows, devices.put_state(odd))
+    found = program(rows, devices.place_state(odd))
     specs = [tuple(x.sharding.spec) for x in found]
     assert specs == [(None, parallel.AXIS) if shard_state else (), (), ()]
-    for x, y in zip(devices.get(found), (large + 1, small, odd + 1), strict=True):
+    for x, y in zip(devices.gather(found), (large + 1, small, odd + 1), strict=True):
         np.testing.assert_array_equal(x, y)
 
 

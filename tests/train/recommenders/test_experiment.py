@@ -19,8 +19,7 @@ from tests.support import interruptions as killed
 from tests.support import rating_files as ratings
 from tests.support import tiny_recommenders as tiny
 from tests.support.training import close, norms
-from train import loop as training
-from train import optimizers
+from train import hyperparameters, optimizers
 from train.__main__ import main
 from train.recommenders import options as recsys_options
 
@@ -234,8 +233,8 @@ def test_every_optimizer_runs(name):
             optimizer=name, epochs=4, free_epochs=2.0, warmup_epochs=1
         )
     )
-    trial = training.make_trial(config, 1)
-    tx = optax.with_extra_args_support(training.make_optimizer(config, 1, trial))
+    trial = hyperparameters.make_trial(config, 1)
+    tx = optax.with_extra_args_support(hyperparameters.make_optimizer(config, 1, trial))
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     params = {

@@ -158,12 +158,12 @@ def single():
     task = tiny.make_task(recorder(), bce)
     devices = Devices(limit=1)
     advance = devices.compile(partial(recommender.advance, task))
-    state, trial, data = devices.put(
+    state, trial, data = devices.replicate(
         (tiny.start(task), tiny.TRIAL, tiny.device_data(tiny.interactions()))
     )
 
     def run(state, first, last):
-        first, last = devices.put((np.int32(first), np.int32(last)))
+        first, last = devices.replicate((np.int32(first), np.int32(last)))
         return advance(state, trial, data, first, last)
 
     return state, run, advance

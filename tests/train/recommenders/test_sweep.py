@@ -6,8 +6,7 @@ import pytest
 
 from tests.support import tiny_recommenders as tiny
 from tests.support.training import close
-from train import loop as training
-from train import sweep
+from train import loop, sweep
 from train.__main__ import main
 from train.devices import Devices
 from train.recommenders import experiment as recsys
@@ -111,9 +110,7 @@ def test_a_trial_equals_a_run_with_the_same_options(folder, files):
             out=folder.parent / "single",
         )
     )
-    training.execute(
-        recsys.EXPERIMENT, config, Devices(limit=1), recsys.load_data(config)
-    )
+    loop.execute(recsys.EXPERIMENT, config, Devices(limit=1), recsys.load_data(config))
     last = read(folder.parent / "single" / "summary.json")["last"]
     trial = trials(folder)[1]
     close(trial["hr"], last["hr"], 1e-6)
@@ -143,7 +140,7 @@ def test_interrupted_sweep_goes_on_and_at_once_changes_nothing(
 
 
 def test_finished_sweep_trains_nothing_again(folder, call, monkeypatch, capsys):
-    monkeypatch.setattr(recsys.recommender, "advance", lambda *_: 1 / 0)
+    monkeypatch.setattr(recsys.programs, "advance", lambda *_: 1 / 0)
     before = {
         path: path.read_bytes()
         for path in folder.rglob("*")
@@ -158,7 +155,7 @@ def test_protocol_of_the_papers_chooses_by_the_test_item():
     def chosen(**options):
         config = recsys_options.SweepConfig(epochs=300, trial_epochs=100, **options)
         member = {"learning_rate": 0.1, "free_epochs": 60.0, "seed": 4}
-        trial = sweep.trial_config(config, "adam-lawn", member)
+        trial = sweep.trial_config(recsys.EXPERIMENT, config, "adam-lawn", member)
         assert (trial.epochs, trial.warmup_epochs, trial.free_epochs) == (100, 10, 20)
         assert (trial.learning_rate, trial.seed) == (0.1, 4)
         return trial.validation
@@ -166,7 +163,9 @@ def test_protocol_of_the_papers_chooses_by_the_test_item():
     assert chosen() is True
     assert chosen(protocol="papers") is False
     text = sweep.table(
-        recsys_options.SweepConfig(optimizers=("sgd",), protocol="papers"), []
+        recsys.EXPERIMENT,
+        recsys_options.SweepConfig(optimizers=("sgd",), protocol="papers"),
+        [],
     )
     assert "latest (test) item" in text
 
@@ -177,25 +176,28 @@ def row(rate, hr, seed=0, outcome="finished", **others):
 
 
 def test_the_best_is_the_highest_mean_of_what_finished():
-    assert sweep.best([row(1, 0.2), row(2, 0.4), row(3, 0.3)], "hr") == {
+    assert sweep.best([row(1, 0.2), row(2, 0.4), row(3, 0.3)], "sgd", "hr") == {
         "learning_rate": 2,
         "weight_decay": 0.0,
     }
     several = [row(1, 0.2), row(1, 0.5, 1), row(2, 0.4), row(2, 0.4, 1)]
-    assert sweep.best(several, "hr")["learning_rate"] == 2
+    assert sweep.best(several, "sgd", "hr")["learning_rate"] == 2
     # One seed that diverged rules a trial out; NaN is never the best.
     diverged = [row(1, 0.9), row(1, 0.9, 1, "diverged at step 3"), row(2, 0.1)]
-    assert sweep.best(diverged, "hr")["learning_rate"] == 2
+    assert sweep.best(diverged, "sgd", "hr")["learning_rate"] == 2
     assert (
-        sweep.best([row(1, 0.3), row(2, 0.3)], "hr")["learning_rate"] == 1
+        sweep.best([row(1, 0.3), row(2, 0.3)], "sgd", "hr")["learning_rate"] == 1
     )  # The first.
-    assert sweep.best([row(1, None, outcome="diverged at step 3")], "hr") is None
+    assert sweep.best([row(1, None, outcome="diverged at step 3")], "sgd", "hr") is None
 
 
 def test_no_final_run_where_all_trials_diverged(tmp_path, capsys):
     lost = [row(1, None, outcome="diverged at step 3")]
     sweep.finals(
-        recsys_options.SweepConfig(optimizers=("sgd",), seeds=(0,)), lost, tmp_path
+        recsys.EXPERIMENT,
+        recsys_options.SweepConfig(optimizers=("sgd",), seeds=(0,)),
+        lost,
+        tmp_path,
     )
     assert "sgd: every trial diverged" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
@@ -207,34 +209,42 @@ def values(members, name):
 
 def test_grids():
     config = recsys_options.SweepConfig()
-    sizes = {name: len(sweep.grid(config, name)) for name in config.optimizers}
+    sizes = {
+        name: len(sweep.grid(recsys.EXPERIMENT, config, name))
+        for name in config.optimizers
+    }
     assert set(sizes.values()) == {9}
     papers = recsys_options.SweepConfig(grid="papers", trial_seeds=(0, 1))
     rates = [1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2]
     sgd_rates = [1e-2, 5e-2, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 2.5, 3.75, 5.0]
     decays, free = [0.0, 1e-4, 1e-3, 1e-2, 1e-1], [0.1, 1.0, 5.0, 20.0, 50.0, 100.0]
     for name in ("adamw", "lamb", "lamb-plus", "sgd", "adamw-bounded"):
-        members = sweep.grid(papers, name)
+        members = sweep.grid(recsys.EXPERIMENT, papers, name)
         mine = sgd_rates if name == "sgd" else rates
         assert values(members, "learning_rate") == mine
         assert values(members, "weight_decay") == decays
         assert len(members) == 2 * len(mine) * len(decays)
         assert values(members, "seed") == [0, 1]
     for name in ("adam-lawn", "adamw-lawn", "lamb-lawn", "lamb-plus-lawn", "sgd-lawn"):
-        members = sweep.grid(papers, name)
+        members = sweep.grid(recsys.EXPERIMENT, papers, name)
         mine = sgd_rates if name == "sgd-lawn" else rates
         assert values(members, "learning_rate") == mine
         assert values(members, "free_epochs") == free
         assert len(members) == 2 * len(mine) * len(free)
         assert "weight_decay" not in members[0]
-    assert values(sweep.grid(papers, "adam"), "weight_decay") == [0.0]
+    assert values(sweep.grid(recsys.EXPERIMENT, papers, "adam"), "weight_decay") == [
+        0.0
+    ]
     own = recsys_options.SweepConfig(
         grid="papers", rates=(0.3,), decays=(0.5,), free=(7.0, 8.0)
     )
-    assert sweep.grid(own, "sgd") == [
+    assert sweep.grid(recsys.EXPERIMENT, own, "sgd") == [
         {"learning_rate": 0.3, "weight_decay": 0.5, "seed": 0}
     ]
-    assert values(sweep.grid(own, "lamb-lawn"), "free_epochs") == [7.0, 8.0]
+    assert values(sweep.grid(recsys.EXPERIMENT, own, "lamb-lawn"), "free_epochs") == [
+        7.0,
+        8.0,
+    ]
 
 
 @pytest.mark.parametrize(
