@@ -16,6 +16,7 @@ import numpy as np
 
 from train.devices import Devices
 from train.options import Grid
+from train.report.definition import Report
 
 FINISHED = "finished"
 Row = dict[str, Any]
@@ -40,7 +41,7 @@ class Experiment:
         evaluation: ``(FinishedRun, metrics, details) -> text`` for `train.evaluate`;
             None where finished runs cannot be evaluated again.
         sweep: Its sweeps, or None.
-        report: What `train.report` needs to know, or None.
+        report: How its runs are reported, or None.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Experiment:
     take_devices: Callable[[Any], Devices] = one_device
     evaluation: Callable[..., str] | None = None
     sweep: "Sweep | None" = None
-    report: Any = None
+    report: Report | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
