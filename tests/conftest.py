@@ -1,14 +1,36 @@
-"""Strict settings for all tests: eight CPU devices, no silent broadcasting of ranks."""
+"""What all tests share: eight CPU devices, one compilation cache, strict settings."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 flags = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # The workers of pytest-xdist and the processes that tests start inherit it: equal
+    # programs compile once.
+    CACHE = tempfile.mkdtemp(prefix="lawn-compiled-")
+    atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+from tests.support import compilation  # noqa: E402
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests of one file stay together, so that its fixtures are made once."""
+    if config.getvalue("dist") != "load":  # which is what `-n auto` means
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -18,18 +40,17 @@ def no_rank_promotion():
         yield
 
 
+@pytest.fixture(scope="module")
+def fast_compilation():
+    """For the tests of a file whose comparisons do not depend on rounding."""
+    with compilation.fast():
+        yield
+    jax.clear_caches()  # Other files compile as users do.
+
+
 @pytest.fixture
 def x64():
     """Runs a test with 64-bit types."""
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
-
-
-@pytest.fixture(scope="module")
-def compilation_cache(tmp_path_factory):
-    """Equal programs of a module compile once; its processes take this environment."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    jax.config.update("jax_compilation_cache_dir", folder)
-    yield {"JAX_COMPILATION_CACHE_DIR": folder}
-    jax.config.update("jax_compilation_cache_dir", None)

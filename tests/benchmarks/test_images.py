@@ -26,6 +26,7 @@ def benchmark(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_jax_arms_alone_write_a_row_and_a_table(tmp_path):
     out = tmp_path / "results" / "image.jsonl"
     options = ("--jax-only", "--images", 200, "--batch-size", 64, "--rounds", 2)

@@ -10,6 +10,7 @@ import pytest
 
 import lawn_optax as lawn
 from models import CNN, VGG19, PreResNet32, ResNet18, ResNet50
+from tests.support.asserts import close
 from tests.support.numpy_layers import (
     abstract,
     count,
@@ -18,7 +19,6 @@ from tests.support.numpy_layers import (
     multiply_adds,
     pictures,
 )
-from tests.support.training import close
 
 # Parameters and multiply-adds per image as others publish them (two are computed by
 # hand), and the number of groups.

@@ -9,8 +9,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from models import CNN
+from tests.support.asserts import close
 from tests.support.numpy_layers import pictures, scrambled
-from tests.support.training import close
 
 DEVICES, COUNT = 8, 16
 # The images of each device have another brightness and contrast, so the statistics of

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models import NCF, TOWERS
-from tests.support.training import close
+from tests.support.asserts import close
 
 USERS, ITEMS = 7, 11
 

@@ -5,6 +5,7 @@ import pytest
 
 from models import PreResNet, PreResNet32, ResNet, ResNet18, ResNet50
 from models.resnet import BasicBlock, Bottleneck
+from tests.support.asserts import close
 from tests.support.numpy_layers import (
     Reference,
     abstract,
@@ -15,7 +16,6 @@ from tests.support.numpy_layers import (
     relu,
     scrambled,
 )
-from tests.support.training import close
 
 
 def cifar_stem(at, x):

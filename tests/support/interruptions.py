@@ -1,7 +1,6 @@
 """Runs of the command line that end at a given moment, and what they leave."""
 
 import contextlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,16 +8,25 @@ from pathlib import Path
 import orbax.checkpoint as ocp
 import pytest
 
+from tests.support.compilation import WARNINGS
 from train.runs import folder as runs
 
 ROOT = Path(__file__).parents[2]
 
+# ``python -m train``, compiled as the tests of training are.
+PROGRAM = """
+import sys
+from tests.support.compilation import fast
+from train.__main__ import main
+with fast():
+    sys.exit(main(sys.argv[1:]))
+"""
 # The process kills itself at the n-th call of a method of the run's folder.
 SCRIPT = """
 import os, signal, sys
 from train.runs import folder as runs
-from train.__main__ import main
 name, count = sys.argv[1], [int(sys.argv[2])]
+del sys.argv[1:3]
 original = getattr(runs.Run, name)
 def deadly(*args, **options):
     count[0] -= 1
@@ -26,16 +34,15 @@ def deadly(*args, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*args, **options)
 setattr(runs.Run, name, deadly)
-sys.exit(main(sys.argv[3:]))
 """
 
 
-def run_until(name, number, command, environment):
+def run_until(name, number, command):
     """Runs ``python -m train`` up to the n-th call of ``Run.NAME``."""
+    program = ["-c", SCRIPT + PROGRAM, name, str(number), *command]
     process = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT, name, str(number), *command],
+        [sys.executable, *WARNINGS, *program],
         cwd=ROOT,
-        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=300,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.support.training import close
+from tests.support.asserts import close
 
 EPSILON, MOMENTUM = 1e-5, 0.9
 

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import lawn_optax as lawn
+from tests.support.compilation import fast
 from train.runs import folder as runs
 
 CONFIG = {"experiment": "toy", "rate": 0.1}
@@ -102,7 +103,8 @@ def report(epoch):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        toy(Path(sys.argv[1]), minutes=0, after=report)
-    else:
-        member(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    with fast():
+        if len(sys.argv) == 2:
+            toy(Path(sys.argv[1]), minutes=0, after=report)
+        else:
+            member(Path(sys.argv[1]), *map(int, sys.argv[2:]))

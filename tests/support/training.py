@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tests.support.asserts import close as close
-
 SMALL = {"dense": {"bias": (3,), "kernel": (4, 3)}, "head": {"kernel": (3, 2)}}
 
 

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import jax
 
+from tests.support.compilation import WARNINGS
+from tests.support.interruptions import PROGRAM
 from train.__main__ import main
 
 ROOT = Path(__file__).parents[2]
-# Compiled fast: what is compared has tolerances.
-FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+FLAGS = "--xla_force_host_platform_device_count=2"
 
 
-def one_and_two(command, folder, environment):
+def one_and_two(command, folder):
     """Rows of a run of one device, and of one of two processes with two each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -24,12 +25,12 @@ def one_and_two(command, folder, environment):
     members = [
         subprocess.Popen(
             [
-                *(sys.executable, "-W", "error", "-m", "train", *command),
+                *(sys.executable, *WARNINGS, "-c", PROGRAM, *command),
                 *("--out", str(folder / "two"), "--processes", "2"),
                 *("--process", str(index), "--coordinator", f"127.0.0.1:{port}"),
             ],
             cwd=ROOT,
-            env=os.environ | environment | {"XLA_FLAGS": FLAGS},
+            env=os.environ | {"XLA_FLAGS": FLAGS},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

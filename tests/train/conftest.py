@@ -9,6 +9,11 @@ from tensorflow_datasets.core import constants
 from tensorflow_datasets.core.download import checksums, downloader
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_fast(fast_compilation):
+    """What is trained does not depend on what makes its program fast."""
+
+
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """Folder of the files that downloads return; nothing reaches the network."""

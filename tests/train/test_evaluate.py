@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import image_files as images
 from tests.support import tiny_recommenders as tiny
-from tests.support.training import close
+from tests.support.asserts import close
 from train import evaluate
 from train.__main__ import main
 
@@ -20,7 +20,7 @@ OPTIONS += " --alpha 0.5 --devices 1"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory, compilation_cache):
+def data(tmp_path_factory):
     return tiny.write_ratings(tmp_path_factory.mktemp("data"))
 
 
@@ -73,10 +73,9 @@ def test_other_candidates_rank_the_same_weights(folder, data, capsys):
     close(found, scores[0], 1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["cifar10", "imagenet"])
-def test_a_classifier_has_the_metrics_of_its_last_evaluation(
-    dataset, tmp_path, compilation_cache, capsys
-):
+def test_a_classifier_has_the_metrics_of_its_last_evaluation(dataset, tmp_path, capsys):
     if dataset == "cifar10":
         tables = images.some_tables("cifar10", count=12)
         data = images.write_binary(tmp_path / "data", tables)

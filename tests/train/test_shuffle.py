@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support.training import close
+from tests.support.asserts import close
 from train.shuffle import make_shuffle, shuffled
 
 

@@ -49,6 +49,7 @@ REFERENCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCES)
 def test_it_trains_v_through_the_normalization(name, x64):
     raw, inner = network("float64"), REFERENCES[name]()
@@ -84,6 +85,7 @@ def test_norms_are_the_root_mean_square_of_the_first_ones():
     assert_close(baselines.bounded_init(start), start, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in INNERS if n != "lbfgs"])
 def test_norms_hold_around_any_optimizer_without_a_second_trace(name):
     params, traces = network(), []

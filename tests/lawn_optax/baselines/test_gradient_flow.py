@@ -42,6 +42,7 @@ def shadow(v):
     return (np.eye(len(v)) - np.outer(v, v) / n**2) / n
 
 
+@pytest.mark.slow
 def test_descent_in_the_normalised_weights_is_not_normalised_descent(x64):
     w, time = start(1.0, seed=6), 2.0
     free = runge_kutta(slope, w, time, 4000)

@@ -55,6 +55,7 @@ INNERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INNERS)
 def test_kernels_turn_by_the_schedule_and_vectors_follow_the_optimizer(name, x64):
     make, project = INNERS[name]

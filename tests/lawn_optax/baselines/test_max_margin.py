@@ -69,6 +69,7 @@ FIXED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIXED)
 def test_fixed_norms_end_at_the_minimum_on_the_sphere(name, x64):
     end = descend(FIXED[name](), start(40.0), 6000)
@@ -93,6 +94,7 @@ def test_the_minimum_tends_to_the_maximum_margin_as_one_over_the_norm(x64):
     assert away[-1] < 0.003
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("project", [False, True], ids=["hyperball", "layca"])
 def test_steps_of_fixed_length_converge_once_they_decay(project, x64):
     rate = lambda t: 1 / (t + 4.0)  # noqa: E731

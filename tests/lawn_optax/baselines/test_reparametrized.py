@@ -77,6 +77,7 @@ def test_lawn_trains_v_through_the_normalization_from_the_switch_on(name, x64):
     assert moved(history[switch], history[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INNERS)
 def test_weight_normalization_trains_lengths_and_directions(name, x64):
     inner, raw = INNERS[name](), network("float64")
@@ -106,6 +107,7 @@ def test_a_length_may_change_its_sign(x64):
     assert_close(state.trained.g, jnp.asarray([-5.6]), rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_the_two_implementations_of_lawn_agree_to_first_order(x64):
     ends = {}
     for steps in (50, 100, 200):

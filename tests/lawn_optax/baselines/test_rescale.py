@@ -263,6 +263,7 @@ def test_adam_s_power_is_a_half(x64):
     assert found[0.25] < 0.7 * ratio
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["momentum", "adam"])
 def test_what_buffers_that_stay_as_they_are_do(name, x64):
     # 256 walks on the toy; at the decay their moments are scaled by hand or not.

@@ -13,6 +13,8 @@ from lawn_optax import baselines
 from tests.support.asserts import assert_close, assert_same_bits, moved, signature
 from tests.support.optimizers import loss, network
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 SGD = optax.sgd(0.1)
 TRANSFORMS = {
     "lagrange": lambda: optax.chain(SGD, baselines.unit_norm("lagrange")),
@@ -40,6 +42,7 @@ def compiled(name):
     return tx.init, jax.jit(tx.update)
 
 
+@pytest.mark.slow
 @every_transform
 def test_one_program_serves_all_updates_and_members_of_vmap_are_single_runs(name):
     tx, traces = TRANSFORMS[name](), []

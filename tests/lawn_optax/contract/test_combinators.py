@@ -29,6 +29,7 @@ def assert_norms_hold(params, since):
     assert moved(params[since], params[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["momentum", "muon", "partition"])
 def test_masked_outside_constrains_what_the_mask_lets_through(name):
     # The first layer's bias and the whole second layer are outside the mask.
@@ -59,6 +60,7 @@ def with_kernel(params, kernel):
     return {"first": first, "second": params[0]["second"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "schedule_free_adamw", "chain"])
 def test_partition_outside_constrains_its_part(name):
     def labels(params):
@@ -75,6 +77,7 @@ def test_partition_outside_constrains_its_part(name):
     assert abs(second[-1] / second[SWITCH] - 1) > 1e-3  # unconstrained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "lamb", "lion"])
 def test_wrap_holds_norms_behind_other_transformations(name):
     tx = optax.chain(
@@ -130,6 +133,7 @@ def test_traced_static_arguments_name_static_args():
         tx.init(network())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["momentum", "adamw", "prodigy"])
 def test_multi_steps_outside_counts_whole_steps(name):
     # Two micro-batches with the same gradient are one step with that gradient.
@@ -211,6 +215,7 @@ def test_norms_are_never_poisoned_by_nan_gradients(bad):
         np.testing.assert_allclose(norms_of(after)[1], state.norms[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_vmap_over_switch_step_and_learning_rate_equals_single_runs():
     rates, steps = jnp.array([0.02, 0.05, 0.1, 0.05]), jnp.array([0, 1, 3, 9])
 

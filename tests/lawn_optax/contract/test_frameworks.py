@@ -17,6 +17,8 @@ import lawn_optax as lawn
 from tests.support.asserts import assert_close, assert_same_bits, moved, norms_of
 from tests.support.optimizers import INNERS, batch, loss, network, run, stepper
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 SWITCH = 2
 X, Y = (jnp.asarray(a, jnp.float32) for a in batch())
 
@@ -182,6 +184,7 @@ def test_plain_containers_keep_the_norms_of_their_layers(params, norms):
     assert_close(norms_of(trajectory[-1]), states[-1].norms, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved_at", [1, SWITCH, 4], ids=["before", "at", "after"])
 @pytest.mark.parametrize("name", ["adam", "schedule_free_adamw"])
 def test_a_checkpoint_resumes_to_the_same_bits(name, saved_at, tmp_path):

@@ -166,6 +166,7 @@ def constrained_or_refused(groups, params):
         return None
 
 
+@pytest.mark.slow
 @property_test(**PROBLEM)
 def test_every_captured_norm_holds_and_every_update_is_finite(
     tree, choice, inner, switch_step, numbers
@@ -209,6 +210,7 @@ def test_every_captured_norm_holds_and_every_update_is_finite(
     )
 
 
+@pytest.mark.slow
 @property_test(**PROBLEM)
 def test_free_leaves_follow_the_inner_optimizer(
     tree, choice, inner, switch_step, numbers

@@ -16,6 +16,8 @@ import lawn_optax as lawn
 from tests.support.asserts import assert_close, moved
 from tests.support.optimizers import INNERS, batch, loss, network, run, stepper
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 SWITCH, STEPS = 2, 5
 RTOL = {"float32": 1e-5, "float64": 1e-10}
 # A kernel split by inputs beside a replicated bias, and one split by outputs with it.
@@ -198,6 +200,7 @@ MAKE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "check_vma", "dtype"),
     [

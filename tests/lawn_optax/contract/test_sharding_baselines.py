@@ -18,6 +18,8 @@ from lawn_optax import baselines
 from tests.support.asserts import assert_close, moved
 from tests.support.optimizers import batch, loss, network, run, stepper
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 STEPS = 3
 # Kernels split by inputs and by outputs, one bias replicated and one split.
 SPECS = {
@@ -82,6 +84,7 @@ def assert_same_run(actual, expected):
     assert_close(gather(actual), gather(expected), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_sharded_jit_equals_one_device(name, x64):
     tx = TRANSFORMS[name]()
@@ -115,6 +118,7 @@ def test_sharded_jit_equals_one_device(name, x64):
 SAME_KIND = {"coefficient", "tangent", "natural", "layca", "target", "bounded"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [x for x in TRANSFORMS if x not in SAME_KIND])
 def test_pmap_with_replicated_parameters_equals_one_device(name, x64):
     tx = TRANSFORMS[name]()

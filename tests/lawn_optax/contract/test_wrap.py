@@ -90,6 +90,7 @@ def test_free_then_constrained_without_a_second_trace(name):
     assert traces.count(tx) == traces.count(inner) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reset"),
     [(name, RESETS[i % 3]) for i, name in enumerate(INNERS)],

@@ -42,6 +42,7 @@ def condition(rate, size, hessians):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [1, 4, 32])
 def test_logistic_regression(chunk_size):
     params, examples = cases.logistic_data()

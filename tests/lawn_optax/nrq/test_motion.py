@@ -30,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 # --- norm and angle -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.5, 2.0])
 def test_eq_17_predicts_the_fourth_power_of_the_norm(ratio):
     seen = simulated("many", 0.3, ratio * NORM)
@@ -50,6 +51,7 @@ def test_the_norm_settles_at_its_equilibrium():
     close(in_equilibrium().norm.mean(), NORM, 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.5, 2.0])
 def test_lemma_1_has_the_squared_norm(ratio):
     seen = simulated("many", 0.98, ratio * NORM)

@@ -106,6 +106,7 @@ def test_theorem_1_as_printed_bounds_nothing():
         assert upper[-1] < most * found[-1]
 
 
+@pytest.mark.slow
 def test_the_tail_in_theorem_1_is_that_of_the_time_of_integration():
     # With little noise all trials pass xi together: the tail falls from 1 to 0, and
     # that of the last time says nothing of the slow beginning.
@@ -250,6 +251,7 @@ def test_the_mode_is_below_the_mean():
 # --- escape ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_corollary_2_trials_first_improve_and_then_escape():
     start = float(nrq.equilibrium_bounds(MANY, *LAW, xi=0.95).low_risk)
     least = float(nrq.escape_norm(MANY, *LAW, xi=0.95))

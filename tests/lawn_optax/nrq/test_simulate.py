@@ -108,6 +108,7 @@ def test_without_noise_it_is_the_recursion_of_eq_3(model):
 ROOT = np.array([[1.0, 0, 0, 0], [0.5, 0.2, 0, 0], [0, 1.0, 2.0, 0], [0.3, 0, 0, 0.1]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.7, [0.1, 1.0, 0.5, 2.0], ROOT])
 def test_the_noise_has_the_covariance_of_eq_5(sigma):
     x0 = starts(1)[0]
@@ -125,6 +126,7 @@ def test_the_noise_has_the_covariance_of_eq_5(sigma):
     close(np.cov(g.T), expected, 0, 0.022 * scale**2)
 
 
+@pytest.mark.slow
 def test_noise_is_fresh_in_every_step_and_trial():
     # The sum of n independent steps has n times the variance; equal ones, n^2 times.
     x0 = np.tile([100.0, 0, 0, 0], (20_000, 1))
@@ -135,6 +137,7 @@ def test_noise_is_fresh_in_every_step_and_trial():
         close(np.corrcoef(moved.T) - np.eye(3), 0, 0, 0.04)
 
 
+@pytest.mark.slow
 def test_records_of_some_steps_are_those_of_all_steps():
     x0, step = starts(20), sgd(0.1, 0.1)
     x, all_steps = simulate(step, x0, 0.5, 12)
@@ -148,6 +151,7 @@ def test_records_of_some_steps_are_those_of_all_steps():
     assert np.abs(other - x).min() > 1e-9
 
 
+@pytest.mark.slow
 def test_corollary_3_holds_trial_by_trial():
     x0, rate, decay = starts(50), 0.1, 0.05
     x, seen = simulate(sgd(rate, decay), x0, 0.5, 200, every=20)
@@ -163,6 +167,7 @@ def test_corollary_3_holds_trial_by_trial():
         assert np.abs(other.alignment[-1] - seen.alignment[-1]).mean() > 1e-2
 
 
+@pytest.mark.slow
 def test_the_quadratic_model_has_its_predicted_loss():
     x0, rate, decay, sigma = np.array([1.0, -2.0, 0.5, 3.0]), 0.1, 0.3, 0.8
     tx = sgd(rate, decay)
@@ -188,6 +193,7 @@ def test_other_optimizers_run_on_it():
     close(seen.norm[4:], np.broadcast_to(seen.norm[3], (36, 10)), 1e-9)
 
 
+@pytest.mark.slow
 def test_the_compiled_program_takes_traced_numbers():
     x0, key = jnp.asarray(starts(4)), jax.random.key(0)
 

@@ -61,6 +61,7 @@ CASES = [("batch", name) for name in SCHEDULES] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_growing_rates_have_the_functions_of_weight_decay(kind, name):
     schedule, decay = SCHEDULES[name]
@@ -145,6 +146,7 @@ def roots(product, momentum):
     return high, low
 
 
+@pytest.mark.slow
 def test_theorem_2_5_holds_from_any_momentum(toy):
     decays = np.full(len(ETAS), LAMBDA)
     velocity = np.linspace(-2, 1, len(toy.start))

@@ -50,6 +50,7 @@ def toy():
 # --- rates that are known -------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.4), (MOMENTUM, 0.02)])
 def test_halving_changes_the_scale_alone(toy, momentum, decay):
@@ -247,6 +248,7 @@ def test_the_end_of_the_scale_gives_no_nan(toy):
     np.testing.assert_array_equal(held[-1], held[-2])
 
 
+@pytest.mark.slow
 def test_state_is_stable_and_a_member_may_be_mapped(toy):
     tx = schedules.plateau_sgd(0.1, MOMENTUM, 0.05)
     w = jnp.asarray(toy.start, jnp.float32)

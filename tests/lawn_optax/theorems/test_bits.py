@@ -87,6 +87,7 @@ def bits():
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"),
     reason="elsewhere XLA cannot be told not to fuse multiplications with additions",

@@ -80,6 +80,7 @@ def invariant_loss(params):
     return total
 
 
+@pytest.mark.slow
 def test_on_a_scale_invariant_loss_the_gradient_projection_is_a_no_op(x64):
     params = draw(dtype="float64", **SMALL)
     grads = jax.grad(invariant_loss)(params)
@@ -129,6 +130,7 @@ def test_rescaling_a_scale_invariant_layer_rescales_its_weights_alone(tx, of_gra
         np.testing.assert_array_equal(leaf, right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lawn.adam, lawn.lamb], ids=["adam", "lamb"])
 def test_names_and_order_of_layers_only_permute_the_norms(make, x64):
     draws = draw(dtype="float64", **SMALL, tail={"scale": (5,)})

@@ -27,6 +27,7 @@ def wave(count):
     return 0.01 + 0.01 * jnp.sin(0.01 * count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -51,6 +52,7 @@ def test_float32_norms_are_the_captured_ones_after_each_of_10000_steps(make):
 
 # At this rate steps are longer than the spacing of bfloat16 numbers. Shorter ones are
 # lost for large weights, and so are the corrections of the norm.
+@pytest.mark.slow
 @pytest.mark.parametrize("grad_dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("optimizer", [optax.sgd, optax.adam], ids=["sgd", "adam"])
 def test_bfloat16_norms_stay_near_and_do_not_drift(optimizer, grad_dtype):

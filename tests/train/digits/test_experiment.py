@@ -159,12 +159,13 @@ def test_finished_run_is_shown_again_and_keeps_all_files(folder, capsys):
     notes.unlink()
 
 
-def test_killed_run_ends_in_the_same_bytes(folder, tmp_path, compilation_cache, capsys):
+@pytest.mark.slow
+def test_killed_run_ends_in_the_same_bytes(folder, tmp_path, capsys):
     out = tmp_path / "run"
     command = [*SMALL.split(), "--optimizers", "adam", "adam-lawn", f"--out={out}"]
     # After the rows of epoch 1, before its checkpoint; before the one of epoch 2.
     for number, kept in ((1, []), (2, ["1"])):
-        killed.run_until("save", number, command, compilation_cache)
+        killed.run_until("save", number, command)
         assert not (out / "summary.json").exists()
         assert [x.name for x in (out / "checkpoints").iterdir()] == kept
     assert main(command) == 0
@@ -256,6 +257,7 @@ def test_folder_of_another_configuration_is_refused_and_kept(folder, tmp_path, c
         assert (out / name).read_bytes() == (folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_interrupted_run_goes_on(folder, tmp_path, capsys):
     out = tmp_path / "run"
     command = f"{SMALL} --optimizers adam adam-lawn"

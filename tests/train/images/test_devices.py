@@ -13,7 +13,7 @@ import models
 from tests.support import image_files as images
 from tests.support import interruptions as killed
 from tests.support import tiny_images as tiny
-from tests.support.training import close
+from tests.support.asserts import close
 from tests.support.two_processes import one_and_two
 from train.__main__ import main
 from train.devices import Devices
@@ -23,12 +23,11 @@ OPTIONS = "image --learning-rate 0.01 --batch-size 16 --eval-every 1 --quiet"
 OPTIONS += " --free-epochs 1 --warmup-epochs 1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dataset, how", [("cifar10", "--shard-state"), ("imagenet", "--parallel pmap")]
 )
-def test_two_processes_give_the_metrics_of_one(
-    dataset, how, tmp_path, compilation_cache
-):
+def test_two_processes_give_the_metrics_of_one(dataset, how, tmp_path):
     data = tmp_path / "data"
     if dataset == "imagenet":  # Each process decodes its own rows of a batch.
         images.write_folder(data, train=20)
@@ -38,7 +37,7 @@ def test_two_processes_give_the_metrics_of_one(
     # More steps would let differences by rounding grow, and Adam's do so sooner.
     how += " --epochs 2 --optimizer sgd-lawn"
     command = f"{OPTIONS} --dataset {dataset} {how} --data-dir {data}"
-    first, second = one_and_two(command.split(), tmp_path, compilation_cache)
+    first, second = one_and_two(command.split(), tmp_path)
     assert [row["constrained"] for row in second] == [0, 1]
     for one, two in zip(first, second, strict=True):
         assert one.keys() == two.keys()
@@ -107,9 +106,8 @@ def test_a_state_in_parts_trains_as_a_whole_one():
     assert found == ["3,3,64,64"]
 
 
-def test_an_interrupted_run_with_its_state_in_parts_ends_in_the_same_bits(
-    tmp_path, compilation_cache
-):
+@pytest.mark.slow
+def test_an_interrupted_run_with_its_state_in_parts_ends_in_the_same_bits(tmp_path):
     tables = images.some_tables("cifar10", count=12)
     files = images.write_binary(tmp_path / "data", tables)
     command = [*OPTIONS.split(), f"--data-dir={files}", "--epochs=4"]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import image_files as images
 from tests.support import interruptions as killed
-from tests.support.training import close
+from tests.support.asserts import close
 from train import hyperparameters
 from train.__main__ import main
 from train.devices import Devices
@@ -39,7 +39,7 @@ KEYS = {
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, compilation_cache):
+def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     return images.write_binary(folder, images.some_tables("cifar10", count=12))
 
@@ -82,10 +82,11 @@ def test_folder_of_a_run(whole):
     close(1 - len(wrong) / 4, found[-1]["accuracy"], 1e-6)
 
 
-def test_killed_run_ends_in_the_same_bits(whole, files, compilation_cache, tmp_path):
+@pytest.mark.slow
+def test_killed_run_ends_in_the_same_bits(whole, files, tmp_path):
     out = tmp_path / "run"
     command = [*WHOLE.split(), f"--data-dir={files}", f"--out={out}"]
-    killed.run_until("save", 3, command, compilation_cache)
+    killed.run_until("save", 3, command)
     assert main(command) == 0
     for name in ("metrics.jsonl", "errors.json", "events.out.tfevents.0.run"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
@@ -188,6 +189,7 @@ def test_wrong_options_are_one_line_and_leave_no_trace(files, tmp_path, capsys):
         assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -11,7 +11,7 @@ import pytest
 import lawn_optax as lawn
 from lawn_optax import metrics
 from tests.support import tiny_images as tiny
-from tests.support.training import close
+from tests.support.asserts import close
 from train.devices import MODES, Devices
 from train.images import augmentation
 from train.images import programs as classifier

@@ -13,8 +13,8 @@ import pytest
 from tests.support import image_files as images
 from tests.support import interruptions as killed
 from tests.support import tiny_images as tiny
+from tests.support.asserts import close
 from tests.support.rating_files import refused
-from tests.support.training import close
 from train import sweep
 from train.__main__ import main
 from train.devices import MODES, Devices
@@ -129,6 +129,7 @@ def test_training_and_evaluation_equal_numpy(photos):
     close(values["margin_p50"], np.median(margins), 1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode, shard_state", [*((m, False) for m in MODES), ("jit", True)]
 )
@@ -188,9 +189,8 @@ BASE += " --free-epochs 1 --warmup-epochs 1 --workers 0 --eval-every 1 --quiet"
 BASE += " --checkpoint-minutes 0 --devices 1"
 
 
-def test_a_killed_run_ends_in_the_same_bits(
-    folder, tmp_path, compilation_cache, capsys
-):
+@pytest.mark.slow
+def test_a_killed_run_ends_in_the_same_bits(folder, tmp_path, capsys):
     command = [*BASE.split(), f"--data-dir={folder}"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main([*command, f"--out={whole}"]) == 0
@@ -204,7 +204,7 @@ def test_a_killed_run_ends_in_the_same_bits(
 
     # The workers of the killed process have photographs ready that nobody takes.
     again = [*command, "--workers=1", f"--out={parts}"]
-    killed.run_until("save", 2, again, compilation_cache)
+    killed.run_until("save", 2, again)
     assert main([*command, f"--out={parts}"]) == 0
     assert "resuming from epoch 1" in capsys.readouterr().out
     for name in ("metrics.jsonl", "errors.json"):
@@ -300,8 +300,9 @@ def test_sweeps_try_the_papers_grids(batch_size):
         assert {member["learning_rate"] for member in found} == {0.1}
 
 
+@pytest.mark.slow
 def test_sweep_of_photographs_chooses_the_warm_up_too(
-    folder, tmp_path, compilation_cache, monkeypatch, capsys
+    folder, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(image, "HELD_OUT", 2)
     monkeypatch.setattr(sweep, "Devices", partial(Devices, limit=1))

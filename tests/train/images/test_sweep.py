@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import image_files as images
 from tests.support import interruptions as killed
-from tests.support.training import close
+from tests.support.asserts import close
 from train import sweep
 from train.__main__ import main
 from train.devices import Devices
@@ -20,7 +20,7 @@ SWEEP += " --seeds 3 --checkpoint-minutes 0"
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, compilation_cache):
+def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     return images.write_binary(folder, images.some_tables("cifar10", count=12))
 
@@ -45,6 +45,7 @@ def trials(folder):
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_the_best_trial_is_trained_in_full_on_all_images(folder):
     found = trials(folder)
     assert [row["learning_rate"] for row in found] == [0.002, 0.02, 1e30]
@@ -67,6 +68,7 @@ def test_the_best_trial_is_trained_in_full_on_all_images(folder):
     assert summary["last"]["step"] == 12
 
 
+@pytest.mark.slow
 def test_a_trial_is_the_run_with_the_same_options(folder, files, monkeypatch):
     monkeypatch.setattr(image, "HELD_OUT", 12)
     out = folder.parent / "single"
@@ -79,6 +81,7 @@ def test_a_trial_is_the_run_with_the_same_options(folder, files, monkeypatch):
         assert trials(folder)[1][metric] == last[metric]
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_where_it_was(
     folder, files, tmp_path, monkeypatch, capsys
 ):
@@ -104,6 +107,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
     assert (out / "trials.jsonl").read_bytes() == found
 
 
+@pytest.mark.slow
 def test_report_has_trials_only_where_they_are_named(folder, tmp_path):
     def report(path):
         assert main(["report", str(path), f"--out={tmp_path / 'report'}"]) == 0
@@ -115,6 +119,7 @@ def test_report_has_trials_only_where_they_are_named(folder, tmp_path):
     assert "## Held-out" in text and "diverged at step" in text
 
 
+@pytest.mark.slow
 def test_table_says_on_what_was_chosen(folder):
     text = (folder / "table.md").read_text()
     heading = " ".join(text.split("|")[0].split())

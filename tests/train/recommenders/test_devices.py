@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support import tiny_recommenders as tiny
-from tests.support.training import close
+from tests.support.asserts import close
 from tests.support.two_processes import one_and_two
 from train import devices as parallel
 from train import hyperparameters
@@ -71,6 +71,7 @@ def double():
         return trained(Devices(limit=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode, devices, micro_batch, shard_state",
     [
@@ -126,11 +127,12 @@ OPTIONS = "recsys --optimizer adamw --learning-rate 0.01 --batch-size 500 --epoc
 OPTIONS += " --warmup-epochs 1 --eval-every 2 --candidate-draws 1 --quiet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", parallel.MODES)
-def test_two_processes_give_the_metrics_of_one(mode, tmp_path, compilation_cache):
+def test_two_processes_give_the_metrics_of_one(mode, tmp_path):
     tiny.write_ratings(tmp_path / "data")
     command = f"{OPTIONS} --parallel {mode} --data-dir {tmp_path / 'data'}"
-    first, second = one_and_two(command.split(), tmp_path, compilation_cache)
+    first, second = one_and_two(command.split(), tmp_path)
     assert [row["epoch"] for row in second] == [2, 4]
     for one, two in zip(first, second, strict=True):
         assert one.keys() == two.keys()

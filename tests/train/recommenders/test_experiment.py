@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -18,7 +17,8 @@ import pytest
 from tests.support import interruptions as killed
 from tests.support import rating_files as ratings
 from tests.support import tiny_recommenders as tiny
-from tests.support.training import close, norms
+from tests.support.asserts import close
+from tests.support.training import norms
 from train import hyperparameters, optimizers
 from train.__main__ import main
 from train.recommenders import options as recsys_options
@@ -37,7 +37,7 @@ KEYS = {
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, compilation_cache):
+def files(tmp_path_factory):
     return tiny.write_ratings(tmp_path_factory.mktemp("data"))
 
 
@@ -118,14 +118,13 @@ def test_finished_run_is_shown_again(whole, run, capsys):
     assert "(seed differ)" in capsys.readouterr().err
 
 
-def test_killed_run_ends_in_the_same_bits(
-    whole, run, files, compilation_cache, tmp_path
-):
+@pytest.mark.slow
+def test_killed_run_ends_in_the_same_bits(whole, run, files, tmp_path):
     out = tmp_path / "run"
     command = [*WHOLE.split(), f"--data-dir={files}", f"--out={out}"]
     # Before the checkpoint of a row; after the last one, before the summary.
     for name, number, epoch in (("save", 2, 2), ("finish", 1, 7)):
-        killed.run_until(name, number, command, compilation_cache)
+        killed.run_until(name, number, command)
         assert str(epoch) in {x.name for x in (out / "checkpoints").iterdir()}
         assert not (out / "summary.json").exists()
     assert run(WHOLE, out) == 0
@@ -152,15 +151,13 @@ def config_of(folder):
     return json.loads((folder / "config.json").read_text())["config"]
 
 
-def test_killed_at_any_moment_a_run_goes_on(
-    whole, run, files, compilation_cache, tmp_path
-):
+@pytest.mark.slow
+def test_killed_at_any_moment_a_run_goes_on(whole, run, files, tmp_path):
     out = tmp_path / "run"
     command = [*WHOLE.split(), f"--data-dir={files}", f"--out={out}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "train", *command],
+        [sys.executable, "-c", killed.PROGRAM, *command],
         cwd=ROOT,
-        env=os.environ | compilation_cache,
         stdout=subprocess.DEVNULL,
     )
     while not list(out.glob("checkpoints/2")) and process.poll() is None:
@@ -178,6 +175,7 @@ def test_killed_at_any_moment_a_run_goes_on(
 # ------------------------------------------------------------------- options
 
 
+@pytest.mark.slow
 def test_switch_by_margin_alpha_and_the_other_tower(run, tmp_path, capsys):
     options = f"{BASE} --epochs 3 --eval-every 1 --tower 4-layer --init torch"
     options += " --optimizer sgd-lawn --learning-rate 0.5 --switch median-margin"
@@ -194,6 +192,7 @@ def test_switch_by_margin_alpha_and_the_other_tower(run, tmp_path, capsys):
     assert "norm/dense_3" in row
 
 
+@pytest.mark.slow
 def test_validation_focal_flood_and_a_batch_larger_than_the_epoch(
     run, tmp_path, capsys
 ):

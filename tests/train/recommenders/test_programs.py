@@ -12,7 +12,7 @@ import pytest
 import lawn_optax as lawn
 from lawn_optax import losses
 from tests.support import tiny_recommenders as tiny
-from tests.support.training import close
+from tests.support.asserts import close
 from train.devices import Devices
 from train.recommenders import programs as recommender
 from train.recommenders import sampling
@@ -124,6 +124,7 @@ def test_an_epoch_equals_numpy(case, x64):
         assert np.isnan(seen).all()
 
 
+@pytest.mark.slow
 def test_alpha_multiplies_the_logits_from_the_switch_on(x64):
     tx = lawn.wrap(optax.sgd(RATE), switch_step=2)
     task = tiny.make_task(tx, bce, alpha=0.5)
@@ -169,6 +170,7 @@ def single():
     return state, run, advance
 
 
+@pytest.mark.slow
 def test_epochs_in_one_call_or_in_several_give_the_same_bits(single):
     initial, run, advance = single
     whole, mean = run(initial, 0, 3)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.support import tiny_recommenders as tiny
-from tests.support.training import close
+from tests.support.asserts import close
 from train import loop, sweep
 from train.__main__ import main
 from train.devices import Devices
@@ -21,7 +21,7 @@ SWEEP = f"{OPTIONS} --optimizers adam-lawn --rates 0.002 0.02 1e30 --free 0.75 3
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, compilation_cache):
+def files(tmp_path_factory):
     return tiny.write_ratings(tmp_path_factory.mktemp("data"))
 
 
@@ -49,6 +49,7 @@ def read(path):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_every_trial_has_its_row_and_the_best_is_trained_in_full(folder):
     found = trials(folder)
     assert [(row["learning_rate"], row["free_epochs"]) for row in found] == [
@@ -79,6 +80,7 @@ def test_every_trial_has_its_row_and_the_best_is_trained_in_full(folder):
     assert [path.name for path in (folder / "final").iterdir()] == [final.name]
 
 
+@pytest.mark.slow
 def test_table_says_how_was_chosen(folder):
     text = (folder / "table.md").read_text()
     assert "2 epochs, all phases shortened from 6" in text
@@ -92,6 +94,7 @@ def test_table_says_how_was_chosen(folder):
     assert lines[4].count("diverged at step") == 1
 
 
+@pytest.mark.slow
 def test_a_trial_equals_a_run_with_the_same_options(folder, files):
     # The second; of the full schedule's 3 free epochs it has 1.
     config = recsys_options.resolve(
@@ -117,6 +120,7 @@ def test_a_trial_equals_a_run_with_the_same_options(folder, files):
     close([trial["ndcg"], trial["auc"]], [last["ndcg"], last["auc"]], 1e-4)
 
 
+@pytest.mark.slow
 def test_interrupted_sweep_goes_on_and_at_once_changes_nothing(
     folder, call, tmp_path, monkeypatch
 ):
@@ -139,6 +143,7 @@ def test_interrupted_sweep_goes_on_and_at_once_changes_nothing(
             close([one["ndcg"], one["auc"]], [other["ndcg"], other["auc"]], 0.02)
 
 
+@pytest.mark.slow
 def test_finished_sweep_trains_nothing_again(folder, call, monkeypatch, capsys):
     monkeypatch.setattr(recsys.programs, "advance", lambda *_: 1 / 0)
     before = {
@@ -191,6 +196,7 @@ def test_the_best_is_the_highest_mean_of_what_finished():
     assert sweep.best([row(1, None, outcome="diverged at step 3")], "sgd", "hr") is None
 
 
+@pytest.mark.slow
 def test_no_final_run_where_all_trials_diverged(tmp_path, capsys):
     lost = [row(1, None, outcome="diverged at step 3")]
     sweep.finals(

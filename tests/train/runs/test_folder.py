@@ -95,6 +95,7 @@ def start(folder, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_run_killed_at_random_moments_ends_in_the_same_bits(whole, tmp_path):
     folder = tmp_path / "run"
     # The first two hit the checkpoint of an epoch whose row is written.
@@ -236,6 +237,7 @@ def test_ctrl_c_says_how_to_go_on(whole, tmp_path):
     assert contents(tmp_path) == contents(whole[0])
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_folder(tmp_path):
     folder = tmp_path / "run"
     for epochs in (3, 6):

@@ -22,7 +22,6 @@ from train.studies import (
     rayleigh_cifar as equilibrium,
 )
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 COUNT = 40  # Training images.
 TINY = equilibrium.Choices(
     decay=0.08, drops=(0.5,), batch_size=8, steps=160, eval_every=10, width=2,
@@ -191,6 +190,7 @@ def test_entries_are_of_the_updates_since_the_one_before(folder, small, monkeypa
         assert curves.norm[k] == history.norm[last, 0]
 
 
+@pytest.mark.slow
 def test_the_claims_of_figure_3(rows):
     (base, *exchanged), (_, rescaled), (_, longer, same) = rows
     end = TINY.steps // TINY.eval_every // 2  # entries before the drop
@@ -213,6 +213,7 @@ def test_the_claims_of_figure_3(rows):
     np.testing.assert_allclose(np.median(rescaled.angle[end]), want[-1], rtol=0.3)
 
 
+@pytest.mark.slow
 def test_the_theorem_on_a_preresnet(folder, small, monkeypatch, tmp_path, capsys):
     train = exponential.cifar_trainer(SMALL, folder, False)
     runs = exponential.equivalents(SMALL)
@@ -245,6 +246,7 @@ def command(capsys, name, folder, out, figures, *flags):
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--full",)])
 def test_the_command_takes_real_data(
     flags, rows, folder, monkeypatch, tmp_path, capsys

@@ -40,6 +40,7 @@ def test_a_study_leaves_its_findings_and_figure(tmp_path, capsys):
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error, code, message",
     [
@@ -74,6 +75,7 @@ def test_every_study_is_a_choice_with_a_sentence(capsys):
     assert error.count("\n") == 1 and all(name in error for name in study.STUDIES)
 
 
+@pytest.mark.slow
 def test_the_study_of_the_rayleigh_quotient_at_a_small_size(tmp_path, monkeypatch):
     small = rayleigh.Choices(dim=4, trials=8, steps=(200, 400, 200), records=20)
     monkeypatch.setattr(rayleigh, "Choices", lambda: small)
@@ -82,6 +84,7 @@ def test_the_study_of_the_rayleigh_quotient_at_a_small_size(tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["rayleigh.png"]
 
 
+@pytest.mark.slow
 def test_the_study_of_exponential_rates_at_a_small_size(tmp_path, monkeypatch):
     small = exponential.Config(steps=8, eval_every=4, channels=2)
     monkeypatch.setattr(exponential, "Config", lambda: small)

@@ -84,6 +84,7 @@ def test_weight_decay_or_normalization_converges_and_both_do_not():
 SMALL = study.Config(steps=12, batch_size=32, channels=3, blocks=1, eval_every=4)
 
 
+@pytest.mark.slow
 def test_both_schedules_train_alike_and_are_drawn(tmp_path):
     config = dataclasses.replace(SMALL, weight_decay=0.02)
     train = study.trainer(config, load_data(0))

@@ -64,6 +64,7 @@ def test_quantities_of_logistic_regression():
         close(values[name], value, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_work_is_reported")
 def test_digits_at_a_small_size(tmp_path, monkeypatch):
     two = dict(list(flattening.DIGITS.items())[:2])
@@ -86,6 +87,7 @@ def movielens(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_work_is_reported")
 def test_movielens_at_a_small_size(movielens, tmp_path, monkeypatch):
     def loss_alone(problem, choices, params):

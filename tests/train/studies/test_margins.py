@@ -180,6 +180,7 @@ SMALL = study.Config(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_work_is_reported")
 def test_small_runs_are_reported_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "Config", lambda: SMALL)
