@@ -70,9 +70,9 @@ class Sphere(NamedTuple):
         """
         if state.norms.shape != (grouping.num_norms,):
             raise ValueError(
-                f"The optimizer state holds {state.norms.shape} norms, these `groups` "
-                f"of the parameters have {grouping.num_norms}: the state was made for "
-                "others."
+                f"The optimizer state holds {state.norms.shape} norms, but these "
+                f"`groups` and parameters have {grouping.num_norms}: the state was "
+                "made for others. Start with a new state."
             )
         leaves, weights = grouping.flatten_moving(updates, params)
         axes = geometry.reduction_axes(axis_name, params, weights)
@@ -173,8 +173,8 @@ class Sphere(NamedTuple):
     def _evaluate_once(self, updates: list[Any]) -> list[Any]:
         """The same updates, such that a CPU computes each of them once.
 
-        XLA's CPU compiler drops the barrier of `retract`. It then repeats what is
-        cheap, such as the product with a learning rate, for the sums and for the
+        XLA's CPU compiler drops the barrier of `retract`. It then repeats cheap
+        operations, such as the product with a learning rate, for the sums and for the
         result. It never repeats a division, so we divide by a value that is 1, which
         XLA cannot prove. Measured with jaxlib 0.10.2: a step of Adam makes 20 passes
         over the parameters instead of 22 (`benchmarks/results/README.md`). On other

@@ -67,8 +67,8 @@ class Sweep:
         metrics: Metrics that are kept of a trial; the first one chooses, higher is
             better.
         column: Name of the first metric in a table, in percent.
-        subject: ``(options)`` -> what is trained, in words.
-        measured: ``(options)`` -> what a trial is measured on, in words.
+        subject: ``(options)`` -> description of the training.
+        measured: ``(options)`` -> description of the data of a trial's metrics.
     """
 
     Options: type
@@ -115,7 +115,7 @@ class Job(abc.ABC):
         epochs: Length of the training.
         eval_every: Epochs between two evaluations.
         evaluates_start: Whether the first evaluation comes before the first epoch.
-        introduction: What is trained, in a few lines.
+        introduction: Description of the training, in a few lines.
     """
 
     epochs: int

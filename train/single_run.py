@@ -39,7 +39,7 @@ class Programs:
             keep, by the names of JSON files.
         draw: Draws the curves: ``(path, rows of metrics, step of the switch)``.
         conclude: ``(options, rows of metrics) -> text``: the result in words.
-        introduction: What is trained, in a few lines.
+        introduction: Description of the training, in a few lines.
         at_once: Number of trials that a sweep may train side by side.
     """
 

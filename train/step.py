@@ -98,7 +98,7 @@ def accumulate(
     """Sums the results of a batch's parts, over the parts and over the devices.
 
     Args:
-        task: What is trained.
+        task: Task of the run.
         add_part: ``(sums, statistics, part) -> (sums, statistics, margins)``, for part
             0, 1, ... of this device's share of the batch.
         zeros: Sums of no parts: a tree of arrays.
@@ -189,7 +189,7 @@ def step(
     """One update.
 
     Args:
-        task: What is trained.
+        task: Task of the run.
         state: State before the update.
         trial: Hyperparameters and seed.
         count: Number of the update, from 1.

@@ -147,7 +147,7 @@ def exponential_equivalent(
       ValueError: For a rate of 0 before the last update, values that are negative or
         not finite, and where no equivalent exists:
         ``lambda eta > (1 - sqrt(gamma))^2`` or ``alpha_t <= 0``. It names
-        the step and what is allowed there.
+        the step and the values that are allowed there.
 
     Examples:
       >>> rates = exponential_equivalent(

@@ -197,7 +197,7 @@ class Grids(Job):
             data: Arrays on the device, shared by all members.
             epochs: Length of the training.
             eval_every: Epochs between two evaluations.
-            introduction: What is trained, in a few lines.
+            introduction: Description of the training, in a few lines.
             publish: Writes tables and figures into a folder; returns the result in
                 words.
         """

@@ -41,7 +41,7 @@ class StreamTrainer:
         """Keeps the arguments; workers start with the first batch.
 
         Args:
-            task: What is trained.
+            task: Task of the run.
             config: Options of the run.
             devices: Devices that it runs on.
             photos: The data set.

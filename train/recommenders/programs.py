@@ -35,7 +35,7 @@ class Data(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(training_step.Task):
-    """What is trained. The last batch of an epoch may be smaller than the others.
+    """The task of a run. The last batch of an epoch may be smaller than the others.
 
     Attributes:
         num_positives: Number of training interactions.
