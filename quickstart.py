@@ -23,7 +23,7 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def problem(version: tuple) -> str:
-    """Why this Python cannot do the set-up, in one line; empty if it can."""
+    """Reason why this Python cannot do the set-up, in one line; empty if it can."""
     found = ".".join(map(str, version[:3]))
     if version < (3, 11):
         return (

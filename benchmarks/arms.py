@@ -67,7 +67,7 @@ def take_turns(
         least_seconds: Length of a sample; it has as many epochs as take this long.
 
     Returns:
-        What is to be recorded: ``samples_per_second`` of each arm and round, their
+        The entries of a row: ``samples_per_second`` of each arm and round, their
         ``median``, ``first_epoch_loss``, and the samples themselves.
     """
     arms = {name: Arm(name, command, settings) for name, command in commands.items()}
@@ -143,7 +143,7 @@ def prepare(
         program: File of the PyTorch arm.
 
     Returns:
-        The command of the PyTorch arm by its name, or nothing with ``--jax-only``.
+        The command of the PyTorch arm by its name; empty with ``--jax-only``.
     """
     python = options.torch_python
     if not options.jax_only and not has_torch(python):
@@ -180,7 +180,7 @@ def cores(row: Row) -> str:
 
 
 class Table(NamedTuple):
-    """A file of rows, and the Markdown table that is made of it.
+    """A file of rows, and the Markdown table that it becomes.
 
     Attributes:
         name: Name of the files in `RESULTS`.

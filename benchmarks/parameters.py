@@ -1,4 +1,4 @@
-"""Parameter trees of the models, without a trained model behind them."""
+"""Parameter trees with the shapes of the models, filled with numbers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ import models
 
 
 def variables(model: Any, *inputs: Any, **options: Any) -> Callable[[], Any]:
-    """What gives the shapes of a model's parameters, from the arguments of a call."""
+    """A function that returns the shapes of a model's parameters for some inputs."""
 
     def shapes() -> Any:
         init = lambda key: model.init(key, *inputs, **options)["params"]  # noqa: E731
@@ -32,7 +32,7 @@ TREES: dict[str, Callable[[], Any]] = {
     "ncf": variables(models.NCF(6040, 3706), _ONE, _ONE),
     "vgg19": variables(models.VGG19(), images(32), train=False),
     "resnet50": variables(models.ResNet50(classes=1000), images(224), train=False),
-    # Four leaves of 25M elements, where nothing but memory traffic is left to see.
+    # Four leaves of 25M elements each, so large that only memory traffic takes time.
     "large": lambda: {
         f"dense_{i}": {"kernel": jax.ShapeDtypeStruct((5000, 5000), jnp.float32)}
         for i in range(4)

@@ -44,7 +44,8 @@ from jax import lax
 import lawn_optax as lawn
 from benchmarks import arms, environment, parameters
 
-# So small that thousands of steps along one gradient do not bring the weights to rest.
+# A rate so small that the weights still move after thousands of steps along one
+# gradient.
 RATE = 1e-6
 # LAWN's arms take this many free steps, all of them in the untimed first call: the
 # timed program contains the switch, as a real one does, and is past it.
@@ -91,9 +92,9 @@ def steps(tx: optax.GradientTransformation, iterations: int) -> Callable[..., An
     def run(params: Any, state: Any, grads: Any) -> tuple[Any, Any, jax.Array]:
         def body(i: jax.Array, carry: tuple[Any, Any, jax.Array]) -> Any:
             params, state, used = carry
-            # A gradient that does not change would let XLA compute (1 - b1) * g once
-            # for all steps. The barrier ties it to the index; the index that comes out
-            # is used, since XLA drops from a barrier what nobody reads.
+            # If the gradient did not change, XLA would compute (1 - b1) * g only once.
+            # The barrier ties the gradient to the index. The index that comes out is
+            # used, since XLA removes unused results from a barrier.
             fresh, index = lax.optimization_barrier((grads, i))
             updates, state = tx.update(fresh, state, params)
             return optax.apply_updates(params, updates), state, used + index
@@ -156,7 +157,7 @@ def module_norms(params: Any) -> np.ndarray:
 
 
 def send_environment(pipe: Connection) -> None:
-    """Runs in a process of its own, so that the device is free again afterwards."""
+    """Sends the environment from its own process, which frees the device again."""
     pipe.send(environment.describe() | {"copy_gb_per_s": environment.copy_bandwidth()})
 
 

@@ -45,14 +45,14 @@ def sgd(
         schedule.
       momentum: Decay of the momentum, or None for none.
       nesterov: Whether to use Nesterov momentum.
-      accumulator_dtype: Type of the momentum; None is that of the parameters.
+      accumulator_dtype: Type of the momentum; None is the type of the parameters.
       weight_decay: Coefficient of the decay that is added to the gradient in the free
         phase, a number or a schedule.
       mask: Leaves that decay, as in `optax.adamw`: a tree of bools, or a function from
-        the parameters to one; None is all.
+        the parameters to one; None means all.
       switch_step: Number of free updates, or a `switch_when` trigger; see `wrap`.
-      groups: What shares one norm; see `wrap`.
-      reset: What happens to the momentum at the switch; see `reset_at`.
+      groups: Weights that share one norm; see `wrap`.
+      reset: Treatment of the momentum at the switch; see `reset_at`.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
@@ -110,15 +110,15 @@ def adam(
       b2: Decay of the second moment.
       eps: Number added to the root of the second moment; `optax.adam` has 1e-8.
       eps_root: Number added to the second moment under the root.
-      mu_dtype: Type of the first moment; None is that of the parameters.
+      mu_dtype: Type of the first moment; None is the type of the parameters.
       nesterov: Whether to use Nesterov momentum.
       weight_decay: Coefficient of the decay that is added after the moments in the free
         phase, as in `optax.adamw`; a number or a schedule.
       mask: Leaves that decay, as in `optax.adamw`: a tree of bools, or a function from
-        the parameters to one; None is all.
+        the parameters to one; None means all.
       switch_step: Number of free updates, or a `switch_when` trigger; see `wrap`.
-      groups: What shares one norm; see `wrap`.
-      reset: What happens to the moments at the switch; see `reset_at`.
+      groups: Weights that share one norm; see `wrap`.
+      reset: Treatment of the moments at the switch; see `reset_at`.
       projections: 2 projects gradient and update, 1 the gradient only.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
@@ -186,11 +186,11 @@ def lamb(
       weight_decay: Coefficient of the decay in r, in the free phase, a number or a
         schedule.
       mask: Leaves that decay, as in `optax.adamw`: a tree of bools, or a function from
-        the parameters to one; None is all.
+        the parameters to one; None means all.
       phi: Function of the weight norm in the trust ratio.
       switch_step: Number of free updates, or a `switch_when` trigger; see `wrap`.
-      groups: What shares one norm and one trust ratio; see `wrap`.
-      reset: What happens to the moments at the switch; see `reset_at`.
+      groups: Weights that share one norm and one trust ratio; see `wrap`.
+      reset: Treatment of the moments at the switch; see `reset_at`.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
@@ -276,7 +276,7 @@ def _algorithm(
     projections: Projections = 2,
     trust_ratio: ScaleFn | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """`wrap` of the direction times the ratio and minus the learning rate."""
+    """`wrap` around the direction, times the ratio and minus the learning rate."""
 
     def scale(count: jax.Array) -> ScaleFn:
         rate = learning_rate(count) if callable(learning_rate) else learning_rate
@@ -318,7 +318,7 @@ def _trust_ratio(
 def _free_decay(
     weight_decay: LearningRate, mask: Mask, step: Step
 ) -> list[optax.GradientTransformation]:
-    """Weight decay that ends at the switch, as no or one part of a chain."""
+    """Weight decay that ends at the switch, as a list of at most one transformation."""
     if isinstance(weight_decay, int | float) and weight_decay == 0:
         return []
     decay = optax.add_decayed_weights(weight_decay, mask)

@@ -25,7 +25,7 @@ class CapturedNorms(Protocol):
     """What every state with captured norms has; `describe` finds states by it."""
 
     phase: PhaseState
-    norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 is free
+    norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 where free
     fingerprint: jax.Array  # uint32[]; identifies the groups
 
 
@@ -70,9 +70,9 @@ class Sphere(NamedTuple):
         """
         if state.norms.shape != (grouping.num_norms,):
             raise ValueError(
-                f"The optimizer state holds {state.norms.shape} norms, these `groups` "
-                f"of the parameters have {grouping.num_norms}: the state was made for "
-                "others."
+                f"The optimizer state holds {state.norms.shape} norms, but these "
+                f"`groups` and parameters have {grouping.num_norms}: the state was "
+                "made for others. Start with a new state."
             )
         leaves, weights = grouping.flatten_moving(updates, params)
         axes = geometry.reduction_axes(axis_name, params, weights)
@@ -99,7 +99,7 @@ class Sphere(NamedTuple):
         return geometry.join(self.norms, self.grouping.dtype)
 
     def now(self, value: Any) -> jax.Array:
-        """A number, or what a schedule gives for this update."""
+        """The number itself, or the value of a schedule at this update."""
         value = value(self.count) if callable(value) else value
         return jnp.asarray(value, self.grouping.dtype)
 
@@ -143,7 +143,7 @@ class Sphere(NamedTuple):
     def retract(
         self, updates: list[Any], *, project: bool, scale: ScaleFn | None = None
     ) -> list[Any]:
-        """Turns each group's update, times its scale, into one ending on its sphere."""
+        """Scales each group's update and changes it so that it ends on the sphere."""
         if scale is None:
             updates = self._evaluate_once(updates)
         # Without a barrier, XLA may compute the inner update twice, for the sums and
@@ -173,12 +173,12 @@ class Sphere(NamedTuple):
     def _evaluate_once(self, updates: list[Any]) -> list[Any]:
         """The same updates, such that a CPU computes each of them once.
 
-        XLA's CPU compiler drops the barrier of `retract`. It then repeats what is
-        cheap, such as the product with a learning rate, for the sums and for the
+        XLA's CPU compiler drops the barrier of `retract`. It then repeats cheap
+        operations, such as the product with a learning rate, for the sums and for the
         result. It never repeats a division, so we divide by a value that is 1, which
         XLA cannot prove. Measured with jaxlib 0.10.2: a step of Adam makes 20 passes
-        over the parameters instead of 22 (`benchmarks/README.md`). On other backends
-        the barrier suffices. The bits are the same.
+        over the parameters instead of 22 (`benchmarks/results/README.md`). On other
+        backends the barrier suffices. The bits are the same.
         """
         if jax.default_backend() != "cpu":
             return updates

@@ -1,5 +1,5 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""Finds LAWN's state at any depth: the report of groups, norms, extended LAWN."""
+"""Reads LAWN's state at any depth: `describe`, `captured_norms`, `logit_scale`."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from lawn_optax.groups._resolve import Grouping, resolve
 
 
 class _Found(NamedTuple):
-    """The captured norms of one state, under the phase that holds for them."""
+    """The captured norms of one state, and the phase that they belong to."""
 
     phase: PhaseState
     norms: Any  # as in the state; from `_find` an array [num_norms]
@@ -73,7 +73,7 @@ def describe(
     Args:
       params: Parameters; without `state` their shapes suffice
         (`jax.ShapeDtypeStruct`).
-      groups: What shares one norm, as given to the optimizer.
+      groups: Weights that share one norm, as given to the optimizer.
       state: Optimizer state with a LAWN state at any depth (chain, masked, MultiSteps,
         replicated). The table then says whether and when it switched, and shows each
         captured norm beside the present one: they differ where something breaks the
@@ -145,7 +145,7 @@ def captured_norms(
       state: Optimizer state with a LAWN state at any depth (chain, masked, MultiSteps,
         replicated), outside `jit`.
       params: Parameters; shapes suffice (`jax.ShapeDtypeStruct`).
-      groups: What shares one norm, as given to the optimizer.
+      groups: Weights that share one norm, as given to the optimizer.
 
     Returns:
       A dictionary from the names that `describe` prints to a scalar array, or an array

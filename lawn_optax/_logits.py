@@ -37,6 +37,6 @@ def require_same_shape(name: str, x: jax.Array, other: str, y: jax.Array) -> Non
 
 
 def to_float32(x: ArrayLike) -> jax.Array:
-    """As an array of at least float32."""
+    """Converts to an array of float32, or keeps a wider type."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

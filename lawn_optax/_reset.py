@@ -71,9 +71,9 @@ def _mark_moments(
             inner, lambda _: _MOMENTS, state, is_leaf=lambda _: True
         )
     except (AttributeError, IndexError, TypeError, ValueError):
-        # It calls `init` with a tree without leaves, on which some optimizers fail.
-        # L-BFGS raises IndexError; the others come from an `init` that looks for the
-        # structure of its own parameters. The shapes of the leaves decide instead.
+        # Optax calls `init` with a tree that has no leaves. L-BFGS then raises
+        # IndexError; an `init` that expects the structure of its own parameters raises
+        # one of the other errors. In these cases the shapes of the leaves decide.
         pass
     treedef, shapes = jax.tree.structure(params), _shapes(params)
 
@@ -112,7 +112,7 @@ def _one_level(node: Any) -> tuple[list[Any], Any]:
 
 
 def check_reset(reset: Any) -> None:
-    """Raises where `reset` is traced or unknown."""
+    """Raises an error if `reset` is traced or unknown."""
     names = "'restart', 'moments' or None"
     check_static("reset", reset, names, values=("restart", "moments", None))
 

@@ -2,7 +2,7 @@
 """When constrained training begins, and what runs before and after.
 
 `wrap` and its parts all keep a `PhaseState`: `phase_now` reads it, and `next_phase`
-makes that of the next update.
+computes the state for the next update.
 """
 
 from collections.abc import Callable

@@ -20,7 +20,7 @@ class SphereState(NamedTuple):
     """State of `project_tangent`, `renormalize` and the constraints of `baselines`."""
 
     phase: PhaseState
-    norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 is free
+    norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 where free
     fingerprint: jax.Array  # uint32[]; identifies the groups
 
 
@@ -37,8 +37,8 @@ def project_tangent(
     direction then (norm zero or not finite, one element) are free for good.
 
     Args:
-      groups: What shares one norm: "layer", "leaf", "neuron", "all", or a callable
-        from the parameters to a tree of labels; see `lawn_optax.groups`.
+      groups: Weights that share one norm: "layer", "leaf", "neuron", "all", or a
+        callable from the parameters to a tree of labels; see `lawn_optax.groups`.
       axis_name: Mesh axes over which parameters are sharded, where they cannot be
         inferred (`shard_map(check_vma=False)`, `pmap`): names, or a callable from the
         parameters to a tree with names (or None) per leaf.
@@ -69,11 +69,11 @@ def renormalize(
     """Changes updates so that each group's norm after them is the captured one.
 
     The norm is captured at the first update and anchors all later ones: it is not read
-    again, so it does not drift. Put the learning rate before it, and nothing that
-    changes updates behind it.
+    again, so it does not drift. Put the learning rate before it. A transformation
+    behind it must not change updates.
 
     Args:
-      groups: What shares one norm; see `project_tangent`.
+      groups: Weights that share one norm; see `project_tangent`.
       project: Whether to project the update to the tangent space first, the second
         of the two projections of `wrap`.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
@@ -103,7 +103,7 @@ def renormalize(
 
 
 def check_project(project: Any) -> None:
-    """Raises where `project`, of a retraction, is traced or not a bool."""
+    """Raises an error if the `project` of a retraction is traced or not a bool."""
     check_static("project", project, "True or False", types=bool)
 
 

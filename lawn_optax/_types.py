@@ -20,7 +20,7 @@ AxisName = None | str | tuple[str, ...] | Callable[[PyTree], PyTree]
 
 
 def check_params(params: Any, name: str) -> None:
-    """Raises where `update` of the public function `name` was called without them."""
+    """Raises an error if `update` of the public function `name` got no parameters."""
     if params is None:
         raise ValueError(
             f"{name} needs `params`: it is a function of the current weights. Call "
@@ -36,7 +36,7 @@ def check_static(
     types: Any = object,
     values: tuple | None = None,
 ) -> None:
-    """Raises where an argument that the compiled program depends on cannot be used."""
+    """Raises an error if an argument that decides the compiled program is invalid."""
     if isinstance(value, jax.Array) or not isinstance(value, types):
         raise TypeError(
             f"`{name}` must be {must_be}, got {type(value).__name__}. It is static: "

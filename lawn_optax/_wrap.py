@@ -7,7 +7,7 @@
 
 The bracketed parts act from the switch on (`switch_at`). At the switch the norms are
 captured and the moments of the inner optimizer are reset. `_constraint` has what
-happens to the groups in one update, `_transforms` the parts as transformations.
+happens to the groups in one update; `_transforms` offers each part by itself.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LawnState(NamedTuple):
     """
 
     phase: PhaseState
-    norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 is free
+    norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 where free
     fingerprint: jax.Array  # uint32[]; identifies the groups
     inner_state: optax.OptState
 
@@ -77,9 +77,9 @@ def wrap(
       inner: The whole optimizer, learning rate included.
       switch_step: Number of free updates, possibly traced, or a `switch_when` trigger;
         0 constrains from the first update.
-      groups: What shares one norm: "layer" (all leaves of one module), "leaf",
+      groups: Weights that share one norm: "layer" (all leaves of one module), "leaf",
         "neuron", "all", or a callable; see `lawn_optax.groups` and `describe`.
-      reset: What happens to the moments at the switch: "restart", "moments" or None;
+      reset: Treatment of the moments at the switch: "restart", "moments" or None;
         see `reset_at`.
       projections: 2 projects gradient and update, 1 the gradient only.
       axis_name: Mesh axes over which parameters are sharded, where they cannot be
@@ -96,8 +96,8 @@ def wrap(
         number.
 
     .. warning::
-      Put nothing behind it in a chain that changes updates: the norms would not hold.
-      Put `optax.MultiSteps` and `optax.apply_if_finite` around it.
+      In a chain, a transformation behind it must not change updates, or the norms do
+      not hold. Put `optax.MultiSteps` and `optax.apply_if_finite` around it.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn

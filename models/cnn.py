@@ -13,7 +13,7 @@ from models.layers import batch_norm, convolution, pool_and_classify
 class CNN(nn.Module):
     """Layers of 3×3 convolution, batch norm and ReLU; all but the last halve the image.
 
-    Their strides halve it, beginning with the first layer: on CPUs, large arrays with
+    Strides halve it from the first layer on: on CPUs, large arrays with
     few channels cost more time than the products. With 10 classes and the default
     features, an image of 32×32 pixels takes 1,493,632 multiply-adds, which is 2.99
     million floating-point operations, and there are 63,874 parameters.

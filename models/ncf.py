@@ -88,7 +88,7 @@ class NCF(nn.Module):
         """Applies the first dense layer to the user and the item table.
 
         Returns:
-            What each user and each item contributes to the layer's output:
+            The contribution of each user and of each item to the layer's output:
             ``[num_users, features[0]]``, with the bias, and
             ``[num_items, features[0]]``.
         """

@@ -69,7 +69,7 @@ class Bottleneck(nn.Module):
 def _shortcut(
     block: BasicBlock | Bottleneck, inputs: jax.Array, features: int
 ) -> jax.Array:
-    """The inputs; where the shapes differ, a 1×1 convolution and norm of them."""
+    """The inputs, or a 1×1 convolution and norm of them if the shapes differ."""
     if block.stride == 1 and inputs.shape[-1] == features:
         return inputs
     inputs = block.conv(features, 1, block.stride, name="shortcut")(inputs)

@@ -1,4 +1,4 @@
-"""The public names, their docs and docstrings, and who may import whom."""
+"""The public names, their docs and docstrings, and the imports between packages."""
 
 import ast
 import graphlib

@@ -1,4 +1,4 @@
-"""The pages: links lead somewhere, tables name what there is. All without a network."""
+"""The pages: links lead to files, and tables name existing code; without a network."""
 
 import importlib
 import pathlib

@@ -22,7 +22,7 @@ from train.report import command as report
 from train.studies import command as study
 
 PROG = "python -m train"
-Command = tuple[type, Callable[[Any], None]]  # Class of the options, what runs them.
+Command = tuple[type, Callable[[Any], None]]  # Class of the options, function.
 COMMANDS: dict[str, Command] = {
     **{name: (e.Options, partial(loop.run, e)) for name, e in EXPERIMENTS.items()},
     "study": (study.Config, study.run),
@@ -37,10 +37,10 @@ SWEEPS: dict[str, Command] = {
 
 
 def parse(arguments: Sequence[str]) -> Callable[[], None]:
-    """Turns the command line into what it asks for, ready to be called.
+    """Parses the command line into a function that runs the command.
 
     Args:
-        arguments: What follows ``python -m train``.
+        arguments: Words after ``python -m train``.
 
     Raises:
         InputError: For a command line that does not parse.
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code.
 
     Args:
-        arguments: What follows ``python -m train``; `None` means ``sys.argv``.
+        arguments: Words after ``python -m train``; `None` means ``sys.argv``.
 
     Returns:
         0 on success, 2 for bad input, 130 when interrupted.

@@ -1,9 +1,9 @@
-"""Data parallelism: the batch split among devices, and the state too if wanted.
+"""Data parallelism: splits the batch among devices, and the state too if wanted.
 
-The gradient of a batch is computed once on each device (`Devices.per_device`): the
+Each device computes the gradient of its share of a batch (`Devices.per_device`): the
 program knows its place by `lax.axis_index(AXIS)` and sums by `lax.psum(..., AXIS)`; its
 arguments and results are the same on all devices. Under ``pmap`` the whole program runs
-per device. Under ``jit`` the rest, the optimizer above all, is computed on logical
+per device. Under ``jit`` everything else, above all the optimizer, works on logical
 arrays, wherever their parts are: a norm is that of the whole tensor.
 """
 
@@ -31,7 +31,7 @@ SMALL = 2**12  # Elements; a smaller array is whole on every device.
 
 
 def connect(coordinator: str, processes: int, process: int) -> None:
-    """Joins the processes of a run; must come before anything else asks for devices.
+    """Joins the processes of a run. Call it before any other use of the devices.
 
     Args:
         coordinator: ``HOST:PORT`` of process 0.
@@ -85,7 +85,7 @@ def _compiler_options() -> dict[str, str]:
 
 
 def take_devices(config: Any) -> "Devices":
-    """Joins the processes of a run and takes its devices, before anything else does.
+    """Joins the processes of a run and takes its devices. Call it before any other use.
 
     Args:
         config: Options of the run, see `train.options.RunOptions`.
@@ -144,7 +144,7 @@ class Devices:
             )
 
         def placed(*arguments):
-            # Without the constraint, the compiler chooses where the results are.
+            # Without the constraint, the compiler chooses where it puts the results.
             return jax.tree.map(
                 lambda x: jax.lax.with_sharding_constraint(x, self._place(x)),
                 program(*arguments),

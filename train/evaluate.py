@@ -23,8 +23,8 @@ from train.single_run import Programs, SingleRun
 class Config:
     """A finished run of `recsys` or `image`, loaded and evaluated once more.
 
-    Prints its metrics: those of the run's last evaluation, unless other candidates are
-    asked for. Leaves the run unchanged.
+    Prints its metrics. They are those of the run's last evaluation, unless you ask for
+    other candidates. The run does not change.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -32,10 +32,10 @@ class Config:
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder of the original files, as for the run."""
     candidate_draws: int | None = None
-    """For recsys: draws of 99 other items for each user, 0 for the ones of the files
-    (default: the run's)."""
+    """For recsys: draws of 99 other items for each user; 0 takes the items of the files
+    (default: as in the run)."""
     candidate_seed: int | None = None
-    """Seed for drawing candidates (default: the run's)."""
+    """Seed for drawing candidates (default: as in the run)."""
 
 
 class FinishedRun(NamedTuple):
@@ -44,7 +44,7 @@ class FinishedRun(NamedTuple):
     Attributes:
         config: Its options.
         experiment: Its kind.
-        job: What the loop trained.
+        job: The job that the loop trained.
         variables: Variables for ``model.apply``, in NumPy: ``params``, and the
             ``batch_stats`` of a classifier.
         state: The whole state at the end of the run, in NumPy.
@@ -64,7 +64,7 @@ class FinishedRun(NamedTuple):
 
     @property
     def programs(self) -> Programs:
-        """What it computed; ``programs.model`` is the network."""
+        """The programs of the run; ``programs.model`` is the network."""
         return self.job.programs
 
 
@@ -95,8 +95,8 @@ def load(
     Args:
         folder: Folder of the run, with its checkpoints.
         data_dir: Folder of the original files; by default TensorFlow Datasets has them.
-        candidate_draws: Number of draws, for other candidates than the run's; 0 takes
-            those of the files.
+        candidate_draws: Number of draws, for candidates other than those of the run; 0
+            takes those of the files.
         candidate_seed: Seed for drawing candidates.
 
     Raises:

@@ -1,7 +1,7 @@
-"""What describes an experiment to the loop, to sweeps, to `evaluate` and to reports.
+"""The description of an experiment, for the loop, sweeps, `evaluate` and reports.
 
-An experiment is one folder, which ends in an `Experiment`, and one line in
-`train.registry`.
+An experiment is one folder, whose `experiment` module defines an `Experiment`, and one
+line in `train.registry`.
 """
 
 import abc
@@ -36,7 +36,7 @@ class Experiment:
         Options: Class of the options on the command line; its docstring is the help.
         resolve: ``(options) -> options`` with all defaults filled in, checked.
         load: ``(options) -> data``: reads what a run with these options needs.
-        prepare: ``(options, data, devices) -> Job``: what the loop trains.
+        prepare: ``(options, data, devices) -> Job``; the loop trains this job.
         take_devices: ``(options) -> Devices``.
         evaluation: ``(FinishedRun, metrics, details) -> text`` for `train.evaluate`;
             None where finished runs cannot be evaluated again.
@@ -67,8 +67,8 @@ class Sweep:
         metrics: Metrics that are kept of a trial; the first one chooses, higher is
             better.
         column: Name of the first metric in a table, in percent.
-        subject: ``(options)`` -> what is trained, in words.
-        measured: ``(options)`` -> what a trial is measured on, in words.
+        subject: ``(options)`` -> description of the training.
+        measured: ``(options)`` -> description of the data of a trial's metrics.
     """
 
     Options: type
@@ -81,7 +81,7 @@ class Sweep:
 
 
 class Clock(NamedTuple):
-    """What a process measured of its part of a run.
+    """Times and epochs of the part of a run that one process did.
 
     Attributes:
         seconds: Seconds of training, without evaluation and compilation.
@@ -95,7 +95,7 @@ class Clock(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation found.
+    """The results of one evaluation.
 
     Attributes:
         rows: Rows for ``metrics.jsonl``.
@@ -115,7 +115,7 @@ class Job(abc.ABC):
         epochs: Length of the training.
         eval_every: Epochs between two evaluations.
         evaluates_start: Whether the first evaluation comes before the first epoch.
-        introduction: What is trained, in a few lines.
+        introduction: Description of the training, in a few lines.
     """
 
     epochs: int
@@ -136,7 +136,7 @@ class Job(abc.ABC):
         return jax.tree.map(np.asarray, state)
 
     def prepare(self, state: Any, done: int) -> Any:
-        """Compiles; returns the state, after `done` epochs, as it was."""
+        """Compiles; returns the state, which is that after `done` epochs, unchanged."""
         return state
 
     @abc.abstractmethod
@@ -144,18 +144,18 @@ class Job(abc.ABC):
         """Trains from epoch `first` up to `last`.
 
         Returns:
-            The state, and what `evaluate` needs to know about the epochs: their loss.
+            The state, and the loss of the epochs, which `evaluate` needs.
         """
 
     @abc.abstractmethod
     def evaluate(self, state: Any, host: Any, epoch: int, loss: Any) -> Evaluation:
-        """Evaluates after `epoch` epochs, a state that is on devices and host."""
+        """Evaluates after `epoch` epochs; `host` is a copy of `state` on the host."""
 
     @abc.abstractmethod
     def summarize(
         self, state: Any, host: Any, rows: list[Row], outcome: str, clock: Clock
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What ``summary.json`` holds, and further JSON documents by name."""
+        """The content of ``summary.json``, and further JSON documents by name."""
 
     def conclude(
         self, folder: Path, options: Mapping[str, Any], rows: list[Row], summary: Any
@@ -164,4 +164,4 @@ class Job(abc.ABC):
         return ""
 
     def close(self) -> None:  # noqa: B027 (most jobs have nothing to end)
-        """Ends what works at the same time."""
+        """Ends helper processes, such as those that decode images."""

@@ -53,7 +53,7 @@ def make_optimizer(
     Args:
         config: Options of the run.
         steps: Updates per epoch.
-        trial: What `make_trial` returned, which may be traced.
+        trial: Hyperparameters from `make_trial`, which may be traced.
         **options: Further options of `optimizers.make`.
     """
     switch_step = trial["switch_step"]
@@ -74,7 +74,7 @@ def make_optimizer(
 
 
 def switched_at(config: ResolvedOptions, opt_state: optax.OptState) -> int:
-    """The first constrained update, -1 before it is known or without a switch."""
+    """The first constrained update; -1 if it is not known yet or there is no switch."""
     if not optimizers.is_lawn(config.optimizer):
         return -1
     found = optax.tree.get_all_with_path(opt_state, "switched_at")

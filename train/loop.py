@@ -42,8 +42,8 @@ def execute(
         experiment: Kind of the run.
         config: Resolved options.
         devices: Devices that it runs on.
-        loaded: What the experiment's `load` returned.
-        brief: Whether to print neither what is trained nor the result.
+        loaded: Data from the experiment's `load`.
+        brief: Whether to leave out the introduction and the result.
 
     Returns:
         The run's folder.
@@ -74,7 +74,7 @@ def train(job: Job, files: Run, *, show: bool) -> None:
     """Trains from the newest checkpoint to the end of the run.
 
     Args:
-        job: What is trained.
+        job: Training to continue.
         files: Its folder, open and unfinished.
         show: Whether to show progress.
     """

@@ -47,14 +47,14 @@ def make(
     Args:
         name: One of `NAMES`.
         learning_rate: Per update, or a schedule.
-        weight_decay: Coefficient; ends at the switch in the LAWN forms. ``adam``
-            itself takes none: its form with decay is ``adamw``.
+        weight_decay: Coefficient. In the LAWN forms the decay ends at the switch.
+            ``adam`` itself takes none: its form with decay is ``adamw``.
         mask: Leaves that decay, as in `optax.adamw`.
         momentum: Momentum of SGD and its forms.
         switch_step: Number of free updates, or what `lawn_optax.switch_when` returns;
             only the LAWN forms read it.
-        reset: What the switch resets, as in `lawn_optax.wrap`; only the LAWN forms
-            read it.
+        reset: State that the switch resets, as in `lawn_optax.wrap`; only the LAWN
+            forms read it.
         groups: Leaves that share a norm or have none, as in `lawn_optax.wrap`; only
             the LAWN forms and LAMB read it.
 

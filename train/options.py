@@ -46,7 +46,7 @@ def option(
 
 
 def _rules(config: Any, rule: str) -> dict[str, Any]:
-    """A rule of each option that has rules, also where a subclass gives it anew."""
+    """One rule of all options that have it, even if a subclass defines them anew."""
     return {
         field.name: field.metadata[rule]
         for kind in reversed(type(config).__mro__)
@@ -79,7 +79,7 @@ def check_bounds(config: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class FolderOptions:
-    """Options of everything that leaves a folder."""
+    """Options of every command that writes a folder."""
 
     checkpoint_minutes: float = option(5.0, least=0, changes_result=False)
     """Minutes between two checkpoints."""
@@ -100,38 +100,38 @@ class CommonOptions(FolderOptions):
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = option(
         None, changes_result=False
     )
-    """Folder with the original files, or the one around it. Default: TensorFlow
-    Datasets downloads them."""
+    """Folder with the original files, or the folder around it (default: TensorFlow
+    Datasets downloads them)."""
     batch_size: int = option(0, least=1, below=2**31)
     """Samples per step, over all devices."""
     epochs: int | None = option(None, least=1)
-    """Passes over the data (default: of the preset)."""
+    """Passes over the data (default: from the preset)."""
     schedule: Literal["three-phase", "two-phase"] | None = None
-    """Learning rate: three-phase has a second warm-up after the switch of the -lawn
-    forms (default: of the preset; two-phase where a margin decides the switch)."""
+    """Learning-rate schedule; three-phase has a second warm-up after the switch of the
+    -lawn forms (default: from the preset; two-phase if a margin decides the switch)."""
     warmup_epochs: float | None = option(None, least=0)
-    """Epochs of the (second) warm-up (default: of the preset)."""
+    """Epochs of the (second) warm-up (default: from the preset)."""
     reset: Literal["restart", "moments"] = "restart"
-    """What the switch resets: the moments and Adam's count, or the moments alone."""
+    """State that the switch resets: moments and Adam's count, or the moments alone."""
     switch: Literal["epochs", "mean-margin", "median-margin"] = "epochs"
     """When the -lawn forms switch: after the free epochs, or once the training margin,
     smoothed over an epoch, reaches --switch-threshold."""
     switch_threshold: float = 3.0
     """Margin at which to switch."""
     alpha: float = option(1.0, above=0)
-    """Extended LAWN: factor of the logits from the switch on."""
+    """Factor of the logits from the switch on (extended LAWN)."""
     gamma: float = option(2.0, least=0)
     """Exponent of the focal loss."""
     label_smoothing: float = option(0.0, least=0)
     """Probability that label smoothing takes from the target."""
     flood: float | None = option(None, least=0)
-    """Flood level: ascend where a batch's loss is below it."""
+    """Flood level: below it, a batch's loss is increased instead of decreased."""
     clip_norm: float | None = option(None, above=0)
     """Clip the gradient to this global norm."""
     eval_every: int = option(5, least=1)
     """Epochs between two evaluations."""
     micro_batch: int | None = option(None, least=1, changes_result=False)
-    """Samples at once per device; gradients of a batch's parts are summed."""
+    """Samples at once per device; the gradients of a batch's parts are summed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,13 +142,13 @@ class RunOptions:
     """One of: sgd, adam, adamw, lamb, lamb-plus, or one of them with -lawn, or with
     -bounded (bounded weight norm)."""
     learning_rate: float | None = option(None, above=0)
-    """Peak, per update (default: by optimizer, tuned on the default data set)."""
+    """Highest learning rate (default: by optimizer, tuned on the default data set)."""
     free_epochs: float | None = option(None, least=0)
-    """Epochs before the switch of the -lawn forms (default: as for the rate)."""
+    """Epochs before the switch of the -lawn forms (default: by optimizer, tuned)."""
     weight_decay: float | None = option(None, least=0)
     """Decoupled decay; in the -lawn forms it ends at the switch."""
     seed: int = option(0, least=0, below=SEEDS)
-    """Random seed (initial weights, order of the samples, what is drawn for them)."""
+    """Random seed (initial weights, order of the samples, random changes of them)."""
     parallel: Literal["jit", "pmap"] = option("jit", changes_result=False)
     """How the batch is split over several devices."""
     devices: int | None = option(None, least=1, changes_result=False)
@@ -176,12 +176,12 @@ class SweepOptions:
     """Options of a sweep alone."""
 
     optimizers: tuple[str, ...] = ("adamw", "adam-lawn", "lamb", "lamb-lawn")
-    """Any of those that a single run takes."""
+    """Optimizers to tune: any that a single run takes."""
     grid: Literal["default", "papers"] = "default"
-    """Values of what is not given below: nine trials for each optimizer, or the papers'
-    grid."""
+    """Grid for hyperparameters that are not given below: nine trials for each
+    optimizer, or the papers' grid."""
     rates: tuple[float, ...] = ()
-    """Learning rates for every optimizer (default: of the grid)."""
+    """Learning rates for every optimizer (default: from the grid)."""
     decays: tuple[float, ...] = ()
     """Weight decays, for the optimizers without -lawn that take one."""
     free: tuple[float, ...] = ()
@@ -194,7 +194,7 @@ class SweepOptions:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the final runs; without any, there are none."""
     protocol: Literal["validation", "papers"] = "validation"
-    """Choose by what is held out of the training data, or by the test data itself."""
+    """Choose by held-out training data, or by the test data itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Grid(NamedTuple):
         rates: Learning rates.
         decays: Weight decays, for the optimizers without -lawn that take one.
         free: Free epochs of the full schedule, for the -lawn forms.
-        warmups: Epochs of the full schedule's warm-up; none leaves it to the run.
+        warmups: Epochs of the full schedule's warm-up; if empty, the run's own.
     """
 
     rates: tuple[float, ...]
@@ -238,10 +238,10 @@ def grids(
 
 
 def grid(config: SweepOptions, name: str, tried: Mapping[str, Grid]) -> Grid:
-    """What a sweep tries with an optimizer.
+    """The hyperparameters that a sweep tries with an optimizer.
 
     Args:
-        config: Options of the sweep; what is given there comes before `tried`.
+        config: Options of the sweep; values that are given there replace `tried`.
         name: Name of the optimizer.
         tried: Grids by optimizer.
     """
@@ -254,7 +254,7 @@ def grid(config: SweepOptions, name: str, tried: Mapping[str, Grid]) -> Grid:
 
 
 def listed_name(name: str, table: Mapping[str, Any]) -> str:
-    """The name under which a table has an optimizer, or the one it is a form of.
+    """The name under which a table lists an optimizer or its base form.
 
     Raises:
         InputError: If there is no such optimizer.
@@ -266,8 +266,8 @@ def listed_name(name: str, table: Mapping[str, Any]) -> str:
 
 
 def tuned(name: str, table: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
-    """The learning rate, weight decay and free epochs of an optimizer where none are
-    given, and the epochs of its warm-up if the table has them.
+    """The default learning rate, weight decay and free epochs of an optimizer, and the
+    epochs of its warm-up if the table has them.
 
     Args:
         name: Name of the optimizer.

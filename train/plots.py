@@ -1,4 +1,4 @@
-"""Figures of runs, and what figures have in common."""
+"""Figures of runs, and helpers for all figures."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""A random permutation that is computed where it is read, without sorting.
+"""A random permutation that computes each entry when it is read, without sorting.
 
 Each training epoch visits its samples in such an order, inside jit.
 """
@@ -18,8 +18,8 @@ class Shuffle(NamedTuple):
     A generalised Feistel network (Black and Rogaway 2002, "Ciphers with arbitrary
     finite domains"): position = i * width + j. Each round shifts j by a random function
     of i, then i by a random function of j; the functions are tables. A result that is n
-    or more goes through the network again. The cost per sample does not grow with n, as
-    that of a sort does.
+    or more goes through the network again. The cost per sample does not grow with n;
+    the cost of a sort does.
     """
 
     shifts_j: jax.Array  # int32[rounds, height], 0 to width - 1

@@ -21,7 +21,7 @@ from train.options import ResolvedOptions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Programs:
-    """What a run computes, in pure functions of arrays, and how that is reported.
+    """The computations of a run, as pure functions of arrays, and how it reports them.
 
     Attributes:
         model: The network.
@@ -29,17 +29,17 @@ class Programs:
         start: ``(trial) -> State``, see `train.step.State`.
         advance: ``(state, trial, data, first_epoch, last_epoch) -> (state, loss)``.
         step: The same for one update, ``(state, trial, data, epoch, number) -> (state,
-            loss)``, where Python is to loop; None where whole epochs are one program.
+            loss)``, if Python loops over the steps; None if an epoch is one program.
         evaluate: ``(state, trial, data) -> (metrics by name, details)``.
         steps_per_epoch: Updates of an epoch.
         epoch_size: Samples of an epoch.
         metric: Name of the metric by which the best evaluation is found.
         describe: Value of that metric in words, for the progress report.
-        documents: ``(details) -> `` what to keep of the details of the last
-            evaluation, by the names of JSON files.
+        documents: ``(details) -> documents``: the details of the last evaluation to
+            keep, by the names of JSON files.
         draw: Draws the curves: ``(path, rows of metrics, step of the switch)``.
-        conclude: ``(options, rows of metrics) -> `` the result in words.
-        introduction: What is trained, in a few lines.
+        conclude: ``(options, rows of metrics) -> text``: the result in words.
+        introduction: Description of the training, in a few lines.
         at_once: Number of trials that a sweep may train side by side.
     """
 
@@ -70,7 +70,7 @@ class DeviceTrainer:
         self._evaluate = devices.compile(programs.evaluate)
 
     def prepare(self, state: Any, trial: Trial, done: int) -> Any:
-        """Compiles; returns the state after no epochs."""
+        """Compiles by training no epochs; returns the state."""
         state, _ = self.advance(state, trial, done, done)
         jax.block_until_ready(self.evaluate(state, trial))
         return state
@@ -86,19 +86,19 @@ class DeviceTrainer:
         return self._evaluate(state, trial, self._data)
 
     def speeds(self, state: Any, trial: Trial) -> dict[str, float]:
-        """No separate speeds of workers to report."""
+        """Returns an empty dictionary: there are no workers to time."""
         return {}
 
     def close(self) -> None:
-        """Nothing to shut down."""
+        """Does nothing: there are no workers to end."""
 
 
 class SingleRun(Job):
     """One run: a trial, trained and evaluated.
 
     Attributes:
-        programs: What it computes.
-        trainer: What runs the programs, made when it is first needed: a
+        programs: Programs of the run.
+        trainer: Object that runs the programs, made when it is first needed: a
             `DeviceTrainer`, or another class with its methods.
     """
 
@@ -113,9 +113,9 @@ class SingleRun(Job):
 
         Args:
             config: Options of the run.
-            programs: What it computes.
+            programs: Programs of the run.
             devices: Devices that it runs on.
-            make_trainer: Makes the trainer; by default a `DeviceTrainer`.
+            make_trainer: Function that makes the trainer, by default a `DeviceTrainer`.
         """
         self.epochs, self.eval_every = config.epochs, config.eval_every
         self.introduction = programs.introduction
@@ -226,7 +226,7 @@ def make_advance(programs: Programs, devices: Devices) -> Callable[..., Any]:
 
     def by_step(state, trial, data, first, last):
         arguments = state, trial, data, number(0), number(0)
-        if not compiled:  # Before any step, so that its time is not the first epoch's.
+        if not compiled:  # Compile before the first step, to time the two apart.
             compiled.append(single.lower(*arguments).compile())
         losses = []
         for epoch, step in itertools.product(

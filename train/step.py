@@ -33,13 +33,13 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is trained; all static. An experiment adds its data's sizes.
+    """The settings of a training, all static. An experiment adds its data's sizes.
 
     Attributes:
         model: The network.
         batch_size: Samples per step, over all devices.
-        parts: Into how many parts each device's share of a batch is divided; their
-            gradients are summed.
+        parts: Number of parts of each device's share of a batch; their gradients are
+            summed.
         optimizer: Makes the optimizer from a trial.
         loss: Loss of each sample, from logits and labels.
         prepare: Function that is applied to the initial weights.
@@ -76,7 +76,7 @@ def key(trial: Trial, purpose: int) -> jax.Array:
 
 
 def start(task: Task, trial: Trial, variables: Any) -> State:
-    """The state before the first update, from what the model's `init` returned."""
+    """The state before the first update, from the variables of the model's `init`."""
     params = task.prepare(variables["params"])
     statistics = variables.get("batch_stats", {})
     return State(params, statistics, task.optimizer(trial).init(params), jnp.int32(-1))
@@ -95,10 +95,10 @@ def logit_scale(task: Task, state: State) -> jax.Array:
 def accumulate(
     task: Task, add_part: Callable[..., Any], zeros: Any, statistics: Any
 ) -> tuple[Any, Any, Any]:
-    """Sums what the parts of a batch give, over the parts and over the devices.
+    """Sums the results of a batch's parts, over the parts and over the devices.
 
     Args:
-        task: What is trained.
+        task: Task of the run.
         add_part: ``(sums, statistics, part) -> (sums, statistics, margins)``, for part
             0, 1, ... of this device's share of the batch.
         zeros: Sums of no parts: a tree of arrays.
@@ -137,7 +137,7 @@ def place(task: Task, part: int | jax.Array, size: int) -> int | jax.Array:
 
 
 def flood_factor(task: Task, loss: jax.Array) -> float | jax.Array:
-    """What the flood level multiplies the gradient of a batch by."""
+    """The factor, 1 or -1, by which the flood level multiplies a batch's gradient."""
     if task.flood is None:
         return 1.0
     return jax.grad(lawn.losses.flood)(loss, task.flood)
@@ -189,14 +189,14 @@ def step(
     """One update.
 
     Args:
-        task: What is trained.
+        task: Task of the run.
         state: State before the update.
         trial: Hyperparameters and seed.
         count: Number of the update, from 1.
         gradient: ``(params, statistics, scale, *batch) -> (gradient of the mean loss,
             statistics, mean loss, margin to watch)``; runs on each device, and `scale`
             multiplies the logits.
-        *batch: Further arguments of `gradient`: what tells it its samples.
+        *batch: Further arguments of `gradient`, which identify its samples.
 
     Returns:
         The state, and the mean loss of the batch before the update, float32[].

@@ -186,7 +186,7 @@ class Trials(Job):
             config: Options of the sweep.
             name: Name of the optimizer.
             members: Hyperparameters and seed of each trial.
-            loaded: What the experiment's `load` returned.
+            loaded: Data from the experiment's `load`.
         """
         trials = [trial_config(experiment, config, name, member) for member in members]
         self.options = trials[0]

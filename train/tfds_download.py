@@ -23,7 +23,7 @@ TIMEOUT = 5  # Seconds for the first answer of the server of a data set.
 
 
 def info(builder: Any, features: dict[str, Any]) -> tfds.core.DatasetInfo:
-    """What a builder's `_info` returns; the examples keep their order.
+    """The result of a builder's `_info`; the examples keep their order.
 
     Args:
         builder: Builder of TensorFlow Datasets, described by its docstring.

@@ -1,7 +1,7 @@
 """JAX arm of `benchmarks.throughput.ncf`: the epochs of `python -m train recsys`.
 
-Started by the benchmark with its settings as JSON; answers each line with a number of
-epochs on standard input by a line of JSON.
+The benchmark starts this program with its settings as JSON. For each line on standard
+input, a number of epochs, the program trains them and answers with a line of JSON.
 """
 
 import dataclasses

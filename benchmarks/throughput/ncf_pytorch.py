@@ -1,8 +1,8 @@
 """PyTorch arm of `benchmarks.throughput.ncf`: a plain training loop, all in memory.
 
-Imports torch and NumPy alone, so that it runs in an environment without JAX. Started by
-the benchmark with its settings as JSON; answers each line with a number of epochs on
-standard input by a line of JSON.
+It imports torch and NumPy alone, so that it runs in an environment without JAX. The
+benchmark starts it with its settings as JSON. For each line on standard input, a number
+of epochs, it trains them and answers with a line of JSON.
 """
 
 import json

@@ -1,8 +1,8 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """AdamP and SGDP: updates without radial part where weights look scale-invariant.
 
-Scale-invariant weights are orthogonal to their gradient. That is tested per output
-unit, and where it fails, for the whole leaf.
+Scale-invariant weights are orthogonal to their gradient. This is tested for each output
+unit and, if a unit fails the test, for the whole leaf.
 """
 
 import dataclasses

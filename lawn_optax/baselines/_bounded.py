@@ -24,7 +24,7 @@ class BoundedState(NamedTuple):
     """State of the transformation returned by `bounded_weight_norm`."""
 
     phase: PhaseState
-    norms: jax.Array  # float32[channels] (float64 with x64 leaves); 0 is free
+    norms: jax.Array  # float32[channels] (float64 with x64 leaves); 0 where free
     fingerprint: jax.Array  # uint32[]; identifies the groups
     trained: Any  # v, like the parameters, which `inner` trains; 0 before it begins
     inner_state: optax.OptState
@@ -44,12 +44,12 @@ def bounded_init(
 ) -> optax.Params:
     """Scales each channel's weights to the norm that bounded weight norm gives it.
 
-    The first update of `bounded_weight_norm` does the same, but its gradient was then
-    taken at weights that are not normalised yet.
+    The first update of `bounded_weight_norm` does the same, but then its gradient was
+    taken at weights that were not normalised yet.
 
     Args:
       params: The initial parameters.
-      groups: What shares one norm; see `bounded_weight_norm`.
+      groups: Weights that share one norm; see `bounded_weight_norm`.
       axis_name: Mesh axes over which parameters are sharded; see
         `lawn_optax.project_tangent`.
 
@@ -100,17 +100,17 @@ def bounded_weight_norm(
     Args:
       inner: The whole optimizer, learning rate included; it sees v as `params`. An
         optimizer with a line search would evaluate its function at v, which is wrong.
-      groups: What shares one norm. By default each output unit of each leaf of two
-        axes or more, ``only_matrices("neuron")``: biases and other vectors are free.
-        An embedding table is a kernel for one-hot inputs, so its channels are its
+      groups: Weights that share one norm. By default each output unit of each leaf of
+        two axes or more, ``only_matrices("neuron")``; biases and other vectors are
+        free. An embedding table is a kernel for one-hot inputs, so its channels are its
         columns; `lawn_optax.groups.neuron` chooses other axes.
       axis_name: Mesh axes over which parameters are sharded; see
         `lawn_optax.project_tangent`.
 
     Returns:
       A transformation whose `update` needs `params`. Extra arguments reach `inner`. A
-      channel that is zero or not finite at the first update is free. Put
-      nothing behind it that changes updates: the weights are a function of v.
+      channel that is zero or not finite at the first update is free. A transformation
+      behind it must not change updates, because the weights are a function of v.
 
     Raises:
       ValueError: In `init`, if no leaf has channels or labels do not fit.

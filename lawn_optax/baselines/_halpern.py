@@ -36,8 +36,8 @@ def halpern(
       power: Exponent in (0, 1). A larger one ends closer to the solution, but forgets
         the start more slowly: 1 would forget it only as 1/n, and more than 1 would keep
         a part.
-      offset: Positive number. The papers' s = 1 at n = 1 would set all weights to 0 at
-        once, where a ReLU network stays.
+      offset: Positive number. The papers have s = 1 at n = 1, which would set all
+        weights to 0 at once, and a ReLU network never leaves that point.
 
     Returns:
       A transformation whose `update` needs `params`, to be put last in a chain,

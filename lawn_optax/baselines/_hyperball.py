@@ -41,8 +41,9 @@ def hyperball(
     Args:
       learning_rate: Length of a step in units of the norm, or a schedule of it. With a
         length that does not decay, training does not converge.
-      groups: What shares one norm. By default each leaf of two axes or more; biases
-        and other vectors are free. Use `lawn_optax.groups.stacked` for scanned layers.
+      groups: Weights that share one norm. By default each leaf of two axes or more;
+        biases and other vectors are free. Use `lawn_optax.groups.stacked` for scanned
+        layers.
       project: Whether to project u to the tangent space before it is scaled (Layca).
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
@@ -89,7 +90,7 @@ def hyperball(
 
 
 def _tangent(sphere: Sphere, updates: list[Any]) -> list[Any]:
-    """The projected updates; 0 where only rounding is left, which has no direction."""
+    """The projected updates; 0 if only rounding is left, whose direction is random."""
     before, _ = sphere.products(updates)
     updates = sphere.project(updates)
     after, _ = sphere.products(updates)

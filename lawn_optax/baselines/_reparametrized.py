@@ -1,5 +1,5 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""Weights as a function of what is trained: w = r v / |v|, r a radius per group.
+"""Weights as a function of a trained vector v: w = r v / |v|, one radius r per group.
 
     gradient of w --> [chain rule] --> inner optimizer of v --> [w = r v / |v|]
 
@@ -40,7 +40,7 @@ class ReparametrizedState(NamedTuple):
     """State of the transformation returned by `reparametrize`."""
 
     phase: PhaseState
-    norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 is free
+    norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 where free
     fingerprint: jax.Array  # uint32[]; identifies the groups
     trained: Any  # v, like the parameters, which `inner` trains; from the switch on
     inner_state: optax.OptState
@@ -53,7 +53,7 @@ class Radius(NamedTuple):
     is_trained: bool = False
 
     def at_start(self, grouping: Grouping, squares: Sequence[jax.Array], gradients):
-        """R of the first constrained update; 0 for groups without a direction."""
+        """The radii of the first constrained update; 0 if a group has no direction."""
         radii = []
         for block, square in zip(grouping.blocks, squares, strict=True):
             found = geometry.has_norm(square)
@@ -89,26 +89,26 @@ def reparametrize(
 ) -> optax.GradientTransformationExtraArgs:
     """LAWN by reparametrisation: `inner` trains v, the weights are a function of it.
 
-    From the switch on ``w = c v / |v|``, where v begins as w and c is its norm: the
-    other implementation that the LAWN paper names. Unlike in `lawn_optax.wrap` nothing
-    brings v back to its sphere: each step of gradient descent lengthens it, and the
-    gradient of v, ``c / |v|`` times the projected one, shrinks as it grows. For
-    gradient descent the two agree to first order in the step.
+    From the switch on ``w = c v / |v|``, where v begins as w and c is its norm. The
+    LAWN paper names this as its other implementation. Unlike the weights of
+    `lawn_optax.wrap`, v does not return to its sphere: each step of gradient descent
+    lengthens it, and the gradient of v, ``c / |v|`` times the projected one, shrinks as
+    v grows. For gradient descent the two agree to first order in the step.
 
     Args:
       inner: The whole optimizer, learning rate included. After the switch it sees v as
         `params`, and its weight decay shortens v, not w. An optimizer with a line
         search would evaluate its function at v, which is wrong.
       switch_step: Number of free updates, or a trigger; see `lawn_optax.wrap`.
-      groups: What shares one norm; see `lawn_optax.wrap`.
-      reset: What happens to the moments at the switch; see `lawn_optax.reset_at`.
+      groups: Weights that share one norm; see `lawn_optax.wrap`.
+      reset: Treatment of the moments at the switch; see `lawn_optax.reset_at`.
       axis_name: Mesh axes over which parameters are sharded; see
         `lawn_optax.project_tangent`.
 
     Returns:
       A transformation whose `update` needs `params`. Extra arguments reach
-      `inner`. Put nothing behind it that changes updates: the weights are a function
-      of v.
+      `inner`. A transformation behind it must not change updates, because the weights
+      are a function of v.
 
     Raises:
       ValueError: For a negative step or an unknown reset; in `init`, if no leaf is
@@ -174,7 +174,8 @@ def reparametrized(
         axes = geometry.reduction_axes(axis_name, params, weights)
         bound = bound_leaves(grouping)
         old_v, old_lengths = radius.unpack(grouping, state.trained, "state")
-        # Leaves outside all groups are the parameters, whoever else changes them.
+        # Read leaves outside all groups from the parameters: another transformation
+        # may have changed them.
         v = [
             jnp.where(constrained & ~first, old, w) if i in bound else w
             for i, (w, old) in enumerate(zip(weights, old_v, strict=True))
@@ -245,7 +246,7 @@ def applied(v: Any, u: Any) -> jax.Array:
 
 
 def positive(square: jax.Array) -> jax.Array:
-    """At least the smallest normal number, so that a v of 0 gives finite weights.
+    """At least the smallest normal number: with it, v = 0 gives finite weights.
 
     NaN stays NaN.
     """
@@ -272,7 +273,7 @@ def chain_rule(grouping, gradients, v, dots, v_sq, radii, active) -> list[Any]:
     wide = list(gradients)
     present = [i for i in bound_leaves(grouping) if not absent(gradients[i])]
     for i in present:
-        # `combine` rounds narrow types in the way of updates, which is wrong here.
+        # `combine` rounds narrow types as if they were updates, which is wrong here.
         dtype = jnp.promote_types(gradients[i].dtype, grouping.dtype)
         wide[i] = gradients[i].astype(dtype)
     out = geometry.combine(grouping, wide, v, of_gradient, of_v, _all(of_v))

@@ -51,7 +51,7 @@ def rescale_on_decay(
       groups: The scale-invariant weights, which are those of layers that a norm layer
         follows. Leave all others free, since dividing them changes the function, for
         example ``groups.not_paths("head", base=groups.only_matrices())``; `describe`
-        prints what is chosen.
+        prints the choice.
       power: Exponent of k: 1/4 for SGD, whose norm in equilibrium is proportional to
         the fourth root of the rate, and 1/2 for Adam, where it is the square root.
 

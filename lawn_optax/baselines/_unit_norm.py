@@ -52,7 +52,7 @@ def unit_norm(
     Args:
       method: Technique: "lagrange", "coefficient", "tangent" or "natural" (the "true
         gradient").
-      groups: What shares one norm; see `project_tangent`.
+      groups: Weights that share one norm; see `project_tangent`.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:

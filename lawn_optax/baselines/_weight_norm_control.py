@@ -29,7 +29,7 @@ def weight_norm_control(
         a schedule of it, such as the learning rate's schedule times a coefficient.
       target: Norm of each group, or a schedule of it; None is the group's norm at the
         first update.
-      groups: What shares one norm; see `project_tangent`.
+      groups: Weights that share one norm; see `project_tangent`.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:

@@ -16,11 +16,12 @@ from lawn_optax.groups import only_matrices
 class WeightNormalizationState(NamedTuple):
     """State of the transformation returned by `weight_normalization`.
 
-    It has no `fingerprint`, by which `describe` finds constraints: its norms are free.
+    It has no `fingerprint`, so that `describe` does not take it for a constraint: its
+    norms are free.
     """
 
     phase: PhaseState
-    norms: jax.Array  # float32[num_norms], g before the first update; 0 is free
+    norms: jax.Array  # float32[num_norms], g before the first update; 0 where free
     trained: Polar  # v and g, which `inner` trains; from the first update on
     inner_state: optax.OptState
 
@@ -45,15 +46,15 @@ def weight_normalization(
       inner: The whole optimizer, learning rate included. Its weight decay acts on v and
         g; masks must have the structure of `Polar`. An optimizer with a line search
         would evaluate its function at the `Polar`, which is wrong.
-      groups: What shares one g. By default each output unit of each leaf of two axes or
-        more, ``only_matrices("neuron")``; other leaves are trained directly.
+      groups: Weights that share one g. By default each output unit of each leaf of two
+        axes or more, ``only_matrices("neuron")``; other leaves are trained directly.
       axis_name: Mesh axes over which parameters are sharded; see
         `lawn_optax.project_tangent`.
 
     Returns:
       A transformation whose `update` needs `params`. Extra arguments reach `inner`. A
-      group that is zero or not finite at the first update is trained directly. Put
-      nothing behind it that changes updates.
+      group that is zero or not finite at the first update is trained directly. A
+      transformation behind it must not change updates.
 
     Raises:
       ValueError: In `init`, if no leaf is constrained or labels do not fit.

@@ -3,7 +3,7 @@
 
 All functions are pure and work under `jit`, `scan` and `vmap`. Measurements of
 parameters are one vector with one entry per norm, in the order of `describe`; `by_name`
-splits it. For comparison, there is what spherical motion dynamics predict for
+splits it. Other functions give what spherical motion dynamics predict for
 scale-invariant weights: the angle per update in equilibrium, and the time to reach it.
 
 Loss flattening is measured by the share of examples with large margins, the noise of

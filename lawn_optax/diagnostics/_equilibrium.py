@@ -37,7 +37,7 @@ def effective_learning_rate(
       params: Parameters.
       learning_rate: Rate per update. With momentum, give ``learning_rate / (1 -
         momentum)`` for the rate over many updates.
-      groups: What shares one norm; see `lawn_optax.wrap`.
+      groups: Weights that share one norm; see `lawn_optax.wrap`.
       power: Exponent: 2 for SGD, whose gradient shrinks as ``1/|w|``; 1 for updates
         that do not depend on the size of the gradient, such as Adam's.
       axis_name: Mesh axes over which parameters are sharded; see
@@ -88,9 +88,9 @@ def sgd_equilibrium_angle(
       momentum: Decay of the momentum, in [0, 1).
 
     Returns:
-      Radians, in JAX's default float type. To the first order in ``learning_rate *
-      weight_decay``: without momentum the exact angle is ``arccos(1 - learning_rate *
-      weight_decay)``.
+      Radians, in JAX's default float type. The value is correct to first order in
+      ``learning_rate * weight_decay``: without momentum the exact angle is
+      ``arccos(1 - learning_rate * weight_decay)``.
 
     Raises:
       ValueError: If a number is out of its range.
@@ -154,9 +154,9 @@ def sgd_equilibrium_time(
 ) -> jax.Array:
     """Updates until the angle per update is within a tolerance of its equilibrium.
 
-    For scale-invariant weights under SGD, whose gradient at a given norm keeps its
-    size. The fourth power of the norm relaxes at the rate ``K = 4 learning_rate
-    weight_decay / (1 - momentum)`` per update.
+    It holds for scale-invariant weights under SGD, if the gradient at a given norm
+    keeps its size. The fourth power of the norm relaxes at the rate ``K = 4
+    learning_rate weight_decay / (1 - momentum)`` per update.
 
     Args:
       angular_update: Present angle per update in radians, of any shape, from
@@ -200,10 +200,10 @@ def adamw_equilibrium_time(
 ) -> jax.Array:
     """Updates until the angle per update is within a tolerance of its equilibrium.
 
-    For scale-invariant weights under AdamW. The square of the norm relaxes at the rate
-    ``K = 2 learning_rate weight_decay`` per update, whatever `b1` is, if the second
-    moment follows the gradient, that is, if ``1 / (1 - b2)`` is small beside 1/K.
-    Otherwise the prediction is rough.
+    It holds for scale-invariant weights under AdamW. The square of the norm relaxes at
+    the rate ``K = 2 learning_rate weight_decay`` per update, whatever `b1` is, if the
+    second moment follows the gradient, that is, if ``1 / (1 - b2)`` is small beside
+    1/K. Otherwise the prediction is rough.
 
     Args:
       angular_update: Present angle per update in radians, of any shape, from
@@ -240,7 +240,7 @@ def _time(
         raise ValueError(f"`tolerance` must be in (0, 1), got {tolerance!r}.")
     angle = as_float(angular_update)
     start = (equilibrium / angle) ** 2
-    # Where x is above 1 the angle is too small; where below, too large.
+    # If x is above 1, the angle is too small; if x is below 1, it is too large.
     end = jnp.where(start > 1, (1 - tolerance) ** -2, (1 + tolerance) ** -2)
     ratio = (start - 1) / (end - 1)
     time = jnp.where(ratio > 1, jnp.log(ratio) / rate, 0)

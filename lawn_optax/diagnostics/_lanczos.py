@@ -52,7 +52,8 @@ def top_eigenvalue(
         alpha = jnp.asarray(optax.tree.vdot(v, r))
         r = optax.tree.add_scale(r, -alpha, v)
         following = norm(r)
-        # At 0, all eigenvalues that the start can reach are found.
+        # If `following` is 0, the recurrence has found all eigenvalues that the start
+        # can reach.
         carry = _divided(r, following), v, following, alive & (following > 0)
         return carry, (alpha, following, alive)
 
@@ -70,7 +71,7 @@ def top_eigenvalue(
 def norm(x: PyTree) -> jax.Array:
     """The L2 norm, scaled by the largest entry so that tiny squares do not underflow.
 
-    Flat losses have such gradients.
+    Flat losses have gradients that small.
     """
     sizes = [jnp.max(jnp.abs(a), initial=0) for a in jax.tree.leaves(x)]
     largest = jnp.stack(sizes).max()

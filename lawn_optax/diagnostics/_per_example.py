@@ -18,15 +18,13 @@ def widen(loss: Callable[..., Any], params: PyTree) -> tuple[Callable[..., Any],
     """
     paths = leaf_paths(params)
     if not paths:
-        raise ValueError(
-            "`params` has no leaves, so there is nothing to differentiate by."
-        )
+        raise ValueError("`params` has no leaves: pass the parameters of the loss.")
     for path, leaf in paths:
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
                 f"`params` must be real floating-point numbers, but "
                 f"{path_string(path) or 'the leaf'} is {jnp.result_type(leaf)}. Let "
-                "`loss` close over what it is not to be differentiated by."
+                "`loss` close over leaves that are not differentiated."
             )
     dtype = jnp.result_type(jnp.float32, *(leaf for _, leaf in paths))
     dtypes = jax.tree.map(jnp.result_type, params)

@@ -28,7 +28,7 @@ def group_norms(
 
     Args:
       params: Parameters.
-      groups: What shares one norm; see `lawn_optax.wrap`.
+      groups: Weights that share one norm; see `lawn_optax.wrap`.
       axis_name: Mesh axes over which parameters are sharded; see
         `lawn_optax.project_tangent`.
 
@@ -57,7 +57,7 @@ def radial_fraction(
     Args:
       updates: Gradients or updates, shaped like `params`.
       params: Parameters before the update.
-      groups: What shares one norm; see `lawn_optax.wrap`.
+      groups: Weights that share one norm; see `lawn_optax.wrap`.
       axis_name: Mesh axes over which parameters are sharded; see
         `lawn_optax.project_tangent`.
 
@@ -85,7 +85,7 @@ def angular_update(
     Args:
       updates: Updates that will be added to `params`.
       params: Parameters before the update.
-      groups: What shares one norm; see `lawn_optax.wrap`.
+      groups: Weights that share one norm; see `lawn_optax.wrap`.
       axis_name: Mesh axes over which parameters are sharded; see
         `lawn_optax.project_tangent`.
 
@@ -114,7 +114,7 @@ def observe(
     ``optax.tree.get(state, "angular_update")``.
 
     Args:
-      groups: What shares one norm; see `lawn_optax.wrap`.
+      groups: Weights that share one norm; see `lawn_optax.wrap`.
       axis_name: Mesh axes over which parameters are sharded; see
         `lawn_optax.project_tangent`.
 
@@ -155,7 +155,7 @@ def by_name(
     Args:
       values: [num_norms], such as a result of this module, outside `jit`.
       params: Parameters; shapes suffice.
-      groups: What shares one norm, as for `values`.
+      groups: Weights that share one norm, as for `values`.
 
     Returns:
       A dictionary from group name to a scalar array, or an array with one entry per

@@ -59,13 +59,13 @@ class Grouping:
 
     @functools.cached_property
     def fingerprint(self) -> int:
-        """32 bits that identify the grouping, whatever the groups are called."""
+        """32 bits that identify the grouping; the names of the groups do not matter."""
         text = repr([[(self.paths[i], a) for i, a in zip(b.leaves, b.axes, strict=True)]
                      for b in self.blocks])  # fmt: skip
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
     def flatten(self, tree: PyTree, name: str) -> list[Any]:
-        """Leaves of a tree that has the structure of the parameters, some `absent`."""
+        """Leaves of a tree like the parameters; some of them may be `absent`."""
         try:
             return self.treedef.flatten_up_to(tree)
         except ValueError as error:

@@ -25,13 +25,13 @@ Axis = int | tuple[int, ...]
 def neuron(axis: Axis | Callable[[str], Axis] = -1) -> GroupsFn:
     """One norm per output unit of each kernel.
 
-    A vector (a leaf of exactly the kept axes' sizes) joins the units of its module's
-    kernel; other vectors are free.
+    A leaf that has one element per unit, such as a bias, joins the units of its
+    module's kernel; other vectors are free.
 
     Args:
       axis: Output axis or axes of a kernel: -1 for Flax and Haiku, 0 for Equinox, (-2,
         -1) for Flax attention kernels (features, heads, head_dim); or a callable from
-        the path of a leaf to them.
+        the path of a leaf to its output axes.
 
     Returns:
       A callable for `groups`.
@@ -52,8 +52,8 @@ def stacked(*paths: str, axis: int = 0, base: Groups = "layer") -> GroupsFn:
     Args:
       *paths: Paths of the stacked leaves; without any, all leaves are stacked.
       axis: The stacked axis.
-      base: Groups within one slice, found as if the stacked axis were not there, and of
-        all other leaves.
+      base: Groups of the leaves within one slice, as if they had no stacked axis, and
+        groups of all other leaves.
 
     Returns:
       A callable for `groups`.

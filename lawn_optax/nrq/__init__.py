@@ -1,11 +1,11 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """The noisy Rayleigh quotient: a normalised model whose training can be predicted.
 
-The loss is ``x' A x / (2 x' x)``. Its gradient is noisy, orthogonal to x and shrinks as
-``1/|x|``, as that of a layer before batch normalisation does: it is the smallest model
-with these properties. `simulate` trains it with any optimizer, thousands of trials at
-once; the other functions predict the result for SGD with weight decay, eq. 3 of the
-paper::
+The loss is ``x' A x / (2 x' x)``. Its gradient is noisy, is orthogonal to x and shrinks
+as ``1/|x|``, like that of a layer before batch normalisation: this is the smallest
+model with these properties. `simulate` trains it with any optimizer, thousands of
+trials at once; the other functions predict the result for SGD with weight decay, eq. 3
+of the paper::
 
     optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate))
 

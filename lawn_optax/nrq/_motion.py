@@ -246,9 +246,10 @@ def equivalent(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Another start, rate and decay that give the same directions at every step.
 
-    Weights `factor` times as large need the learning rate ``factor^2`` times and the
-    decay ``1/factor^2`` times. This is exact, trial by trial, for any scale-invariant
-    loss under SGD without or with momentum: all later x are `factor` times as large.
+    If the weights are multiplied by `factor`, the learning rate must be multiplied by
+    ``factor^2`` and the decay divided by it. This is exact, trial by trial, for any
+    scale-invariant loss under SGD without or with momentum: all later x are `factor`
+    times as large.
 
     Args:
       x0: Weights at the start.

@@ -14,7 +14,7 @@ Gradient = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Trajectory(NamedTuple):
-    """Records of each trial that `simulate` makes before every n-th update."""
+    """Measurements of each trial that `simulate` makes before every n-th update."""
 
     norm: jax.Array  # [records, trials]; |x|
     alignment: jax.Array  # [records, trials]; f, the squared cosine to the optimum

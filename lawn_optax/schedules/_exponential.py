@@ -29,8 +29,8 @@ class ExponentialRates:
     Give it to ``optax.sgd(rates, momentum=rates.momentum)`` without weight decay if all
     rates are within the range of JAX's default float type, and to `rescaled_sgd`
     otherwise. A call with update counts of any shape gives rates of that type, which
-    are 0 from the end of the run on. It raises an error if any rate of the run is
-    beyond the range of the type, and so before the first update.
+    are 0 from the end of the run on. If any rate of the run is beyond the range of the
+    type, the first call already raises an error.
 
     Attributes:
       log_rates: float64[total_steps]; logarithm of the rate of each update, counted
@@ -114,11 +114,10 @@ def exponential_equivalent(
 ) -> ExponentialRates:
     r"""Growing rates that do without weight decay what a schedule does with it.
 
-    SGD with momentum gamma, rates eta_t and weight decay
-    lambda_t added to the gradient, as in ``optax.chain(
-    optax.add_decayed_weights(decay), optax.sgd(schedule, momentum))``, has on a
-    scale-invariant loss the same functions as SGD with momentum gamma and the
-    rates
+    Take SGD with momentum gamma, rates eta_t and weight decay lambda_t that is added
+    to the gradient, as in ``optax.chain(optax.add_decayed_weights(decay),
+    optax.sgd(schedule, momentum))``. On a scale-invariant loss it goes through the
+    same functions as SGD with momentum gamma, no decay and the rates
 
     .. math::
         \tilde\eta_t = P_t P_{t+1} \eta_t, \quad
@@ -129,9 +128,9 @@ def exponential_equivalent(
     with ``alpha_0 = 1``, from the same weights and momentum; its weights after
     t updates are P_t times those with weight decay. The equivalence is
     exact but for rounding, and only if *all* trained weights can be multiplied by one
-    number together without a change of the loss: leave scales and biases of
-    normalization layers and the last layer untrained, and the normalization without an
-    epsilon that matters beside the variance.
+    number together without a change of the loss. So do not train the scales and biases
+    of normalization layers or the last layer, and use a normalization whose epsilon is
+    negligible beside the variance.
 
     Args:
       schedule: Learning rate or Optax schedule, read once in the precision that it has
@@ -148,7 +147,7 @@ def exponential_equivalent(
       ValueError: For a rate of 0 before the last update, values that are negative or
         not finite, and where no equivalent exists:
         ``lambda eta > (1 - sqrt(gamma))^2`` or ``alpha_t <= 0``. It names
-        the step and what is allowed there.
+        the step and the values that are allowed there.
 
     Examples:
       >>> rates = exponential_equivalent(
@@ -186,7 +185,8 @@ def exponential_cosine(
       weight_decay: Weight decay, as in `exponential_equivalent`.
       total_steps: Updates of the whole run, at least 1. If they are not a whole number
         of epochs, the last epoch is cut short.
-      steps_per_epoch: Updates per epoch, at least 1; 1 changes it at every update.
+      steps_per_epoch: Updates per epoch, at least 1; 1 changes the rate at every
+        update.
 
     Returns:
       The rates.

@@ -47,8 +47,8 @@ def rescaled_sgd(rates: ExponentialRates) -> optax.GradientTransformationExtraAr
     a scale-invariant loss, for any number of steps: where that would make the weights
     twice as long as those of the run with weight decay, they are halved, the momentum
     is doubled, and from then on the rates are divided by 4. Multiplying by powers of
-    two is exact, so nothing but rounding distinguishes the two, and the weights stay
-    between one and two times those of the run with weight decay.
+    two is exact, so the two differ by rounding alone, and the weights stay between one
+    and two times those of the run with weight decay.
 
     Args:
       rates: Rates from `exponential_equivalent`, `tapered_exponential` or
@@ -56,10 +56,10 @@ def rescaled_sgd(rates: ExponentialRates) -> optax.GradientTransformationExtraAr
 
     Returns:
       An optimizer whose `update` needs `params`, all of which are rescaled: keep
-      what is not scale-invariant, such as a last layer, out of it (`optax.partition`,
-      `optax.masked`). The weights without rescaling are those here times
-      ``2.0 ** state.halvings``. Put nothing behind it that changes updates. From the
-      end of the rates on, its updates are 0.
+      weights that are not scale-invariant, such as a last layer, out of it
+      (`optax.partition`, `optax.masked`). The weights without rescaling are those here
+      times ``2.0 ** state.halvings``. A transformation behind it must not change
+      updates. From the end of the rates on, its updates are 0.
 
     Raises:
       TypeError: If `rates` is not an `ExponentialRates`: the growth must be known.
@@ -224,7 +224,7 @@ def _observed(
 
 
 def _step(moments: Any, params: Any, rate: jax.Array, times: jax.Array) -> Any:
-    """Updates that end at the ordinary new weights halved so many times."""
+    """Updates that lead to the ordinary new weights, halved `times` times."""
     scale = jnp.ldexp(jnp.ones((), rate.dtype), -times)  # exact, unlike exp2
 
     def one(m: jax.Array, w: jax.Array) -> jax.Array:

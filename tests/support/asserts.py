@@ -55,7 +55,7 @@ def wide(x: Any) -> np.ndarray:
 
 
 def moved(before: Any, after: Any) -> bool:
-    """Whether every leaf changed, so that a test of a step is not of no step."""
+    """Whether every leaf changed: a test of a step must not pass without a step."""
     return all(np.any(wide(a) != wide(b)) for _, a, b in _pairs(before, after))
 
 

@@ -1,4 +1,4 @@
-"""Runs of the command line that end at a given moment, and what they leave."""
+"""Runs of the command line that end at a given moment, and their files."""
 
 import contextlib
 import subprocess

@@ -154,7 +154,7 @@ def is_jaxpr(x):
 
 
 def multiply_adds(model, shape):
-    """Of convolutions and dense layers for one image, products with padding too."""
+    """Multiply-adds of convolutions and dense layers for one image, with padding."""
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(
         abstract(model, (1, *shape)), images

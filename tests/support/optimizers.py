@@ -91,7 +91,7 @@ def run(tx: optax.GradientTransformation, params: Any, steps: int, loss=loss):
 
 
 def updates_of(tx, values, **extra_args):
-    """What `tx` makes of the gradient (1, 0), once per value of switch_value."""
+    """The updates of `tx` for the gradient (1, 0), one per value of switch_value."""
     w = jnp.array([3.0, 4.0])
     state, out = tx.init(w), []
     for value in values:

@@ -97,7 +97,7 @@ class Toy:
         self.start = rng.normal(size=size)
 
     def gradient(self, t, w):
-        """Of w'Aw / w'w in step t."""
+        """Gradient of w'Aw / w'w in step t."""
         product, square = self.matrices[t] @ w, w @ w
         return 2 / square * (product - (w @ product) / square * w)
 

@@ -95,7 +95,7 @@ def _forward(params, users, items):
 
 
 def gradient(params, users, items, slopes):
-    """Of the sum of logits times `slopes`, by backpropagation in NumPy."""
+    """Gradient of the sum of logits times `slopes`, by backpropagation in NumPy."""
     _, inputs = _forward(params, users, items)
     grads, back = {}, slopes[:, None]
     for i in (2, 1, 0):

@@ -176,12 +176,12 @@ def second_axis(config: Config, name: str) -> tuple[str, list[float]]:
 
 
 def grid(config: Config, name: str) -> list[Trial]:
-    """The trials of one optimizer: `config.trials` of them, whatever it is."""
+    """The trials of one optimizer; each optimizer has `config.trials` of them."""
     key, values = second_axis(config, name)
     count = config.trials // len(values)
     low, high = config.learning_rates
     rates = np.geomspace(low, high, count) if count > 1 else [math.sqrt(low * high)]
-    # Three digits, so that what is printed is what is used.
+    # Rates have three digits, so that the printed rate is the exact one.
     pairs = itertools.product([float(f"{rate:.3g}") for rate in rates], values)
     return [{"learning_rate": r} | ({key: v} if key else {}) for r, v in pairs]
 
@@ -300,7 +300,7 @@ def publish(config: Config, folder: Path, results: list[GridResult]) -> str:
 
 
 def prepare(config: Config, data: dict[str, Split], devices: Devices) -> Grids:
-    """What the loop trains; it takes one device."""
+    """The job that the loop trains, on one device."""
     keys = jax.vmap(jax.random.key)(jnp.arange(config.seeds))
     about = introduction(config)
     if not config.quiet:

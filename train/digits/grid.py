@@ -14,7 +14,7 @@ from train.experiment import Clock, Evaluation, Job, Row
 from train.statistics import MeanStd, mean_std
 
 Trial = Mapping[str, float]  # Hyperparameters by name.
-MEMBER = ("optimizer", "trial", "seed", "epoch")  # What a row is about.
+MEMBER = ("optimizer", "trial", "seed", "epoch")  # These identify a row.
 
 
 def describe_trial(trial: Trial) -> str:
@@ -26,7 +26,7 @@ def describe_trial(trial: Trial) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class GridResult:
-    """What one optimizer's grid of trials over seeds left behind.
+    """The results of one optimizer's grid of trials and seeds.
 
     Attributes:
         name: Name of the optimizer.
@@ -128,7 +128,7 @@ def make_result(
     seconds: float,
     compile_seconds: float,
 ) -> GridResult:
-    """A `GridResult` from the rows of ``metrics.jsonl``; NaN for what no row has."""
+    """A `GridResult` from the rows of ``metrics.jsonl``; NaN for missing numbers."""
     own = [row for row in rows if row["optimizer"] == name]
     epochs = sorted({row["epoch"] for row in own})
     place = {epoch: i for i, epoch in enumerate(epochs)}
@@ -197,7 +197,7 @@ class Grids(Job):
             data: Arrays on the device, shared by all members.
             epochs: Length of the training.
             eval_every: Epochs between two evaluations.
-            introduction: What is trained, in a few lines.
+            introduction: Description of the training, in a few lines.
             publish: Writes tables and figures into a folder; returns the result in
                 words.
         """
@@ -220,8 +220,8 @@ class Grids(Job):
         state = {}
         for name, grid in self._grids.items():
             began = time.perf_counter()
-            # Seeds inside, trials outside: what depends on the seed alone is computed
-            # once.
+            # Seeds inside, trials outside: values that depend on the seed alone are
+            # computed once.
             start = jax.vmap(jax.vmap(grid.start, (0, None)), (None, 0))
             state[name] = self.fetch(jax.jit(start)(self._params, self._stacked[name]))
             self._compile_seconds[name] += time.perf_counter() - began

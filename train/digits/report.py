@@ -26,7 +26,7 @@ def results(files: Mapping[str, Any]) -> list[GridResult]:
 
 
 def text(files: Mapping[str, Any]) -> str:
-    """What the experiment printed: its words, and the tables made anew."""
+    """The text that the experiment printed, with tables made anew from the rows."""
     grids = results(files)
     introduction, notes = _words(files["table.md"])
     parts = [introduction, result_table(grids), notes, differences(grids)]
@@ -53,8 +53,8 @@ def draw(path: Path, files: Mapping[str, Any], options: Mapping[str, Any]) -> No
 def pack(files: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The content of `FILES` in less space: a row, and a row of curves.
 
-    The metrics at the end are kept of every trial and seed; those before are kept of
-    the best trials, as far as the figure shows them.
+    Of every trial and seed, the last metrics are kept. Of the best trials, the earlier
+    metrics that the figure shows are kept too.
     """
     grids, curves = [], {}
     for grid in results(files):
@@ -89,7 +89,7 @@ def _nested(values: np.ndarray) -> list[list[float | None]]:
 
 
 def unpack(row: Mapping[str, Any], curves: Mapping[str, Any]) -> dict[str, Any]:
-    """What `pack` kept, as the content of `FILES`."""
+    """The content of `FILES`, as far as `pack` kept it."""
     summary, metrics = {}, []
     for grid in row["grids"]:
         name, last, curve = grid["optimizer"], grid["last"], curves[grid["optimizer"]]

@@ -3,8 +3,8 @@
 As in Gupta et al. 2021, arXiv:2108.05839 (D.2, in PyTorch's terms): RandomCrop(32,
 padding=4), RandomHorizontalFlip and, for CIFAR-100, RandomRotation(15), in this order.
 Then the mean is subtracted; the paper mentions a division by the deviation only for
-ImageNet (D.4.1). The changes of an image come from a key, its epoch and its position in
-the epoch, so they do not depend on how a batch is split among devices.
+ImageNet (D.4.1). The changes of an image depend on a key, its epoch and its position
+in the epoch, so they do not depend on how a batch is split among devices.
 """
 
 from typing import NamedTuple
@@ -42,8 +42,8 @@ def draw(
         degrees: Largest rotation to either side.
 
     Returns:
-        Crops, uniform over all 81; mirror images, with probability 1/2; and uniform
-        angles.
+        Changes: crops that are uniform over all 81, mirror images with probability 1/2,
+        and uniform angles.
     """
     limit = np.deg2rad(degrees)
 

@@ -36,7 +36,7 @@ class Form(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A label that every record has; networks learn the last label of a source."""
+    """A label of each record; of several labels, networks learn the last one."""
 
     key: bytes
     classes: int
@@ -44,7 +44,7 @@ class Label(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a data set comes from."""
+    """The source of a data set."""
 
     labels: tuple[Label, ...]
     binary: Form

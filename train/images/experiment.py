@@ -97,7 +97,7 @@ def on_device(images: Images) -> DeviceImages:
 
 
 def make_task(config: Settings, images: Images | PhotoSet, devices: Devices) -> Task:
-    """What the programs of `train.images.programs` need to know about a run."""
+    """The task of a run, for `train.images.programs`."""
     photos = isinstance(images, PhotoSet)
     count = len(images.train if photos else images.train.labels)
     require(
@@ -149,7 +149,7 @@ def make_task(config: Settings, images: Images | PhotoSet, devices: Devices) -> 
 
 
 def decayed(params: Any) -> Any:
-    """Whether a leaf of the parameters has weight decay: not in a norm layer."""
+    """Whether each leaf has weight decay, which leaves of norm layers do not."""
     if not isinstance(params, Mapping):
         return True
     if "scale" in params:
@@ -172,7 +172,7 @@ def _loss(config: Settings, logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def introduction(config: Settings, images: Images | PhotoSet, task: Task) -> str:
-    """What is trained, in a few lines."""
+    """Describes the run in a few lines."""
     device = jax.devices()[0].device_kind
     tested = "held-out training" if config.validation else "test"
     trial = hyperparameters.make_trial(config, task.steps_per_epoch)
@@ -194,7 +194,7 @@ def introduction(config: Settings, images: Images | PhotoSet, task: Task) -> str
 
 
 def make_programs(config: Settings, images: Images | PhotoSet, task: Task) -> Programs:
-    """What a run computes, and how that is reported."""
+    """The programs of a run, and how it reports their results."""
 
     def arrays() -> DeviceImages:
         assert isinstance(images, Images)  # Photographs are streamed.
@@ -229,7 +229,7 @@ def make_programs(config: Settings, images: Images | PhotoSet, task: Task) -> Pr
 
 
 def prepare(config: Settings, images: Images | PhotoSet, devices: Devices) -> SingleRun:
-    """What the loop trains."""
+    """The job that the loop trains."""
     task = make_task(config, images, devices)
     make_trainer = None
     if isinstance(images, PhotoSet):

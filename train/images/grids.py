@@ -14,8 +14,9 @@ TUNED = {
     "adam-lawn": (6e-3, 0.0, 5.0),
     "lamb-lawn": (3e-2, 0.0, 5.0),
 }
-# The same for ImageNet, and epochs of the warm-up: the middle of the grids for batch
-# 256 and for 16k, or their only value (arXiv, Appendix D.4.4), not tuned here.
+# The same for ImageNet, with the epochs of the warm-up. They are the middle of the
+# grids for batch 256 and for 16k, or the grid's only value (arXiv, Appendix D.4.4), and
+# were not tuned here.
 TUNED_256 = {
     "sgd": (0.256, 1e-4, 0.0, 0.5),
     "adam": (1.25e-3, 0.0, 0.0, 0.16),

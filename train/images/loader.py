@@ -1,7 +1,7 @@
 """Batches of photographs, decoded by worker processes ahead of time.
 
-The content of a batch is a function of only the seed and the step: the order of an
-epoch comes from (seed, epoch), the view of a photograph from (seed, epoch, its number).
+The content of a batch depends only on the seed and the step: (seed, epoch) decides the
+order of an epoch, and (seed, epoch, number) decides the view of a photograph.
 So it does not depend on the number of workers or processes, and a run can resume at any
 step.
 """
@@ -209,8 +209,8 @@ def _batches(
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain reads flags of its own; we have none.
             flags.FLAGS.mark_as_parsed()
-        # Shared memory saves a copy. But it is small in many containers: a worker that
-        # fills it dies, and what it holds at the end of a run stays there.
+        # Shared memory saves a copy, but it is small in many containers. A worker that
+        # fills it dies, and arrays that are in it at the end of a run are never freed.
         options = grain.experimental.DatasetOptions(min_shm_size=_UNSHARED)
         decoded = grain.experimental.WithOptionsIterDataset(decoded, options)
         decoded = decoded.mp_prefetch(
@@ -252,7 +252,7 @@ def images_per_second(stream: Iterator[Batch], warm_up: int) -> float:
     Args:
         stream: Iterator from `batches`, which is used up.
         warm_up: Number of first batches that are not counted, because workers start and
-            buffers fill meanwhile: at least those in the buffers, two, and one more.
+            buffers fill meanwhile. Take at least three: the buffers hold two.
 
     Returns:
         Images of this process per second.

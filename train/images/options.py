@@ -44,29 +44,29 @@ class Options(options.CommonOptions):
     """Clip the gradient to this global norm, or None (default: 1, but None for sgd and
     sgd-lawn on ImageNet)."""
     momentum: float | None = option(None, least=0)
-    """Momentum of sgd and its forms (default: 0.9, on ImageNet 0.875)."""
+    """Momentum of sgd and its forms (default: 0.9; on ImageNet 0.875)."""
     decay_norms: bool | None = None
-    """Whether weight decay includes the norm layers (default: on CIFAR it does, on
-    ImageNet it does not)."""
+    """Whether weight decay includes the norm layers (default: yes on CIFAR, no on
+    ImageNet)."""
     constrain: Literal["all", "matrices", "all-but-head"] = "all"
     """Layers that the -lawn forms constrain: all, only kernels (norm layers and biases
     stay free), or all but the last one."""
     scaling: decoding.Scaling = "shorter"
-    """Sides that are scaled to 256 pixels before the middle of a photograph is cut out
+    """Side of a photograph that is scaled to 256 pixels before the middle is cut out
     for testing: the shorter one, or both."""
     augment: bool = True
     """Random crops and mirror images, for cifar100 also rotations by up to 15 degrees.
     On imagenet, crops of 8 to 100 % of the area are always on."""
     images: int | None = option(None, least=1)
-    """Train on this many images, drawn by --split-seed, and test on as many at most,
-    for a first look (default: all)."""
+    """Train on this many images, drawn by --split-seed, and test on at most as many,
+    for a first look (default: all images)."""
     split_seed: int = option(0, least=0, below=options.SEEDS)
     """Seed for drawing the images that --validation and sweeps hold out."""
     eval_every: int = 1
     """Epochs between two evaluations."""
     micro_batch: int | None = None
     """Images at once per device (default: its whole share of a batch). Gradients of
-    the parts are summed; batch norm takes the statistics of each."""
+    the parts are summed; batch norm uses the statistics of each part."""
     workers: int | None = option(None, least=0, changes_result=False)
     """Processes that decode photographs (default: one for each processor)."""
 
@@ -98,15 +98,15 @@ class SweepConfig(Options, options.SweepOptions):
     """
 
     warmups: tuple[float, ...] = ()
-    """Epochs of the warm-up in the full schedule (default: --warmup-epochs; without it
-    those of the grid, if it has any)."""
+    """Epochs of the warm-up in the full schedule, to try (default: --warmup-epochs if
+    given, otherwise those of the grid if it has any)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Config, options.ResolvedOptions):
     """Options of a run after defaults are filled in; see `resolve`."""
 
-    # Its values are in the other options.
+    # The preset's values are in the other options.
     preset: Literal["quick", "arxiv", "submission"] = option(
         "quick", changes_result=False
     )

@@ -29,7 +29,7 @@ _IMAGES_AT_ONCE = 1_000  # In evaluation.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(training_step.Task):
-    """What is trained. Batch norm takes its statistics of each part of a batch.
+    """The task of a run. Each part of a batch has its own statistics of batch norm.
 
     Attributes:
         side: Pixels of an image's side.

@@ -38,10 +38,10 @@ class StreamTrainer:
     def __init__(
         self, task: Task, config: Settings, devices: Devices, photos: PhotoSet
     ):
-        """Starts no worker before the first batch.
+        """Keeps the arguments; workers start with the first batch.
 
         Args:
-            task: What is trained.
+            task: Task of the run.
             config: Options of the run.
             devices: Devices that it runs on.
             photos: The data set.
@@ -49,7 +49,7 @@ class StreamTrainer:
         self._task, self._config, self._devices = task, config, devices
         self._photos = photos
         probes = min(PROBES, len(photos.train))
-        # Evenly spaced, so that they are of all classes: files are sorted by class.
+        # Files are sorted by class, so evenly spaced photographs are of all classes.
         spread = np.linspace(0, len(photos.train) - 1, probes).astype(int)
         self._tests = len(photos.val)
         self._evaluated = PhotoSubset(

@@ -39,7 +39,7 @@ class Interactions:
     negatives: np.ndarray | None
     """int32[users, 99]: the other candidates, if the files have them."""
     counts: dict[str, int]
-    """What preprocessing found, by description; for printing."""
+    """Counts from preprocessing, by description; for printing."""
 
 
 def load(name: str, data_dir: Path | None = None) -> Interactions:
@@ -242,7 +242,7 @@ def file_candidates(data: Interactions) -> np.ndarray:
 
 
 def statistics(data: Interactions) -> str:
-    """Compares the sizes with those of the papers, and says what preprocessing found.
+    """Compares the sizes with those of the papers, and lists counts from preprocessing.
 
     Args:
         data: Interactions from `load`.

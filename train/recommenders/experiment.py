@@ -63,7 +63,7 @@ def on_device(data: Interactions, candidates: np.ndarray) -> Data:
 
 
 def make_task(config: Settings, data: Interactions, devices: Devices) -> Task:
-    """What the programs of `train.recommenders.programs` need to know about a run."""
+    """The task of a run, for `train.recommenders.programs`."""
     size = sampling.epoch_size(len(data.train))
     require(size < 2**31, "the data set has more than 2^31 samples per epoch")
     batch_size = min(config.batch_size, size)
@@ -105,7 +105,7 @@ def _loss(config: Settings, logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def introduction(config: Settings, data: Interactions, task: Task) -> str:
-    """What is trained, in a few lines."""
+    """Describes the run in a few lines."""
     device = jax.devices()[0].device_kind
     protocol = "validation (second-latest)" if config.validation else "test (latest)"
     schedule = hyperparameters.describe(config, task.steps_per_epoch)
@@ -123,7 +123,7 @@ def introduction(config: Settings, data: Interactions, task: Task) -> str:
 
 
 def make_programs(config: Settings, loaded: Loaded, task: Task) -> Programs:
-    """What a run computes, and how that is reported."""
+    """The programs of a run, and how it reports their results."""
     interacted, candidates = loaded
 
     def documents(hits: np.ndarray) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def make_programs(config: Settings, loaded: Loaded, task: Task) -> Programs:
 
 
 def prepare(config: Settings, loaded: Loaded, devices: Devices) -> SingleRun:
-    """What the loop trains."""
+    """The job that the loop trains."""
     task = make_task(config, loaded[0], devices)
     return SingleRun(config, make_programs(config, loaded, task), devices)
 
@@ -195,7 +195,7 @@ def evaluation(finished: Any, values: Mapping[str, float], hits: np.ndarray) -> 
 def _fitting(task: Task) -> int:
     """The number of runs that train side by side."""
     if jax.default_backend() == "cpu":
-        return 1  # There, more at once are not faster.
+        return 1  # On CPUs, more runs side by side are not faster.
     size = -(-task.batch_size // task.parts)
     model = task.model
     weights = (model.num_users + model.num_items) * model.embedding

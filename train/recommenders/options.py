@@ -17,8 +17,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "submission": {"epochs": 300, "warmup_epochs": 30.0, "schedule": "two-phase"},
 }
 # Learning rate, weight decay and free epochs of a run that gives none: the best on
-# ml-100k's validation item at batch 100,000 and 300 epochs (benchmarks/README.md).
-# sgd-lawn learns little with its values.
+# ml-100k's validation item at batch 100,000 and 300 epochs
+# (benchmarks/results/recommenders.md). sgd-lawn learns little with its values.
 TUNED = {
     "sgd": (1.0, 0.0, 0.0),
     "adam": (1e-3, 0.0, 0.0),
@@ -109,7 +109,7 @@ class SweepConfig(Options, options.SweepOptions):
 class Settings(Config, options.ResolvedOptions):
     """Options of a run after defaults are filled in; see `resolve`."""
 
-    # Its values are in the other options.
+    # The preset's values are in the other options.
     preset: Literal["arxiv", "arxiv-500", "submission"] = option(
         "arxiv", changes_result=False
     )

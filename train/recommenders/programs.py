@@ -35,7 +35,7 @@ class Data(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(training_step.Task):
-    """What is trained. The last batch of an epoch may be smaller than the others.
+    """The task of a run. The last batch of an epoch may be smaller than the others.
 
     Attributes:
         num_positives: Number of training interactions.
@@ -163,7 +163,7 @@ def _apply(model: NCF, params: Any, *args: jax.Array, method: str = "__call__") 
 
 
 def _share(task: Task, step: jax.Array) -> jax.Array:
-    """What part of the epoch's samples a step has: the last batch may be smaller."""
+    """The share of a step in the epoch's samples: the last batch may be smaller."""
     count = jnp.minimum(task.batch_size, task.epoch_size - step * task.batch_size)
     return count / task.epoch_size
 

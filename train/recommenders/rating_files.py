@@ -26,12 +26,12 @@ _NCF = (
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a data set comes from."""
+    """The source of a data set."""
 
     files: tuple[str, ...]
-    """One file of ratings; or files of training rows, test rows and negatives."""
+    """One file of ratings, or three files: training rows, test rows and negatives."""
     urls: tuple[str, ...]
-    """One address for each file, or that of an archive with the files in a folder."""
+    """One address for each file, or one of an archive with the files in a folder."""
 
     @property
     def is_split(self) -> bool:

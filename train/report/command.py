@@ -39,9 +39,9 @@ Draw = Callable[[Path], None]  # Writes a figure to a path.
 class Config:
     """Finished runs of recsys or image beside the papers' numbers.
 
-    Reads every finished run below the folders, groups those that differ only in their
-    seeds, and writes table.md and the figures for which there are runs; sweeps.md has
-    the trials of sweeps. Runs on digits and studies are written down again.
+    Reads every finished run below the folders and groups runs that differ only in their
+    seeds. Writes table.md, the figures for which there are runs, and sweeps.md with the
+    trials of sweeps. For runs on digits and studies it writes their text again.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -49,12 +49,12 @@ class Config:
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("report")
     """Folder for the tables and the figures."""
     pack: Annotated[Path | None, tyro.conf.arg(metavar="FILE.jsonl")] = None
-    """Pack the runs into this file instead. It stands for their folders when it is
-    given to `report`."""
+    """Pack the runs into this file instead. `report` reads the file like the folders
+    that it was made of."""
 
 
 def files_of(experiment: str) -> tuple[str, ...] | None:
-    """The files that a report needs of a folder; None if it reports no such folder."""
+    """The files that a report needs from a folder; None if it does not report it."""
     if experiment in REPORTS:
         return "metrics.jsonl", "summary.json", REPORTS[experiment].document
     known = dict.fromkeys(SWEEPS, ("trials.jsonl",))
@@ -63,7 +63,7 @@ def files_of(experiment: str) -> tuple[str, ...] | None:
 
 
 def find(paths: Sequence[Path]) -> tuple[list[Folder], list[str]]:
-    """Reads what there is to report at and below some paths.
+    """Reads all folders of runs, sweeps and studies at and below some paths.
 
     Args:
         paths: Folders, packed files, or paths inside of packed files.
@@ -141,7 +141,7 @@ def texts_and_figures(
         unfinished: One line for each folder that is not complete.
 
     Returns:
-        Texts and what draws the figures, each by file name.
+        Texts, and functions that draw the figures, each by file name.
 
     Raises:
         InputError: If a run is damaged, or there twice.

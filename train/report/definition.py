@@ -1,4 +1,4 @@
-"""What a report needs to know about an experiment; each experiment fills in one."""
+"""The description of an experiment for reports; each experiment fills in one."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -34,10 +34,10 @@ DIFFERENCE_NOTE = (
 
 
 class Protocol(NamedTuple):
-    """What a run was trained on and measured on.
+    """The data that a run was trained on and measured on.
 
     Attributes:
-        measured: What the metric was measured on, in the plural or as one item.
+        measured: Data of the metric, in the plural or as one item.
         description: The protocol in words.
     """
 
@@ -56,15 +56,15 @@ class Report:
         metric: Name of the metric that counts, 0 to 1, as a row of metrics has it.
         score: Name of that metric in a table.
         others: Further metrics, and their names in a table, in percent.
-        cases: What the metric is a mean over, in the plural.
+        cases: Name, in the plural, of the cases that the metric is a mean over.
         document: File with the metric of each case.
         values: ``document -> (values, draws)``: a list of numbers, and over how many
             draws each of them is a mean.
         pack: ``document -> row``: the same in less space, without loss.
         unpack: ``row -> document``.
         draws: Header of the column for seeds and draws.
-        chance: Metric of a model that learnt nothing; a run that is no better is
-            called a failure. None where no run is.
+        chance: Metric of a model that did not learn; a run that is no better is called
+            a failure. None if no run is called so.
         options: Options that a run must have, with their types.
         metrics: Metrics that each row of a run folder must have.
         curve: Metrics that a packed run keeps of each evaluation.

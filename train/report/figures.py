@@ -23,7 +23,7 @@ def shared(group: Group, *without: str) -> str:
 
 
 def draw_figures(groups: Sequence[Group]) -> tuple[dict[str, Figure], list[str]]:
-    """Draws every figure that the runs suffice for.
+    """Draws every figure for which there are enough runs.
 
     Args:
         groups: Groups of one experiment and protocol.

@@ -1,4 +1,4 @@
-"""The files of run folders, parsed; a packed file is read as such folders, too."""
+"""Reads and parses the files of run folders, or of a packed file."""
 
 import dataclasses
 import json
@@ -13,11 +13,11 @@ Content = Any  # A JSON document, the rows of a JSONL file, or a text.
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """What one folder holds.
+    """The content of one folder.
 
     Attributes:
         place: Path of the folder, for messages.
-        name: Path from the folder that was asked for on.
+        name: Path relative to the folder that was asked for.
         files: Content by file name.
         protocol: Protocol of the sweep whose final run this is, if it is one.
     """

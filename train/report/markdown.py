@@ -1,4 +1,4 @@
-"""Markdown tables, as findings and reports print them."""
+"""Markdown tables for findings and reports."""
 
 from collections.abc import Sequence
 

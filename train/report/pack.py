@@ -7,8 +7,8 @@ file, such as ``NAME.jsonl/sweep-1``, stands for the folder that was packed.
 Options are kept as differences. The first rows, ``"kind": "defaults"``, hold the value
 that most rows of an experiment have, and rows ``"kind": "environment"`` hold versions
 and hardware by number. Each experiment's `Report` packs the outcomes of single users or
-images. Of the metrics that no figure shows, only those of the last evaluation are kept;
-nothing else that a report needs is lost.
+images. Metrics that no figure shows are kept for the last evaluation only. Everything
+else that a report needs is kept whole.
 """
 
 import collections
@@ -140,7 +140,7 @@ def _defaults(folders: Iterable[Folder]) -> dict[str, Row]:
 def _pack(
     folder: Folder, reports: Mapping[str, Report]
 ) -> tuple[Row, list[Row], Row | None]:
-    """What a folder holds, its trials if it is a sweep, and its curve."""
+    """The row of a folder, the rows of its trials if it is a sweep, and its curve."""
     files, kind = folder.files, _kind(folder.experiment)
     if kind == "sweep":
         return {}, files["trials.jsonl"], None
@@ -170,7 +170,7 @@ def read_packed(
 
     Args:
         file: Path of the packed file.
-        inside: Part of the file that is wanted, as the start of names; ``.`` for all.
+        inside: Start of the names of the folders to read; ``.`` for all.
         reports: How the runs of each experiment are reported.
 
     Raises:

@@ -104,7 +104,7 @@ SMOOTHING = 0.05
 # those of arXiv Table 10. Each method had three learning rates (arXiv D.5).
 REMEDIES = {
     "label smoothing": {10_000: 68.66, 100_000: 67.34},
-    "flooding": {10_000: 68.44, 100_000: 67.60},  # The best of 0.2, 0.3 and 0.4.
+    "flooding": {10_000: 68.44, 100_000: 67.60},  # Best of the levels 0.2, 0.3, 0.4.
     "weight decay": {10_000: 70.12, 100_000: 69.28},
     "bounded": {10_000: 44.54, 100_000: 45.52},  # Hoffer et al. 2018.
     "lawn": {10_000: 70.41, 100_000: 70.77},
@@ -148,7 +148,7 @@ class Published(NamedTuple):
 
 
 def dataset_of(name: str) -> str:
-    """The papers' data set behind one of ours: two of ours are MovieLens-1M."""
+    """The papers' name of one of our data sets: two of ours are MovieLens-1M."""
     return name.removesuffix("-ncf")
 
 
@@ -210,7 +210,7 @@ def published_accuracy(options: Mapping[str, Any]) -> Published | None:
 
 
 def tried_remedy(options: Mapping[str, Any]) -> str:
-    """What a run uses against growing logits beside weight decay and plain LAWN.
+    """The remedy for growing logits that a run uses beside weight decay and plain LAWN.
 
     Args:
         options: Options of the run by name; one that is left out counts as not used.

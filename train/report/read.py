@@ -25,7 +25,7 @@ class FinishedRun:
 
     Attributes:
         report: How its experiment is reported.
-        name: Path of the folder, from the one that was asked for on.
+        name: Path of the folder, relative to the one that was asked for.
         options: Options by name, without the seed.
         seed: Seed of the run.
         outcome: ``finished`` or ``diverged at step n``.
@@ -38,7 +38,7 @@ class FinishedRun:
         values: float64 ``[cases]``: the metric of each case (a user, an image) at the
             last epoch.
         draws: Number of draws of candidates that each value is a mean over.
-        chosen_on: What its sweep chose the hyperparameters by, if it is of a sweep.
+        chosen_on: Data by which its sweep chose the hyperparameters; empty without one.
     """
 
     report: Report
@@ -80,7 +80,7 @@ class Group:
     def method(self) -> str:
         """The optimizer and what it was combined with."""
         name, remedy = self.options["optimizer"], papers.tried_remedy(self.options)
-        # The name of a -bounded optimizer says it already.
+        # The name of a -bounded optimizer already contains this remedy.
         return f"{name} + {remedy}" if remedy not in ("", "bounded") else name
 
     @property
@@ -142,7 +142,7 @@ def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
 
 
 def read_run(report: Report, folder: Folder) -> FinishedRun:
-    """Checks the files of a run that ended, and takes from them what is reported.
+    """Checks the files of a run that ended, and takes the reported numbers from them.
 
     Args:
         report: How its experiment is reported.
@@ -203,7 +203,7 @@ def read_run(report: Report, folder: Folder) -> FinishedRun:
 
 
 def _chosen_on(report: Report, protocol: str | None) -> str:
-    """What a sweep with this protocol chose the hyperparameters by."""
+    """The data by which a sweep with this protocol chose the hyperparameters."""
     known = {"validation": report.validation, "papers": report.test}
     return known[protocol].measured if protocol in known else "not stated"
 

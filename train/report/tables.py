@@ -74,7 +74,7 @@ def _is_lawn(group: Group) -> bool:
 
 
 def caption(groups: Sequence[Group]) -> str:
-    """What holds for all rows of a table: protocol, cases, options, devices."""
+    """The facts that all rows of a table share: protocol, cases, options, devices."""
     differing, report = varying(groups), groups[0].report
     first = groups[0].options
     cases = sorted({run.values.size for group in groups for run in group.runs})

@@ -1,1 +1,1 @@
-"""What a run leaves behind: its folder, checkpoints, records and progress."""
+"""The files of a run: folder, checkpoints and records; and its progress report."""

@@ -28,7 +28,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Removes what a kill left of an unfinished checkpoint."""
+        """Removes the rest of a checkpoint whose writing was interrupted by a kill."""
         self._folder = folder
         self._manager = ocp.CheckpointManager(
             folder,

@@ -42,7 +42,7 @@ def open_run(
     Args:
         folder: A folder that is new, empty, or of an earlier run with the same
             configuration.
-        config: What `records.run_config` returned.
+        config: Configuration from `records.run_config`.
         checkpoint_minutes: Least time between two checkpoints; 0 writes all of them.
 
     Yields:
@@ -53,7 +53,8 @@ def open_run(
             written to, here or within the block (a full disk).
         KeyboardInterrupt: After Ctrl-C; its message says how to resume.
     """
-    # Orbax also logs the errors that it raises, each with a traceback per thread.
+    # Silence Orbax: it also logs the errors that it raises, with one traceback per
+    # thread.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     lock = None
     try:

@@ -12,7 +12,7 @@ _PLAIN_LINES = 12
 
 
 class ProgressReport:
-    """Shows how far a run or a study is, what it is doing, and the time left.
+    """Shows how far a run or a study is, its present part, and the time left.
 
     Args:
         total: Units of work in all, at least 1.
@@ -92,4 +92,4 @@ class ProgressReport:
 
 
 QUIET = ProgressReport(1, quiet=True)
-"""Shows nothing; for callers who do not watch."""
+"""Shows nothing; for calls that need no progress report."""

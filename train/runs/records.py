@@ -48,7 +48,7 @@ def default_folder(config: Mapping[str, Any]) -> Path:
     """``runs/EXPERIMENT/HASH``: the same options give the same folder.
 
     Args:
-        config: What `run_config` returned.
+        config: Configuration from `run_config`.
 
     Returns:
         A path relative to the working directory.
@@ -68,7 +68,7 @@ def run_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
     Args:
         folder: A folder that is new, empty, or of an earlier run with the same
             configuration, whose files are replaced.
-        config: What `run_config` returned; written to ``config.json`` with the
+        config: Configuration from `run_config`; written to ``config.json`` with the
             versions and the device.
 
     Yields:
@@ -100,7 +100,7 @@ def check_contents(folder: Path, config: Mapping[str, Any]) -> bool:
 
     Args:
         folder: Any path.
-        config: What `run_config` returned.
+        config: Configuration from `run_config`.
 
     Returns:
         False if the folder is new or empty.
@@ -182,6 +182,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     if isinstance(value, float):
-        # A float32 has seven digits.
+        # A float32 has seven digits; more would be noise.
         return float(f"{value:.7g}") if math.isfinite(value) else None
     return value

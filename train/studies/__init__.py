@@ -1,1 +1,1 @@
-"""Studies of the theory: what the papers claim of small problems, computed."""
+"""Studies of the theory: the papers' claims about small problems, tested."""

@@ -46,7 +46,7 @@ def load(data_dir: Path, full: bool) -> Data:
 
 
 def describe(full: bool) -> str:
-    """What `load` returns, in words."""
+    """Describes the data that `load` returns."""
     if full:
         return "CIFAR-10, cropped and mirrored at random"
     return (
@@ -137,7 +137,7 @@ def trainer(
 
     Args:
         task: A task whose optimizer comes from `split`.
-        data: What `load` returned.
+        data: Data from `load`.
         steps: Updates.
         eval_every: Updates between two evaluations, one unit of progress.
         progress: Report of the updates.

@@ -1,4 +1,4 @@
-"""``study``: the papers' claims about small problems, beside our computations."""
+"""``study``: tests the papers' claims about small problems."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from train.studies import (
     rayleigh,
 )
 
-# Each draws its figures into a folder and returns its findings.
+# Each function draws the study's figures into a folder and returns its findings.
 STUDIES: dict[str, Callable[..., str]] = {
     "constrained": constrained.report,
     "exponential": exponential.report,

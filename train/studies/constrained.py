@@ -198,8 +198,8 @@ def figure(
 
     Args:
         path: Path of the PNG file to write.
-        trajectories: What `margins` returns.
-        growths: What `growth` returns, by depth.
+        trajectories: Trajectories from `margins`.
+        growths: Results of `growth`, by depth.
     """
     drawing = Figure(figsize=(10, 10.5), layout="constrained")
     axes = drawing.subplots(3, 2)
@@ -236,7 +236,7 @@ def figure(
 
 
 def report(folder: Path) -> str:
-    """Draws the figure into a folder and says what is in it."""
+    """Draws the figure into a folder and returns the findings."""
     with ProgressReport(len(methods())) as progress:
         trajectories = margins(progress=progress)
     growths = {depth: growth(depth) for depth in (1, 2, 3)}

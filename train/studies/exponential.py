@@ -82,7 +82,7 @@ Run = tuple[optax.Schedule, optax.ScalarOrSchedule]  # rates and weight decay
 
 
 def equivalents(config: Config) -> dict[str, Run]:
-    """Runs with weight decay, and with what replaces it (Figures 1 to 4)."""
+    """Runs with weight decay, and with rates that replace it (Figures 1 to 4)."""
     decay = config.weight_decay
     arguments = config.momentum, decay, config.steps
     steps = config.stepped(config.rate, (0.1, 0.1))
@@ -241,7 +241,7 @@ def compare(train: Train, runs: Mapping[str, Run]) -> dict[str, Curves]:
 
 
 def draw_curves(path: Path, config: Config, curves: Mapping[str, Curves]) -> None:
-    """Draws what the runs have in common (above) and where they differ (below)."""
+    """Draws quantities that agree between the runs (above) and that differ (below)."""
     figure = Figure(figsize=(14, 7.5), layout="constrained")
     loss, accuracy, angle, norm, rate, effective = figure.subplots(
         2, 3, sharex=True
@@ -305,7 +305,7 @@ def table(config: Config, curves: Mapping[str, Curves]) -> str:
 
 
 def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> str:
-    """Draws the figures into a folder and says what is in them."""
+    """Draws the figures into a folder and returns the findings."""
     config = Config() if data_dir is None else FULL if full else CIFAR
     runs, pair_of_runs = equivalents(config), together(config)
     count, toys = len(runs) + len(pair_of_runs), ""

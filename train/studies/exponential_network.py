@@ -1,4 +1,4 @@
-"""A pre-activation residual network for 8x8 digits, of which only kernels are trained.
+"""A pre-activation residual network for 8x8 digits that trains its kernels alone.
 
 As in Li and Arora 2019, arXiv:1910.07454, section 4: the scales and biases of the
 normalization are 1 and 0, and the last layer keeps its random weights. So the loss does

@@ -124,7 +124,7 @@ def draw(path: Path, runs: Mapping[str, Curves]) -> None:
 
 
 def report(folder: Path, progress: ProgressReport) -> str:
-    """Draws the figure into a folder and says what is in it."""
+    """Draws the figure into a folder and returns the findings."""
     toys = {}
     for name, case in CASES.items():
         with progress.part(f"toy, {name}"):

@@ -282,7 +282,7 @@ def table(curves: Mapping[str, Curves], score: str) -> str:
 
 
 def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> str:
-    """Draws the figure into a folder and says what is in it.
+    """Draws the figure into a folder and returns the findings.
 
     Args:
         folder: Folder for the PNG file.

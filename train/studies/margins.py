@@ -145,9 +145,9 @@ def figure(
 
     Args:
         path: Path of the PNG file to write.
-        trained: What `sizes_and_labels` returns.
-        wide: What `widths` returns.
-        kicked: What `perturbed` returns.
+        trained: Outcomes from `sizes_and_labels`.
+        wide: Outcomes from `widths`.
+        kicked: Runs from `perturbed`.
     """
     drawing = Figure(figsize=(16, 8), layout="constrained")
     axes = drawing.subplots(2, 4)
@@ -315,7 +315,7 @@ def _rank_correlation(trained: Sequence[Outcome], first: str, second: str) -> fl
 
 
 def report(folder: Path) -> str:
-    """Draws the figure into a folder and says what is in it."""
+    """Draws the figure into a folder and returns the findings."""
     config, data = Config(), digits()
     # Updates of all networks, by figure.
     sizes = config.steps * len(_members(config))

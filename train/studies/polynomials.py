@@ -1,4 +1,4 @@
-"""Least squares with more monomials than points: what gradient descent cannot change.
+"""Least squares with more monomials than points, and noise that descent cannot see.
 
 As in Banburski et al. 2019, "Theory III: Dynamics and Generalization in Deep Networks",
 Appendix 9, Figures 5, 6, 7 and 10; NMGD is their eqs. 9 and 26. Gradient descent on a
@@ -196,7 +196,8 @@ def smallest(fit: Fit) -> np.ndarray:
 def random_walk(kicks: np.ndarray) -> np.ndarray:
     """Root mean square norm after some perturbations of Figure 6, from weights 0.
 
-    Of each perturbation, the part that the gradient cannot see, 40 - 9 numbers, stays.
+    Descent removes a perturbation except for the 40 - 9 numbers of it that the gradient
+    cannot see.
     """
     fit = polynomial(chebyshev(POINTS), 39)
     hidden = fit.features.shape[1] - POINTS
@@ -204,7 +205,7 @@ def random_walk(kicks: np.ndarray) -> np.ndarray:
 
 
 def hidden_risk() -> float:
-    """What one perturbation of Figure 6 adds to the test error, in expectation."""
+    """Expected increase of the test error by one perturbation of Figure 6."""
     fit = polynomial(chebyshev(POINTS), 39)
     tests = fit.test_features
     v = np.linalg.svd(fit.features, full_matrices=False)[2]
@@ -216,8 +217,8 @@ def figure(path: Path, found: Mapping[str, Course], norms: Smallest) -> None:
 
     Args:
         path: Path of the PNG file to write.
-        found: What `courses` returns.
-        norms: What `smallest_norms` returns.
+        found: Runs from `courses`.
+        norms: Solutions from `smallest_norms`.
     """
     drawing = Figure(figsize=(13, 8), layout="constrained")
     axes = drawing.subplots(2, 3)
@@ -274,7 +275,7 @@ def _kicks(course: Course) -> int:
 
 
 def report(folder: Path) -> str:
-    """Draws the figure into a folder and says what is in it."""
+    """Draws the figure into a folder and returns the findings."""
     with ProgressReport(COURSES + len(DEGREES)) as progress:
         found = courses(progress=progress)
         norms = smallest_norms(progress=progress)

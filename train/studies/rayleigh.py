@@ -182,7 +182,7 @@ def _line(
     )
     seen = jax.tree.map(np.asarray, seen)
     steps = every * np.arange(seen.norm.shape[0])
-    # For each trial: in the third row, each begins at another norm.
+    # One value for each trial, because trials of the third row begin at other norms.
     start, times = seen.norm[:1], steps[:, None]
     law = choices.sigma, rate, decay, choices.dim
     norms = np.asarray(nrq.norm(times, start, *law))
@@ -241,8 +241,8 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices) -> None:
 
     Args:
         path: Path of the PNG file to write.
-        rows: What `compute` returned.
-        choices: The parameters that it was given, for the title.
+        rows: Lines from `compute`.
+        choices: Parameters that `compute` was given, for the title.
     """
     figure = Figure(figsize=(16, 10.5), layout="constrained")
     panels = figure.subplots(3, 4)
@@ -286,7 +286,7 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices) -> None:
 
 
 def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> str:
-    """Draws the figure into a folder and says what is in it.
+    """Draws the figure into a folder and returns the findings.
 
     With a folder of CIFAR-10 it is the figure of `train.studies.rayleigh_cifar`.
     """

@@ -106,7 +106,7 @@ def settings(choices: Choices) -> list[dict[str, Setting]]:
 
 
 def optimizer(trial: Trial) -> optax.GradientTransformation:
-    """SGD that trains the convolutions as the trial says, the rest as in all runs."""
+    """SGD: the trial decides how convolutions train; the rest trains as in all runs."""
 
     def rate(count):
         return trial["rates"][count]
@@ -234,7 +234,7 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices, title: str) -> No
 
 
 def report(folder: Path, data_dir: Path, full: bool) -> str:
-    """Draws the figure into a folder and says what is in it."""
+    """Draws the figure into a folder and returns the findings."""
     choices = FULL if full else Choices()
     runs = {setting for row in settings(choices) for setting in row.values()}
     total = len(runs) * (choices.steps // choices.eval_every)
