@@ -241,7 +241,7 @@ def test_errors_say_what_to_do():
     )
     with pytest.raises(ValueError, match="1 to 11.*got 12.*give `num_examples`"):
         escape(examples, KEY, batch_size=12)
-    with pytest.raises(ValueError, match=r"as many in each.*\(11, 5\), \(3,\)"):
+    with pytest.raises(ValueError, match=r"same length in each.*\(11, 5\), \(3,\)"):
         escape((examples[0], examples[1][:3]), KEY, batch_size=1)
     with pytest.raises(ValueError, match="`chunk_size` must be.*at least 1, got 0"):
         escape(examples, KEY, batch_size=1, chunk_size=0)

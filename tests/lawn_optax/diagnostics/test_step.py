@@ -10,9 +10,9 @@ import lawn_optax as lawn
 from lawn_optax import diagnostics
 from tests.support.asserts import close
 
-group_norms = jax.jit(diagnostics.group_norms, static_argnums=1)
-radial_fraction = jax.jit(diagnostics.radial_fraction, static_argnums=2)
-angular_update = jax.jit(diagnostics.angular_update, static_argnums=2)
+group_norms = jax.jit(diagnostics.group_norms, static_argnames="groups")
+radial_fraction = jax.jit(diagnostics.radial_fraction, static_argnames="groups")
+angular_update = jax.jit(diagnostics.angular_update, static_argnames="groups")
 
 
 def random_tree(seed, scale=1.0):
