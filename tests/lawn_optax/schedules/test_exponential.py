@@ -254,7 +254,7 @@ def test_rates_have_the_default_precision_and_end_with_the_run(x64):
         for function in (rates, jax.jit(rates), jax.vmap(rates)):
             found = function(counts)
             assert found.dtype == dtype and found.shape == (7, 1)
-            close(found[:5, 0], np.exp(rates.log_rates), 1e-14 if x64 else 1e-7)
+            close(found[:5, 0], np.exp(rates.log_rates), rtol=1e-14 if x64 else 1e-7)
             np.testing.assert_array_equal(found[5:], np.zeros((2, 1)))
         assert rates(2).shape == () and rates(jnp.int32(2)).dtype == dtype
 
