@@ -296,7 +296,7 @@ def test_a_state_without_lawn_is_an_error():
 
 # --- the norms by name ----------------------------------------------------------------
 
-NESTED = {
+SWITCHING = {
     "wrap": lambda n: lawn.wrap(optax.adam(0.1), n),
     "lamb in a chain": lambda n: optax.chain(
         optax.clip_by_global_norm(1.0), lawn.lamb(0.1, switch_step=n)
@@ -311,9 +311,9 @@ NESTED = {
 }
 
 
-@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("name", SWITCHING)
 def test_captured_norms_are_those_of_the_switch_by_name(name):
-    history = list(training(NESTED[name](2), steps=3))
+    history = list(training(SWITCHING[name](2), steps=3))
     expected = lawn.diagnostics.by_name(
         lawn.diagnostics.group_norms(history[1][0]), PARAMS
     )
