@@ -37,7 +37,9 @@ def test_a_start_has_scales_of_one_and_biases_of_zero(monkeypatch):
     assert all(np.std(leaf) > 0.01 for leaf in jax.tree.leaves(grads))
 
 
-def test_main_adds_a_row_and_keeps_those_of_other_cases(tmp_path):
+@pytest.mark.slow
+def test_main_adds_a_row_and_keeps_those_of_other_cases(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")  # one device, as users have
     out = tmp_path / "results" / "steps.jsonl"
     before = next(r for r in arms.read(step_overhead.TABLE.file) if r["case"] == "lamb")
     step_overhead.TABLE.add(out, before)
