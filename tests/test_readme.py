@@ -6,11 +6,14 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[-+]\d+)?")
 
 
+@pytest.mark.slow
 def test_the_example_prints_what_the_readme_shows(tmp_path):
     [code] = re.findall(r"^```python\n(.*?)^```", README, re.S | re.M)
     [shown] = re.findall(r"^```text\n(.*?)^```", README, re.S | re.M)

@@ -43,6 +43,7 @@ def test_synthetic_interactions_are_distinct_and_skewed(sizes):
     assert np.array_equal(train, ncf_throughput.synthetic(*sizes))
 
 
+@pytest.mark.slow
 def test_the_jax_arm_alone_writes_a_row_and_a_table(tmp_path):
     out = tmp_path / "results" / "ncf.jsonl"
     options = ("--jax-only", "--sizes", *SIZES, "--rounds", 2, "--out", out)
