@@ -128,8 +128,8 @@ def link_repository_files(app, docname, source):
     Images stay as they are: Sphinx copies them.
     """
     up = "../" * (docname.count("/") + 1)
-    target = f"path:{up}"
+    outside = re.compile(rf"(?<!!)(\[[^]]*\]\(){re.escape(up)}([^)#]*)(#[^)]*)?\)")
+    target = rf"\1path:{up}\2)"  # A copied file has no headings to link to.
     if repository:
-        target = f"https://github.com/{repository}/blob/main/"
-    outside = re.compile(rf"(?<!!)(\[[^]]*\]\(){re.escape(up)}")
-    source[0] = outside.sub(rf"\g<1>{target}", source[0])
+        target = rf"\1https://github.com/{repository}/blob/main/\2\3)"
+    source[0] = outside.sub(target, source[0])
