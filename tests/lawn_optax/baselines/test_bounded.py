@@ -10,6 +10,8 @@ from lawn_optax import baselines, groups
 from tests.support.asserts import assert_close, assert_same_bits, moved, signature
 from tests.support.optimizers import INNERS, loss, network, run, stepper
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 KERNELS = ("first", "second")
 
 

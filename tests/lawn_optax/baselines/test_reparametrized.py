@@ -11,6 +11,8 @@ from lawn_optax import baselines, groups
 from tests.support.asserts import assert_close, assert_same_bits, moved, norms_of
 from tests.support.optimizers import loss, network, run
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 LAYERS = ("first", "second")
 
 
