@@ -47,6 +47,19 @@ def test_projection_per_slice_uses_each_slice_s_own_coefficient():
     exact(updates["k"], [[2.0, 4.0], [-2.0, 4.0]])
 
 
+def test_slices_of_a_stack_behind_the_units_keep_their_own_coefficients():
+    # Axis 1 is the stack and axis 0 the output units, so norms are kept as [2, 3].
+    w = jnp.stack([jnp.full((3, 4), 1.0), jnp.full((3, 4), -2.0)], axis=1)
+    units = jnp.arange(1.0, 4.0)[:, None, None]
+    groups = lawn.groups.stacked("k", axis=1, base=lawn.groups.neuron(axis=0))
+    tx = lawn.project_tangent(groups)
+    x = {"k": units * jnp.array([[[8.0, 0.0, 0.0, 0.0]]]) + w}
+    updates, _ = tx.update(x, tx.init({"k": w}), {"k": w})
+    # The part along w goes, and (8, 0, 0, 0) projects to (6, -2, -2, -2) in every unit.
+    projected = units * jnp.array([[[6.0, -2.0, -2.0, -2.0]]])
+    exact(updates["k"], jnp.broadcast_to(projected, w.shape))
+
+
 @pytest.mark.parametrize(
     "u, project, after",
     [
