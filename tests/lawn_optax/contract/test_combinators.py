@@ -10,8 +10,6 @@ import lawn_optax as lawn
 from tests.support.asserts import assert_close, assert_same_bits, moved, norms_of
 from tests.support.optimizers import INNERS, loss, network, run, stepper
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 SWITCH = 2
 
 

@@ -18,8 +18,6 @@ from tests.support.asserts import (
 )
 from tests.support.optimizers import INNERS, loss, network, run, stepper
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 SWITCH = 2
 RESETS = ("restart", "moments", None)
 every_inner = pytest.mark.parametrize("name", INNERS)

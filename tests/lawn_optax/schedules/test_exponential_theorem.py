@@ -14,7 +14,7 @@ import pytest
 from lawn_optax import schedules
 from tests.support import scale_invariant as si
 
-pytestmark = pytest.mark.usefixtures("x64", "fast_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 STEPS, MOMENTUM = 300, 0.9
 
