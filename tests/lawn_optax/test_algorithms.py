@@ -287,7 +287,13 @@ def compare(name: str, switch_step: int, dtype: str, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("switch_step", SWITCHES.values(), ids=SWITCHES.keys())
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("adam", "lamb") else pytest.param(name, marks=pytest.mark.slow)
+        for name in CASES
+    ],
+)
 def test_float64_equals_the_reference(name, switch_step):
     compare(name, switch_step, "float64", 1e-12)  # measured: at most 6e-15
 
@@ -295,6 +301,7 @@ def test_float64_equals_the_reference(name, switch_step):
 # Rounding by 6e-8 in each of 200 steps makes 1.2e-5 at most where nothing amplifies it;
 # SGD's errors measure 1e-6. Adam's measure up to 2e-5: 1 - b2^t is a difference of
 # almost equal numbers, so the first steps have relative errors of up to 3e-5.
+@pytest.mark.slow
 @pytest.mark.parametrize("switch_step", SWITCHES.values(), ids=SWITCHES.keys())
 @pytest.mark.parametrize(
     ("name", "tolerance"),

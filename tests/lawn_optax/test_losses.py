@@ -96,6 +96,7 @@ def test_focal_gradient_is_that_of_float64_differences():
         close(grads[i, k], slope, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_low_precision_logits_give_float32_losses(dtype):
     logits, labels = random_problem()

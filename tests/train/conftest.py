@@ -1,4 +1,4 @@
-"""A stand-in for the network, for tests of data sets."""
+"""What tests of training share: fast compilation, small data, no network."""
 
 import shutil
 from pathlib import Path
@@ -12,6 +12,16 @@ from tensorflow_datasets.core.download import checksums, downloader
 @pytest.fixture(autouse=True, scope="module")
 def compiled_fast(fast_compilation):
     """What is trained does not depend on what makes its program fast."""
+
+
+@pytest.fixture
+def small_photographs(monkeypatch):
+    """Networks see 48 pixels of a photograph's side, not 224, decoded by no worker."""
+    from train.images import decoding, loader, streaming
+
+    for module in (decoding, loader, streaming):
+        monkeypatch.setattr(module, "SIDE", 48)
+    monkeypatch.setattr(loader, "_processors", lambda: 0)
 
 
 @pytest.fixture

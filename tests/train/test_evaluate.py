@@ -54,6 +54,7 @@ def test_the_metrics_are_those_of_the_last_evaluation(folder, data, capsys):
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_other_candidates_rank_the_same_weights(folder, data, capsys):
     options = ["--candidate-draws=3", "--candidate-seed=5"]
     assert main(["evaluate", str(folder), f"--data-dir={data}", *options]) == 0
@@ -75,7 +76,9 @@ def test_other_candidates_rank_the_same_weights(folder, data, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["cifar10", "imagenet"])
-def test_a_classifier_has_the_metrics_of_its_last_evaluation(dataset, tmp_path, capsys):
+def test_a_classifier_has_the_metrics_of_its_last_evaluation(
+    dataset, small_photographs, tmp_path, capsys
+):
     if dataset == "cifar10":
         tables = images.some_tables("cifar10", count=12)
         data = images.write_binary(tmp_path / "data", tables)

@@ -144,6 +144,7 @@ def test_masked_layers_train_as_without_decay(name):
     assert np.abs(all_["conv"]["kernel"] - none["conv"]["kernel"]).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "sgd-lawn", "sgd-bounded"])
 def test_momentum_is_that_of_the_argument(name):
     tx = optimizers.make(name, 0.1, momentum=0.5, switch_step=9)

@@ -50,6 +50,7 @@ def test_other_keys_give_other_orders():
     assert len({tuple(order) for order in orders}) == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("permute", PERMUTE)
 @pytest.mark.parametrize("size", [7, 20])
 def test_a_sample_may_stand_anywhere(permute, size):
@@ -64,6 +65,7 @@ def test_a_sample_may_stand_anywhere(permute, size):
         assert chi_square < freedom + 5 * (2 * freedom) ** 0.5 + 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("permute", PERMUTE)
 def test_neighbours_are_parted_and_positives_are_spread(permute):
     size, count, batch = 3600, 300, 500

@@ -15,8 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from lawn_optax import metrics, schedules
 from models import MLP
@@ -151,6 +149,10 @@ Split = tuple[jax.Array, jax.Array]  # float32[n, 64] in 0 to 1, int32[n]
 
 def load_data(split_seed: int) -> dict[str, Split]:
     """The three splits, stratified by digit, on the device."""
+    # Here, because every command imports this module and scikit-learn takes a second.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     images, labels = load_digits(return_X_y=True)
     split = partial(train_test_split, random_state=split_seed)
     train, rest = split(np.arange(len(labels)), train_size=TRAIN, stratify=labels)

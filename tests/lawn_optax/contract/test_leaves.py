@@ -20,7 +20,10 @@ def step(tx, params, grads, state=None):
     return optax.apply_updates(params, updates), state
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "muon"])
+@pytest.mark.parametrize(
+    "name",
+    ["sgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adam", "muon"))],
+)
 @pytest.mark.parametrize(
     ("dtype", "rtol"),
     # Rounding n weights to half an ulp u each moves their norm by about u / sqrt(n),

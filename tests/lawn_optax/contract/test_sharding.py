@@ -50,6 +50,7 @@ def unsharded(tx, dtype="float32", loss=loss):
     return params[-1], states[-1].norms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "groups", "dtype"),
     [

@@ -54,7 +54,13 @@ COMPANIONS = {
 }
 
 
-@every_inner
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("sgd", "adam") else pytest.param(name, marks=pytest.mark.slow)
+        for name in INNERS
+    ],
+)
 def test_free_then_constrained_without_a_second_trace(name):
     params, inner, traces = network(), INNERS[name](), []
 

@@ -63,6 +63,7 @@ def test_logistic_regression(chunk_size):
         close(found.value, largest(condition(rate, size, hessians)), 10 * FLOAT32)
 
 
+@pytest.mark.slow
 def test_a_network_in_float64_and_the_largest_is_not_that_of_largest_magnitude(x64):
     params, examples = parameters(jnp.float64), batch()
     flat, unravel = ravel_pytree(params)
@@ -183,6 +184,7 @@ def test_the_loss_gets_narrow_parameters_as_they_are(dtype):
     close(found.value, largest((hessians @ hessians).mean(0) - mean @ mean), 0.02)
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_over_parameters_rates_and_keys():
     params, examples = cases.logistic_data()
     many = jax.tree.map(lambda w: jnp.stack([w, -w, 2 * w]), params)
@@ -201,6 +203,7 @@ def test_jit_and_vmap_over_parameters_rates_and_keys():
         close(together[i], one, FLOAT32)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_examples_or_iterations():
     def temporary(count, iterations):
         params, examples = cases.logistic_data(count)

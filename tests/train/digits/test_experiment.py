@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.datasets import load_digits
 
 import lawn_optax as lawn
 from lawn_optax import metrics, schedules
@@ -294,7 +295,7 @@ def test_splits_are_stratified_disjoint_and_follow_the_seed():
         assert np.abs(counts[name] - share * total).max() <= 1
     images = np.concatenate([np.asarray(images) for images, _ in data.values()])
     assert images.min() == 0 and images.max() == 1
-    every, _ = digits.load_digits(return_X_y=True)
+    every, _ = load_digits(return_X_y=True)
     # No image is used twice: together the splits are the whole set.
     assert sorted(map(tuple, 16 * images)) == sorted(map(tuple, every))
     other = digits.load_data(1)

@@ -85,6 +85,7 @@ def bytes_per_device(state):
     return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 def test_a_state_in_parts_trains_as_a_whole_one():
     with jax.enable_x64(True):
         (whole, one, _), (parts, eight, program) = (

@@ -57,6 +57,7 @@ def rows(folder):
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_folder_of_a_run(whole):
     assert sorted(path.name for path in whole.iterdir()) == [
         *("checkpoints", "config.json", "curves.png", "errors.json"),
@@ -123,6 +124,7 @@ def test_validation_holds_out_training_images(files, monkeypatch):
     assert not set(map(key, few.train.images)) & set(map(key, first.test.images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "constrain, free",
     [

@@ -60,9 +60,9 @@ def epoch_numpy(task, head, data, epoch, flood=None):
     "options",
     [
         {},
-        {"parts": 4},
-        {"parts": 4, "unrolled": True},
-        {"batch_size": 50},
+        pytest.param({"parts": 4}, marks=pytest.mark.slow),
+        pytest.param({"parts": 4, "unrolled": True}, marks=pytest.mark.slow),
+        pytest.param({"batch_size": 50}, marks=pytest.mark.slow),
         {"flood": 1.0},
     ],
     ids=str,
@@ -182,6 +182,7 @@ def test_evaluation_equals_numpy():
     close(values["norm/head"], norm, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_eight_devices_train_as_one_does(mode):
     """Batch norm has the statistics of the whole batch, changes are each image's."""

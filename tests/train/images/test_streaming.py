@@ -302,7 +302,7 @@ def test_sweeps_try_the_papers_grids(batch_size):
 
 @pytest.mark.slow
 def test_sweep_of_photographs_chooses_the_warm_up_too(
-    folder, tmp_path, monkeypatch, capsys
+    folder, small_photographs, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(image, "HELD_OUT", 2)
     monkeypatch.setattr(sweep, "Devices", partial(Devices, limit=1))

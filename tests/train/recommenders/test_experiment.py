@@ -209,6 +209,7 @@ def test_validation_focal_flood_and_a_batch_larger_than_the_epoch(
     assert config_of(tmp_path / "run")["validation"] is True
 
 
+@pytest.mark.slow
 def test_diverging_run_with_candidates_of_the_files(tmp_path, capsys):
     data = ratings.write_split(tmp_path / "d", "ml-1m-ncf", *ratings.some_split(0))
     options = f"{BASE} --dataset ml-1m-ncf --candidate-draws 0 --optimizer sgd"

@@ -136,6 +136,7 @@ def angle(a, b):
     return np.arccos(min(cosine, 1.0))
 
 
+@pytest.mark.slow
 def test_training_is_sgd_of_two_parts(folder, small, monkeypatch):
     data = cifar.load(folder, False)
     # More test images, in two parts.

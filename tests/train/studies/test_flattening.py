@@ -110,6 +110,7 @@ def test_movielens_at_a_small_size(movielens, tmp_path, monkeypatch):
     assert 0.1 < loss < 0.7
 
 
+@pytest.mark.slow
 def test_the_full_size_is_the_recommender_s_own(movielens, tmp_path, monkeypatch):
     seen = {}
 
