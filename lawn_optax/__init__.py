@@ -27,6 +27,9 @@ from lawn_optax._switch import switch_when as switch_when
 from lawn_optax._transforms import SphereState as SphereState
 from lawn_optax._transforms import project_tangent as project_tangent
 from lawn_optax._transforms import renormalize as renormalize
+from lawn_optax._upkeep import adopt as adopt
+from lawn_optax._upkeep import check as check
+from lawn_optax._upkeep import recapture as recapture
 from lawn_optax._wrap import LawnState as LawnState
 from lawn_optax._wrap import wrap as wrap
 from lawn_optax.baselines._rescale import RescaleState as RescaleState
@@ -43,8 +46,10 @@ __all__ = [
     "SwitchState",
     "SwitchWhenState",
     "adam",
+    "adopt",
     "baselines",
     "captured_norms",
+    "check",
     "describe",
     "diagnostics",
     "groups",
@@ -55,6 +60,7 @@ __all__ = [
     "metrics",
     "nrq",
     "project_tangent",
+    "recapture",
     "renormalize",
     "rescale_on_decay",
     "reset_at",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
+from lawn_optax._guards import root
 from lawn_optax._switch import PhaseState
 from lawn_optax._types import AxisName, Groups, PyTree
 from lawn_optax.groups._resolve import Grouping, absent, resolve
@@ -26,7 +27,7 @@ class CapturedNorms(Protocol):
 
     phase: PhaseState
     norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 where free
-    fingerprint: jax.Array  # uint32[]; identifies the groups
+    fingerprint: jax.Array  # int32[]; identifies the groups
 
 
 def init_norms(groups: Groups, params: optax.Params) -> tuple[jax.Array, jax.Array]:
@@ -34,8 +35,32 @@ def init_norms(groups: Groups, params: optax.Params) -> tuple[jax.Array, jax.Arr
     grouping = resolve(groups, params)
     return (
         jnp.zeros((grouping.num_norms,), grouping.dtype),
-        jnp.asarray(grouping.fingerprint, jnp.uint32),
+        jnp.asarray(grouping.fingerprint, jnp.int32),
     )
+
+
+def check_state(
+    grouping: Grouping, norms: jax.Array, fingerprint: jax.Array | None = None
+) -> None:
+    """Raises an error if norms of a state surely belong to another grouping.
+
+    Under `jit` the fingerprint has no value yet: only `lawn_optax.check` sees it.
+    """
+    known = fingerprint is not None and not isinstance(fingerprint, jax.core.Tracer)
+    if jnp.shape(norms) != (grouping.num_norms,):
+        raise ValueError(
+            f"The optimizer state holds norms of the shape {jnp.shape(norms)}, but "
+            f"these `groups` and parameters have {grouping.num_norms} norms: the state "
+            "was made for others. Start with a new state. If state and parameters have "
+            "a leading axis of replicas, `jax.vmap` the update too."
+        )
+    if known and int(fingerprint) != grouping.fingerprint:
+        raise ValueError(
+            "The optimizer state was made for other groups than those of these "
+            "parameters, so that its norms would go to the wrong leaves. Pass the "
+            "parameters and `groups` that the optimizer was made with. If modules were "
+            "renamed since, `lawn_optax.recapture(state, params)` reads the norms anew."
+        )
 
 
 class Sphere(NamedTuple):
@@ -68,12 +93,7 @@ class Sphere(NamedTuple):
         The norms are read in the first constrained update; later they come from
         `state`.
         """
-        if state.norms.shape != (grouping.num_norms,):
-            raise ValueError(
-                f"The optimizer state holds {state.norms.shape} norms, but these "
-                f"`groups` and parameters have {grouping.num_norms}: the state was "
-                "made for others. Start with a new state."
-            )
+        check_state(grouping, state.norms, state.fingerprint)
         leaves, weights = grouping.flatten_moving(updates, params)
         axes = geometry.reduction_axes(axis_name, params, weights)
         weight_sq = geometry.inner_products(grouping, weights, weights, axes)
@@ -87,7 +107,7 @@ class Sphere(NamedTuple):
             found = geometry.has_norm(square) & geometry.movable(
                 block, grouping, leaves
             )
-            new = jnp.where(found, jnp.sqrt(square), 0)
+            new = jnp.where(found, root(square), 0)
             norms.append(jnp.where(first, new, old))
         active = [constrained & (norm > 0) for norm in norms]
         count = state.phase.count

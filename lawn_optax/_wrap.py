@@ -19,7 +19,7 @@ import jax
 import optax
 
 from lawn_optax._constraint import ScaleFn, Sphere, init_norms
-from lawn_optax._reset import Reset, check_reset, reset_state
+from lawn_optax._reset import Reset, check_reset, forget_point, reset_state
 from lawn_optax._switch import (
     PhaseState,
     Step,
@@ -46,7 +46,7 @@ class LawnState(NamedTuple):
 
     phase: PhaseState
     norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 where free
-    fingerprint: jax.Array  # uint32[]; identifies the groups
+    fingerprint: jax.Array  # int32[]; identifies the groups
     inner_state: optax.OptState
 
 
@@ -154,7 +154,7 @@ def constrain(
         )
 
     def update_fn(updates, state, params=None, **extra_args):
-        check_params(params, name)
+        params = check_params(params, name)
         constrained, first = phase_now(trigger, state.phase)
         grouping = resolve(groups, params)
         sphere, gradients = Sphere.capture(
@@ -178,7 +178,10 @@ def constrain(
             leaves = sphere.scale_free_leaves(leaves, factor)
         phase = next_phase(trigger, state.phase, first, extra_args)
         return grouping.treedef.unflatten(leaves), LawnState(
-            phase, sphere.norm_vector(), state.fingerprint, inner_state
+            phase,
+            sphere.norm_vector(),
+            state.fingerprint,
+            forget_point(inner_state, constrained),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -153,7 +153,7 @@ def _project_invariant(
         return inner.init(params)
 
     def update_fn(updates, state, params=None, **extra_args):
-        check_params(params, name)
+        params = check_params(params, name)
         by_unit = resolve(units, params)
         by_leaf = _whole(by_unit)
         gradients, weights = by_unit.flatten_moving(updates, params)

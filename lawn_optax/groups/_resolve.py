@@ -62,7 +62,8 @@ class Grouping:
         """32 bits that identify the grouping; the names of the groups do not matter."""
         text = repr([[(self.paths[i], a) for i, a in zip(b.leaves, b.axes, strict=True)]
                      for b in self.blocks])  # fmt: skip
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        digest = hashlib.sha256(text.encode()).digest()
+        return int.from_bytes(digest[:4], "big", signed=True)
 
     def flatten(self, tree: PyTree, name: str) -> list[Any]:
         """Leaves of a tree like the parameters; some of them may be `absent`."""
@@ -79,7 +80,16 @@ class Grouping:
     ) -> tuple[list[Any], list[Any]]:
         """Leaves of updates and parameters, None for a parameter without an update."""
         leaves = self.flatten(updates, "updates")
-        pairs = zip(leaves, jax.tree.leaves(params), strict=True)
+        pairs = list(zip(leaves, jax.tree.leaves(params), strict=True))
+        for path, (u, w) in zip(self.paths, pairs, strict=True):
+            if not absent(u) and np.shape(u) != np.shape(w):
+                raise ValueError(
+                    f"The gradient of {path or '/'} must have the shape of its "
+                    f"parameter, {np.shape(w)}, got {np.shape(u)}. Average gradients "
+                    "over the batch or over replicas first. What takes one gradient "
+                    "per example comes before, not inside: `optax.chain(optax.contrib."
+                    "differentially_private_aggregate(...), lawn.wrap(optax.sgd(...)))`"
+                )
         return leaves, [None if absent(u) else w for u, w in pairs]
 
     def free_leaves(self) -> "Grouping":
