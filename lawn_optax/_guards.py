@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 
 def quotient(x: ArrayLike, y: jax.Array, on: ArrayLike) -> jax.Array:
-    """x / y where `on`, which must exclude y = 0; elsewhere 0 with derivative 0."""
+    """X / y where `on`, which must exclude y = 0; elsewhere 0 with derivative 0."""
     return jnp.where(on, x / jnp.where(on, y, 1), 0)
 
 

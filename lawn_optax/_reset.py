@@ -95,11 +95,14 @@ def _mark_by_shape(state: optax.OptState, params: Any) -> Any:
         except ValueError:
             return False
         pairs = [(x, s) for x, s in zip(leaves, shapes, strict=True) if not absent(x)]
-        return bool(pairs) and all(
-            jax.tree_util.all_leaves([x])
-            # L-BFGS stacks several in one array.
-            and jnp.shape(x)[jnp.ndim(x) - len(shape) :] == shape
-            for x, shape in pairs
+        return (
+            bool(pairs)
+            and all(
+                jax.tree_util.all_leaves([x])
+                # L-BFGS stacks several in one array.
+                and jnp.shape(x)[jnp.ndim(x) - len(shape) :] == shape
+                for x, shape in pairs
+            )
         )
 
     return jax.tree.map(

@@ -1,5 +1,5 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""States between two updates: checked, captured again, or adopted from a running run."""
+"""States between two updates: checked, captured again, or adopted in mid-run."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def check(
       >>> lawn.check(state, w + updates)
       Traceback (most recent call last):
       ValueError: 1 of 1 norms left their spheres:
-        /: captured 5, now 5.03894
+        /: captured 5, now 5.04938
       A transformation behind `lawn.wrap` changed the updates, or the parameters were
       changed. Put transformations inside: `lawn.wrap(optax.chain(...))`. If you
       changed the parameters yourself, use `lawn.recapture(state, params)`.
@@ -107,8 +107,8 @@ def recapture(
     Use it after you changed weights in mid-run, by a new initialisation of a layer for
     example: with its old norm in the state, the layer would jump back to it in the next
     update. A group that is zero is free from then on; a group that was free because it
-    was zero is constrained. In the free phase nothing changes, since no norm is captured
-    yet. Moments stay as they are.
+    was zero is constrained. In the free phase nothing changes, since no norm is
+    captured yet. Moments stay as they are.
 
     Args:
       state: Optimizer state with LAWN states at any depth.

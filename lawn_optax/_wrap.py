@@ -97,7 +97,8 @@ def wrap(
 
     .. warning::
       In a chain, a transformation behind it must not change updates, or the norms do
-      not hold. Put `optax.MultiSteps` and `optax.apply_if_finite` around it.
+      not hold; `check` finds that. Put `optax.MultiSteps` and `optax.apply_if_finite`
+      around it, `optax.apply_every` and `optax.contrib.reduce_on_plateau` inside.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn

@@ -225,9 +225,7 @@ def test_value_and_gradient_from_the_state_are_those_of_the_parameters(switch_st
     @jax.jit
     def step(w, state):
         value, grad = value_and_grad(w, state=state)
-        updates, state = tx.update(
-            grad, state, w, value=value, grad=grad, value_fn=fn
-        )
+        updates, state = tx.update(grad, state, w, value=value, grad=grad, value_fn=fn)
         return optax.apply_updates(w, updates), state, (value, grad)
 
     state, stored = tx.init(w), []
