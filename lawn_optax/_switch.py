@@ -117,6 +117,8 @@ def switch_when(
                 f"`{key}` must be a scalar, the statistic of the whole batch, got the "
                 f"shape {value.shape}. Take its mean or median, or index it."
             )
+        finite = jnp.isfinite(value)
+        value = jnp.where(finite, value, 0)
         count = jnp.asarray(optax.safe_increment(state.count))
         weight = 1 - jnp.asarray(decay, jnp.float32) ** count
         mean = decay * state.mean + (1 - decay) * value
@@ -129,7 +131,7 @@ def switch_when(
         seen = SwitchWhenState(
             count, mean, lagged, jnp.asarray(state.latched | latched)
         )
-        return select(jnp.isfinite(value), seen, state)
+        return select(finite, seen, state)
 
     return Trigger(init, lambda state, _: state.latched, observe)
 

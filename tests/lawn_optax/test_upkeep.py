@@ -62,7 +62,8 @@ def test_check_finds_renamed_modules_and_recapture_serves_them():
 
 # --- Norms that are not kept ----------------------------------------------------------
 
-PLATEAU = optax.contrib.reduce_on_plateau(factor=0.5, patience=1)
+# No loss counts as an improvement.
+PLATEAU = optax.contrib.reduce_on_plateau(factor=0.5, patience=1, rtol=0.9)
 
 
 def after_updates(tx, steps=3):
@@ -131,7 +132,8 @@ def test_a_layer_initialised_again_keeps_its_new_norm():
     assert signature(again) == signature(state)
     assert_same_bits(again[1].norms[0], old[0])
     after, later = step(params, again)
-    assert_close(norms_of(after), [old[0], 0.1 * old[1]], rtol=1e-6)
+    expected = np.asarray(old) * np.array([1, 0.1])
+    assert_close(norms_of(after), expected, rtol=1e-6)
     assert int(later[1].phase.switched_at) == 0
 
 

@@ -245,10 +245,10 @@ def test_vmap_over_switch_step_and_learning_rate_equals_single_runs():
 def test_gradients_of_another_shape_are_refused_with_the_way_out():
     params = network()
     per_example = jax.tree.map(lambda w: jnp.stack([w] * 8), params)
-    private = {"l2_norm_clip": 1.0, "noise_multiplier": 0.1, "key": 0}
+    private = 1.0, 0.1, 0  # clip, noise, key
     message = r"(?s)gradient of first/bias must have the shape.*aggregate"
     for tx in (
-        lawn.wrap(optax.contrib.dpsgd(0.1, **private)),
+        lawn.wrap(optax.contrib.dpsgd(0.1, *private)),
         lawn.lamb(0.1),
         lawn.diagnostics.observe(),
         lawn.baselines.adamp(0.1),
@@ -256,7 +256,7 @@ def test_gradients_of_another_shape_are_refused_with_the_way_out():
     ):
         with pytest.raises(ValueError, match=message):
             tx.update(per_example, tx.init(params), params)
-    aggregate = optax.contrib.differentially_private_aggregate(**private)
+    aggregate = optax.contrib.differentially_private_aggregate(*private)
     tx = optax.chain(aggregate, lawn.wrap(optax.sgd(0.1)))
     updates, _ = tx.update(per_example, tx.init(params), params)
     after = optax.apply_updates(params, updates)
