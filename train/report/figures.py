@@ -49,7 +49,7 @@ def draw_figures(groups: Sequence[Group]) -> tuple[dict[str, Figure], list[str]]
     return figures, missing
 
 
-Found = tuple[list[tuple[str, Figure]], str]
+Found = tuple[list[tuple[str, "Figure"]], str]
 
 
 # ----------------------------------------------------------------------- Figure 1
