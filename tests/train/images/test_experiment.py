@@ -70,7 +70,7 @@ def test_folder_of_a_run(whole):
     for row in found:
         assert set(row) == KEYS
         assert all(math.isfinite(value) for value in row.values())
-    for name in ("norm/conv1", "norm/norm3", "norm/head"):
+    for name in ("norm/conv1", "norm/norm2", "norm/head"):
         assert found[1][name] == pytest.approx(found[-1][name], 1e-5)
         assert found[0][name] == pytest.approx(found[-1][name], 1e-5)
     expected = [0.01, 0.01, 0.01 * 4 / 6, 0.01 / 6]
