@@ -11,6 +11,7 @@ import optax
 from lawn_optax import diagnostics
 from lawn_optax._constraint import CapturedNorms, Sphere
 from lawn_optax._describe import _find as find_states
+from lawn_optax._radius import Radius
 from lawn_optax._reset import ResetState
 from lawn_optax._types import AxisName, Groups, PyTree
 from lawn_optax._wrap import LawnState
@@ -40,9 +41,10 @@ def check(
         twice the machine epsilon of the narrowest parameter if that is more.
 
     Raises:
-      ValueError: If there is no LAWN state, none was made for these groups, or a norm
-        is off. Norms are compared in the constrained phase only, and only for
-        optimizers that keep them, which `project_tangent` alone does not.
+      ValueError: If there is no LAWN state, none was made for these groups, the state
+        has an axis of replicas, or a norm is off. Norms are compared in the constrained
+        phase only. Use it for optimizers that keep norms, which `project_tangent` alone
+        does not.
 
     Returns:
       None.
@@ -61,6 +63,12 @@ def check(
       changed the parameters yourself, use `lawn.recapture(state, params)`.
     """
     grouping = resolve(groups, params)
+    for node in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, CapturedNorms)):
+        if isinstance(node, CapturedNorms) and jnp.ndim(node.norms) != 1:
+            raise ValueError(
+                "The optimizer state has an axis of replicas: pass one of them, "
+                "`jax.tree.map(lambda x: x[0], state)`, with its parameters."
+            )
     now = np.asarray(diagnostics.group_norms(params, groups=groups))
     if rtol is None:
         leaves = [i for block in grouping.blocks for i in block.leaves]
@@ -100,6 +108,7 @@ def recapture(
     *,
     paths: tuple[str, ...] | None = None,
     groups: Groups = "layer",
+    radius: Radius = None,
     axis_name: AxisName = None,
 ) -> optax.OptState:
     """The same state with norms read anew from the parameters.
@@ -117,6 +126,7 @@ def recapture(
         their whole groups are captured again. None is all of them, and then modules may
         have other names than those that the state was made with.
       groups: Weights that share one norm, as given to the optimizer.
+      radius: Norms that are given instead of read, as given to the optimizer.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
@@ -169,7 +179,7 @@ def recapture(
             node = node._replace(fingerprint=mark)
             on = jnp.ones([], bool)
             sphere, _ = Sphere.capture(
-                grouping, axis_name, params, params, node, on, on
+                grouping, axis_name, params, params, node, on, on, radius
             )
             new = chosen & (node.phase.switched_at >= 0)
             norms = jnp.where(new, sphere.norm_vector(), node.norms)

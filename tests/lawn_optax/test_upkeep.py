@@ -109,6 +109,9 @@ def test_check_allows_what_rounding_and_freedom_allow():
         lawn.check(state, nan)
     with pytest.raises(ValueError, match="no LAWN state"):
         lawn.check(optax.sgd(0.1).init(params), params)
+    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), state)
+    with pytest.raises(ValueError, match="axis of replicas"):
+        lawn.check(stacked, params)
     # Many slices: five are named.
     tx = lawn.wrap(optax.sgd(0.1), groups="neuron")
     wide = {"kernel": jnp.ones((2, 9))}
