@@ -9,7 +9,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._radius import Radius, radii
@@ -39,14 +41,18 @@ def init_norms(groups: Groups, params: optax.Params) -> tuple[jax.Array, jax.Arr
     )
 
 
+def has_value(x: Any) -> bool:
+    """Whether an array is there, and is not traced."""
+    return x is not None and not isinstance(x, Tracer)
+
+
 def check_state(
-    grouping: Grouping, norms: jax.Array, fingerprint: jax.Array | None = None
+    grouping: Grouping, norms: jax.Array, fingerprint: jax.Array | None
 ) -> None:
     """Raises an error if norms of a state surely belong to another grouping.
 
     Under `jit` the fingerprint has no value yet: only `lawn_optax.check` sees it.
     """
-    known = fingerprint is not None and not isinstance(fingerprint, jax.core.Tracer)
     if jnp.shape(norms) != (grouping.num_norms,):
         raise ValueError(
             f"The optimizer state holds norms of the shape {jnp.shape(norms)}, but "
@@ -54,7 +60,7 @@ def check_state(
             "was made for others. Start with a new state. If state and parameters have "
             "a leading axis of replicas, `jax.vmap` the update too."
         )
-    if known and int(fingerprint) != grouping.fingerprint:
+    if has_value(fingerprint) and np.asarray(fingerprint) != grouping.fingerprint:
         raise ValueError(
             "The optimizer state was made for other groups than those of these "
             "parameters, so that its norms would go to the wrong leaves. Pass the "

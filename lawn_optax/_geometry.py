@@ -182,13 +182,15 @@ def combine(
     The result has the type of u. Where that is narrower than float32, the result is
     round(w + p f u + q w) - w, so that the new weight is the exact one rounded once.
     """
+    # Elsewhere p and q may be infinite, and the derivative would be 0 * inf.
+    p, q = (
+        [jnp.where(now, x, 0) for now, x in zip(on, xs, strict=True)] for xs in (p, q)
+    )
     out = list(us)
     for k, i, spread in _members(grouping, us):
         u, w = _widen(us[i], grouping.dtype), _widen(ws[i], grouping.dtype)
         u = u if factor is None else spread(factor[k]) * u
-        # Elsewhere p and q may be infinite, and the derivative would be 0 * inf.
-        p_k, q_k = (spread(jnp.where(on[k], x[k], 0)) for x in (p, q))
-        step = p_k * u + q_k * w
+        step = spread(p[k]) * u + spread(q[k]) * w
         if jnp.finfo(us[i].dtype).bits < 32:
             step = rounded(w + step, ws[i].dtype) - w
         out[i] = _where(spread(on[k]), step, u).astype(us[i].dtype)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from lawn_optax import diagnostics
-from lawn_optax._constraint import CapturedNorms, Sphere
+from lawn_optax._constraint import CapturedNorms, Sphere, has_value
 from lawn_optax._describe import _find as find_states
 from lawn_optax._radius import Radius
 from lawn_optax._reset import ResetState
@@ -160,15 +160,16 @@ def recapture(
     renewed = 0
 
     def fits(node: Any) -> bool:
-        shape = jnp.shape(node.norms) == (grouping.num_norms,)
-        known = not isinstance(node.fingerprint, jax.core.Tracer)
-        if paths is None or not known:
-            return shape
-        return shape and int(node.fingerprint) == grouping.fingerprint
+        if not isinstance(node, CapturedNorms):
+            return False
+        same = jnp.shape(node.norms) == (grouping.num_norms,)
+        if paths is not None and has_value(node.fingerprint):
+            same &= int(node.fingerprint) == grouping.fingerprint
+        return same
 
     def renew(node: Any) -> Any:
         nonlocal renewed
-        if isinstance(node, CapturedNorms) and fits(node):
+        if fits(node):
             if hasattr(node, "trained"):
                 raise ValueError(
                     f"A {type(node).__name__} holds the weights themselves: start with "
