@@ -242,6 +242,7 @@ def test_vmap_over_switch_step_and_learning_rate_equals_single_runs():
     assert_close(jax.tree.map(lambda x: x[2], params), run_one[-1], rtol=1e-5)
 
 
+@pytest.mark.filterwarnings('ignore:"seed" is deprecated:DeprecationWarning')
 def test_gradients_of_another_shape_are_refused_with_the_way_out():
     params = network()
     per_example = jax.tree.map(lambda w: jnp.stack([w] * 8), params)
