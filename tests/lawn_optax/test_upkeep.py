@@ -158,6 +158,16 @@ def test_recapture_frees_zeros_binds_what_has_grown_and_waits_for_the_switch():
     assert_close(again.norms, 2 * states.norms, rtol=1e-6)
 
 
+def test_recapture_reads_or_is_given_a_radius():
+    tx = lawn.wrap(optax.sgd(0.05), radius=2.0)
+    params, state = trained(tx, 1)
+    lawn.check(state, params)
+    doubled = jax.tree.map(lambda w: 2 * w, params)
+    given = lawn.recapture(state, doubled, radius=2.0)
+    assert_same_bits(given.norms, state.norms)
+    assert_close(lawn.recapture(state, doubled).norms, norms_of(doubled), rtol=1e-6)
+
+
 def test_recapture_refuses_what_it_cannot_do():
     tx = lawn.wrap(optax.sgd(0.05))
     params, state = trained(tx, 1)
