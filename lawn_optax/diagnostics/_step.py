@@ -10,7 +10,7 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._types import AxisName, Groups, PyTree, check_params
-from lawn_optax.groups._resolve import resolve
+from lawn_optax.groups._resolve import resolve, resolve_reported
 
 
 class ObserveState(NamedTuple):
@@ -41,6 +41,7 @@ def group_norms(
       >>> lawn.diagnostics.group_norms(params).tolist()
       [5.0]
     """
+    resolve_reported(groups, params)  # raises if these are not parameters alone
     _, weight_sq, _ = _sums(params, params, groups, axis_name)
     return jnp.sqrt(weight_sq)
 
