@@ -166,9 +166,10 @@ def captured_norms(
     """The norms that an optimizer state holds, by the names of their groups.
 
     Args:
-      state: Optimizer state with a LAWN state at any depth (chain, masked, MultiSteps,
-        replicated), outside `jit`.
-      params: Parameters; shapes suffice (`jax.ShapeDtypeStruct`).
+      state: Optimizer state with a LAWN state at any depth, as for `describe`, outside
+        `jit`.
+      params: Parameters as the optimizer gets them; shapes suffice
+        (`jax.ShapeDtypeStruct`).
       groups: Weights that share one norm, as given to the optimizer.
 
     Returns:
@@ -177,8 +178,9 @@ def captured_norms(
       for groups that are free for good.
 
     Raises:
-      ValueError: If `state` has no LAWN state, none that was made for these groups, or
-        several with different norms.
+      ValueError: If `state` has no LAWN state, none that was made for these groups,
+        several with different norms, or that of several members; if `params` has more
+        than parameters.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn

@@ -102,7 +102,8 @@ def _small(grouping: Grouping, live: list[Block], captured: np.ndarray) -> list[
     if vectors:
         notes.append(
             f"{_listed(vectors)}: captured with a root mean square (rms) below 0.1, as "
-            f"scales that begin at zero have it, such as those of (1 + scale). {why}"
+            "vectors have it that began at zero, such as biases or the scale of "
+            f"(1 + scale). {why}"
         )
     if small:
         notes.append(

@@ -27,7 +27,7 @@ def group_norms(
     """L2 norm of each group.
 
     Args:
-      params: Parameters.
+      params: Parameters as the optimizer gets them; see `lawn_optax.describe`.
       groups: Weights that share one norm; see `lawn_optax.wrap`.
       axis_name: Mesh axes over which parameters are sharded; see
         `lawn_optax.project_tangent`.

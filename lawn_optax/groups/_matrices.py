@@ -6,6 +6,7 @@ biases of Equinox's convolutions three (units, 1, 1), and a stack of layers adds
 """
 
 import collections
+import re
 from collections.abc import Sequence
 
 from lawn_optax.groups._tree import Leaf
@@ -60,5 +61,5 @@ def _verdict(
 
 
 def _is_norm_layer(module: str) -> bool:
-    words = module.split("_")
-    return "norm" in module or "ln" in words or "bn" in words
+    """Whether one word of the name is that of a norm layer; "normal" is not."""
+    return any(re.fullmatch(r".*norms?\d*|[blg]n\d*", w) for w in module.split("_"))

@@ -243,10 +243,12 @@ def test_only_matrices_judges_by_names_and_by_the_shapes_beside():
         "affine": {"weight": shape(6, 3), "bias": shape(6, 3)},
         "lora": {"a": shape(8, 2), "b": shape(2, 8)},
         "unit": {"kernel": shape(8, 1), "bias": shape(1)},
+        "ln_1": {"weight": shape(6, 3)},
+        "normal": {"weight": shape(6, 3)},
         "table": shape(5, 4),
     }
     matrices = {"query/kernel", "conv/weight", "conv_b/w", "haiku/w", "lora/a",
-                "lora/b", "unit/kernel", "table"}  # fmt: skip
+                "lora/b", "unit/kernel", "normal/weight", "table"}  # fmt: skip
     found = sharing(params, groups.only_matrices("leaf"))
     assert {name for group in found for name in group} == matrices
     free = reasons(params, groups.only_matrices())
