@@ -17,6 +17,7 @@ from lawn_optax import _geometry as geometry
 from lawn_optax._radius import Radius, radii
 from lawn_optax._switch import PhaseState
 from lawn_optax._types import AxisName, Groups, PyTree
+from lawn_optax.groups._doubts import warn_of_doubts
 from lawn_optax.groups._resolve import Grouping, absent, resolve
 
 # (<u,u>, <u,w>, <w,w>, whether constrained) -> factor of a group's update u
@@ -35,6 +36,7 @@ class CapturedNorms(Protocol):
 def init_norms(groups: Groups, params: optax.Params) -> tuple[jax.Array, jax.Array]:
     """`norms` and `fingerprint` of a new state."""
     grouping = resolve(groups, params)
+    warn_of_doubts(grouping)
     return (
         jnp.zeros((grouping.num_norms,), grouping.dtype),
         jnp.asarray(grouping.fingerprint, jnp.int32),

@@ -11,7 +11,7 @@ import optax
 from lawn_optax import _geometry as geometry
 from lawn_optax._guards import quotient, root
 from lawn_optax._types import AxisName, Groups, PyTree, check_params
-from lawn_optax.groups._resolve import resolve
+from lawn_optax.groups._resolve import resolve, resolve_reported
 
 
 class ObserveState(NamedTuple):
@@ -28,7 +28,7 @@ def group_norms(
     """L2 norm of each group.
 
     Args:
-      params: Parameters.
+      params: Parameters as the optimizer gets them; see `lawn_optax.describe`.
       groups: Weights that share one norm; see `lawn_optax.wrap`.
       axis_name: Mesh axes over which parameters are sharded; see
         `lawn_optax.project_tangent`.
@@ -42,6 +42,7 @@ def group_norms(
       >>> lawn.diagnostics.group_norms(params).tolist()
       [5.0]
     """
+    resolve_reported(groups, params)  # raises if these are not parameters alone
     _, weight_sq, _ = _sums(params, params, groups, axis_name)
     return root(weight_sq)
 
