@@ -75,7 +75,7 @@ def test_nnx_optimizer_trains_as_the_plain_tree(name):
     expected, states = run(tx, network(), 5)
     assert_close(nnx.to_pure_dict(params), expected[-1], rtol=1e-5, atol=1e-6)
     # Kernel and bias of one module share a norm: two norms, not four.
-    norms = optax.tree.get(nnx.to_pure_dict(nnx.state(optimizer)), "norms")
+    norms = optax.tree_utils.tree_get(nnx.to_pure_dict(nnx.state(optimizer)), "norms")
     assert_close(norms, states[-1].norms, rtol=1e-5)
     report = lawn.describe(params)
     assert "first/bias (3), first/kernel (4, 3)" in report and "value" not in report

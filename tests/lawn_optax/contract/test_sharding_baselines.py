@@ -94,7 +94,7 @@ def test_sharded_jit_equals_one_device(name, x64):
     params = jax.device_put(network("float64"), shardings)
     state = tx.init(params)
     # What is like the parameters lies where they lie, all else everywhere.
-    state = optax.tree.map_params(
+    state = optax.tree_utils.tree_map_params(
         tx,
         jax.device_put,
         state,
