@@ -16,6 +16,7 @@ from lawn_optax._switch import (
     phase_now,
 )
 from lawn_optax._types import check_params, check_static, select
+from lawn_optax._versions import tree_map_params
 
 Reset = Literal["restart", "moments"] | None
 
@@ -67,9 +68,7 @@ def _mark_moments(
 ) -> Any:
     """The state with `_MOMENTS` for each part that is shaped like the parameters."""
     try:
-        return optax.tree_utils.tree_map_params(
-            inner, lambda _: _MOMENTS, state, is_leaf=lambda _: True
-        )
+        return tree_map_params(inner, lambda _: _MOMENTS, state, is_leaf=lambda _: True)
     except (AttributeError, IndexError, TypeError, ValueError):
         # Optax calls `init` with a tree that has no leaves. L-BFGS then raises
         # IndexError; an `init` that expects the structure of its own parameters raises

@@ -6,6 +6,7 @@ Each entry says with which lower bound in `pyproject.toml` it can go.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,10 +14,48 @@ import jax.numpy as jnp
 import jaxlib
 import optax
 
-JAXLIB = tuple(map(int, jaxlib.__version__.split(".")[:3]))
+from lawn_optax._types import LearningRate, Mask
+
+JAXLIB, OPTAX = (
+    tuple(map(int, package.__version__.split(".")[:3])) for package in (jaxlib, optax)
+)
 
 # Goes with optax 0.2.4.
 safe_increment = getattr(optax, "safe_increment", None) or optax.safe_int32_increment
+
+
+def add_decayed_weights(
+    weight_decay: LearningRate, mask: Mask
+) -> optax.GradientTransformation:
+    """Weight decay whose coefficient may be a schedule."""
+    if OPTAX >= (0, 2, 6) or not callable(weight_decay):
+        return optax.add_decayed_weights(weight_decay, mask)
+    # Goes with optax 0.2.6.
+    decay = optax.inject_hyperparams(optax.add_decayed_weights, static_args="mask")
+    return decay(weight_decay, mask)
+
+
+def tree_map_params(
+    tx: optax.GradientTransformation,
+    f: Callable[[Any], Any],
+    state: optax.OptState,
+    is_leaf: Callable[[Any], bool],
+) -> optax.OptState:
+    """Maps the parts of a state that are shaped like the parameters."""
+    if OPTAX >= (0, 2, 3):
+        return optax.tree_utils.tree_map_params(tx, f, state, is_leaf=is_leaf)
+    # Goes with optax 0.2.3: the function before it does not run with jax 0.6 and newer.
+    stand_in = optax.tree_utils._state_utils._ParamsPlaceholder
+    return jax.tree.map(
+        lambda of_init, part: (
+            jax.tree.map(f, part, is_leaf=is_leaf)
+            if isinstance(of_init, stand_in)
+            else part
+        ),
+        tx.init(stand_in()),
+        state,
+        is_leaf=lambda node: isinstance(node, stand_in),
+    )
 
 
 def varying_axes(x: jax.Array) -> frozenset[str]:

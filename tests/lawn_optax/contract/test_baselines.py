@@ -12,6 +12,7 @@ import pytest
 from lawn_optax import baselines
 from tests.support.asserts import assert_close, assert_same_bits, moved, signature
 from tests.support.optimizers import loss, network
+from tests.support.optional import tree_map_params
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -148,7 +149,7 @@ def test_a_gradient_of_nan_can_be_skipped(name):
 def test_state_maps_like_the_parameters(name):
     params, tx = network(), TRANSFORMS[name]()
     state = tx.init(params)
-    mapped = optax.tree_utils.tree_map_params(
+    mapped = tree_map_params(
         tx, lambda _: "moment", state, transform_non_params=lambda _: "other"
     )
     assert jax.tree.structure(mapped) == jax.tree.structure(state)

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 import lawn_optax as lawn
 from tests.support.asserts import assert_close, moved
 from tests.support.optimizers import INNERS, batch, loss, network, run, stepper
+from tests.support.optional import set_mesh
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -147,7 +148,7 @@ def pulled(tx):
 def test_explicit_axes_equal_unsharded():
     tx = lawn.wrap(optax.adam(0.05), SWITCH)
     mesh = mesh_of(AxisType.Explicit, data=4, model=2)
-    with jax.set_mesh(mesh):
+    with set_mesh(mesh):
         params = jax.device_put(
             network(), jax.tree.map(lambda spec: NamedSharding(mesh, spec), SPECS)
         )
