@@ -6,6 +6,7 @@ Each entry says with which lower bound in `pyproject.toml` it can go.
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,8 @@ import optax
 from lawn_optax._types import LearningRate, Mask
 
 JAXLIB, OPTAX = (
-    tuple(map(int, package.__version__.split(".")[:3])) for package in (jaxlib, optax)
+    tuple(map(int, re.findall(r"\d+", package.__version__)[:3]))
+    for package in (jaxlib, optax)
 )
 
 # Goes with optax 0.2.4.
