@@ -57,11 +57,11 @@ def test_norms_of_large_groups_are_the_captured_ones():
     with enable_x64(True):
         params = draw(large={"kernel": (1000, 2000)})
         params["alike"] = {"kernel": jnp.full((600, 1000), 0.013, "float32")}
-        tx = lawn.wrap(optax.adam(1e-4), 1)
-        after, state = train(tx, params, 4, norms)
+        tx = lawn.wrap(optax.sgd(1e-4), 1)
+        after, state = train(tx, params, 3, norms)
         captured = np.asarray(after[0])
         close(state.norms, captured, rtol=1e-6)
-        close(after[1:], np.broadcast_to(captured, (3, 2)), rtol=1e-6)
+        close(after[1:], np.broadcast_to(captured, (2, 2)), rtol=1e-6)
         assert np.all(np.abs(captured / norms(params) - 1) > 1e-8)  # it did train
 
 
