@@ -47,7 +47,8 @@ def tree_map_params(
     if OPTAX >= (0, 2, 3):
         return optax.tree_utils.tree_map_params(tx, f, state, is_leaf=is_leaf)
     # Goes with optax 0.2.3: the function before it does not run with jax 0.6 and newer.
-    stand_in = optax.tree_utils._state_utils._ParamsPlaceholder
+    utils: Any = optax.tree_utils
+    stand_in = utils._state_utils._ParamsPlaceholder
     return jax.tree.map(
         lambda of_init, part: (
             jax.tree.map(f, part, is_leaf=is_leaf)
