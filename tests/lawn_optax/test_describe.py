@@ -11,6 +11,7 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 import lawn_optax as lawn
+from tests.support.optional import partition
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -348,7 +349,7 @@ NESTED = {
     "chain": (optax.chain(optax.clip(1.0), optax.chain(LAWN())), "layer"),
     "masked": (optax.masked(LAWN(), HEAD), NOT_DENSE),
     "partition": (
-        optax.partition(
+        partition(
             {True: LAWN(), False: optax.sgd(0.1)},
             {"dense": {"kernel": False, "bias": False}, "head": {"kernel": True}},
         ),

@@ -17,6 +17,7 @@ from tests.support.asserts import (
     signature,
 )
 from tests.support.optimizers import INNERS, loss, network, run, stepper
+from tests.support.optional import tree_map_params
 
 SWITCH = 2
 RESETS = ("restart", "moments", None)
@@ -174,7 +175,7 @@ def test_tree_map_params_sees_the_moments_and_nothing_else(name, nesting):
     if nesting == "masked":
         tx = optax.masked(tx, jax.tree.map(lambda _: True, network()))
     state = tx.init(network())
-    marked = optax.tree_utils.tree_map_params(
+    marked = tree_map_params(
         tx, lambda x: -1.0, state, transform_non_params=lambda x: x
     )
     assert jax.tree.structure(marked) == jax.tree.structure(state)

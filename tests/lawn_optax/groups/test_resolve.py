@@ -14,6 +14,7 @@ from flax import nnx
 import lawn_optax as lawn
 from lawn_optax import groups
 from lawn_optax.groups._resolve import resolve
+from tests.support.optional import NnxList
 from tests.support.trees import (
     MLP,
     dense,
@@ -504,7 +505,7 @@ def test_nnx_state_groups_by_module_through_its_boxes():
     class Net(nnx.Module):
         def __init__(self, rngs):
             self.head = nnx.Linear(2, 3, rngs=rngs)
-            self.layers = nnx.List([nnx.Linear(3, 3, rngs=rngs) for _ in range(2)])
+            self.layers = NnxList([nnx.Linear(3, 3, rngs=rngs) for _ in range(2)])
 
     state = nnx.state(Net(nnx.Rngs(0)), nnx.Param)
     expected = {
