@@ -68,7 +68,7 @@ def unfuse(
         return inner.init(unfused(params, fused))
 
     def update_fn(updates, state, params=None, **extra_args):
-        check_params(params, "unfuse")
+        params = check_params(params, "unfuse")
         layers = _Layers(params, fused)
         parts, state = inner.update(
             layers.split(updates), state, layers.split(params), **extra_args

@@ -49,7 +49,7 @@ COMPANIONS = {
     "muon": ".*inner_state/0/count|.*/ns_coeffs",
     "schedule_free_adamw": "b1|weight_sum|step_count|max_lr|.*state/./count",
     "prodigy": "estim_lr|numerator_weighted|count",
-    "lbfgs": "0/count|0/weights_memory|2/learning_rate|2/value|2/info/.*",
+    "lbfgs": "0/count|0/weights_memory|2/learning_rate|2/info/.*",
     "chain": "1/inner_state/0/count",
     "partition": "inner_states/matrix/inner_state/0/count",
 }
