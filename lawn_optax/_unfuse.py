@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from lawn_optax._types import PyTree, check_params
-from lawn_optax.groups._labels import path_string
+from lawn_optax.groups._tree import path_string
 
 
 class Parts(NamedTuple):
