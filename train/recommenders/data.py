@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train import InputError, require
+from train.errors import InputError, require
 from train.recommenders import rating_files
 from train.recommenders.rating_files import NEGATIVES, Ratings
 from train.report import markdown

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train import InputError, require
+from train.errors import InputError, require
 
 NEGATIVES = 99  # Items after the test item in a row of a .test.negative file.
 LARGEST = 2**31 - 1

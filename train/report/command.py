@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from train import InputError, require, sweep
+from train import sweep
 from train.digits import report as digits
 from train.registry import EXPERIMENTS
 from train.report import pack, tables

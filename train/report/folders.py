@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from train import InputError
+from train.errors import InputError
 
 Content = Any  # A JSON document, the rows of a JSONL file, or a text.
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train import InputError
+from train.errors import InputError
 from train.digits import report as digits
 from train.report.definition import Report
 from train.report.folders import Folder, malformed, parse_lines

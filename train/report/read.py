@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from train import InputError
+from train.errors import InputError
 from train.report import papers
 from train.report.definition import Report
 from train.report.folders import Folder

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from train import require
+from train.errors import require
 from train.runs import records
 from train.studies import (
     constrained,
