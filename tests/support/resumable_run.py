@@ -68,7 +68,9 @@ def assert_same(first, second):
 
 def contents(folder):
     """The files that the promise of the same bytes is about, events without times."""
-    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    found = {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()
+    }
     if EVENTS in found:
         found[EVENTS] = events.without_times(folder)
     return found

@@ -20,8 +20,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from train.errors import require
-from train.runs import documents, records
+from train.runs import records
 from train.runs.checkpoints import Checkpoints, State
+from train.runs.documents import load, read_json
 from train.runs.guard import open_folder
 from train.runs.writers import METRICS, Line, Writers, read_lines
 
@@ -56,12 +57,15 @@ def open_run(
     # thread, and leaves errors of tasks to asyncio, which logs them too.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    with open_folder(folder, config):
+    with open_folder(folder, config, leader=jax.process_index() == 0):
         multihost_utils.sync_global_devices("open_run")
         with Checkpoints(folder.resolve() / CHECKPOINTS) as checkpoints:
             run = Run(folder, checkpoints, checkpoint_minutes)
             try:
                 yield run
+            except KeyboardInterrupt:
+                message = "the same command continues from here"
+                raise KeyboardInterrupt(message) from None
             finally:
                 run.close()
 
@@ -85,6 +89,7 @@ class Run:
         self._saved = time.monotonic()
         self._lines = read_lines(folder)
         self._writers: Writers | None = None
+        self._summary: dict[str, Any] | None = None
 
     def restore(self, state: State) -> tuple[State, int]:
         """Returns the state to continue from. Call it once, before `record` and `save`.
@@ -132,7 +137,7 @@ class Run:
                 runs that train side by side; TensorBoard does not get it.
         """
         text = records.json_line(row).encode()
-        self._lines.append(Line(text, documents.load(text)))
+        self._lines.append(Line(text, load(text)))
         if self._writers is not None:
             self._writers.append(self._lines[-1])
 
@@ -164,7 +169,7 @@ class Run:
         Raises:
             InputError: If the file is damaged.
         """
-        return documents.read_json(self.folder / SUMMARY)
+        return self._summary or read_json(self.folder / SUMMARY)
 
     def finish(self, summary: Mapping[str, Any], **documents: Any) -> None:
         """Ends the run.
@@ -177,6 +182,7 @@ class Run:
             for name, document in documents.items():
                 records.write_json(self.folder / f"{name}.json", document)
             records.write_json(self.folder / SUMMARY, summary)
+        self._summary = load(records.json_line(summary))
         self.finished = True
 
     def close(self) -> None:

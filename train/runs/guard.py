@@ -2,46 +2,50 @@
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from train.errors import InputError, require
 from train.runs import documents, records
 
 
 @contextmanager
-def open_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
+def open_folder(
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    about: Callable[[], Mapping[str, Any]] = records.environment,
+    leader: bool = True,
+    adopt: bool = False,
+) -> Iterator[None]:
     """Takes a folder for the results of one command, for the length of a block.
-
-    With several processes (`jax.distributed`), the first one takes it for all.
 
     Args:
         folder: A folder that is new, empty, or of an earlier command with the same
             configuration.
-        config: Configuration from `records.run_config`; written to ``config.json``
-            with the versions and the device.
+        config: Configuration from `records.run_config`; written to ``config.json``.
+        about: ``() ->`` what ``config.json`` holds beside it.
+        leader: Whether this process takes the folder, for all processes of the run.
+        adopt: Whether it may be a folder of other files, which is not marked then.
 
     Raises:
         InputError: If `folder` holds something else, is in use, or cannot be read or
             written to, here or within the block (a full disk).
-        KeyboardInterrupt: After Ctrl-C; its message says how to go on.
     """
     lock, made, begun, done = None, False, False, False
     try:
         # Before a file is written into the folder.
-        check_contents(folder, config)
-        if jax.process_index() == 0:
+        check_contents(folder, config, adopt)
+        if leader:
             made = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(folder, os.O_RDONLY)
             _lock(lock, folder)
-            there, begun = check_contents(folder, config), True
+            there, begun = check_contents(folder, config, adopt), True
             if not there:
-                content = {"config": config} | records.environment()
+                content = {"config": config} | dict(about())
                 records.write_json(folder / "config.json", content)
         yield
         done = True
@@ -52,8 +56,6 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
             f"{error.filename or folder}: {error.strerror or error};"
             " remedy that, then the same command goes on"
         ) from None
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command continues from here") from None
     finally:
         if lock is not None:
             if begun and not done:
@@ -61,12 +63,15 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
             os.close(lock)
 
 
-def check_contents(folder: Path, config: Mapping[str, Any]) -> bool:
+def check_contents(
+    folder: Path, config: Mapping[str, Any], adopt: bool = False
+) -> bool:
     """Checks whether `folder` holds results with the same options.
 
     Args:
         folder: Any path.
         config: Configuration from `records.run_config`.
+        adopt: Whether it may hold other files, if no ``config.json`` is among them.
 
     Returns:
         False if the folder is new or empty.
@@ -79,10 +84,15 @@ def check_contents(folder: Path, config: Mapping[str, Any]) -> bool:
     names = [path.name for path in folder.iterdir()]
     if all(name.endswith(records.PART) for name in names):
         return False
-    require(
-        "config.json" in names, f"{folder} holds files but no run; choose another --out"
-    )
+    if "config.json" not in names:
+        require(adopt, f"{folder} holds files but no run; choose another --out")
+        return True
     there = documents.read_config(folder)["config"]
+    require(
+        there["experiment"] == config["experiment"],
+        f"{folder} holds the results of another command, {there['experiment']}; choose"
+        " another --out",
+    )
     differ = sorted(
         key for key in config.keys() | there.keys() if there.get(key) != config.get(key)
     )
@@ -104,7 +114,8 @@ def check_place(folder: Path) -> bool:
         folder.stat()
     except FileNotFoundError:
         require(
-            not folder.is_symlink(), f"{folder} is a link to nothing; choose another --out"
+            not folder.is_symlink(),
+            f"{folder} is a link to nothing; choose another --out",
         )
         return False
     except OSError as error:  # A link in a circle, a name that is too long.
@@ -127,13 +138,15 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 def _forget(folder: Path, whole: bool) -> None:
     """Removes a configuration without results, and the folder if `whole`."""
+    own = ("config.json", f"config.json{records.PART}", "checkpoints")
     with suppress(OSError):
-        for path in folder.iterdir():
+        found = sorted(folder.iterdir())
+        if any(path.name not in own for path in found):
+            return
+        for path in found:
             if path.is_dir():
                 path.rmdir()  # Fails if it holds a checkpoint, which ends this.
-            elif path.name != "config.json" and path.suffix != records.PART:
-                return
-        for path in folder.iterdir():
-            path.unlink()
+        for name in own[:2]:
+            (folder / name).unlink(missing_ok=True)
         if whole:
             folder.rmdir()

@@ -3,7 +3,7 @@
 import os
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,12 +61,14 @@ class Writers:
         self._metrics.truncate(sum(len(line.text) for line in lines))
         # The file is rewritten in place with the same bytes, so that a TensorBoard
         # that is reading it can continue.
-        times = iter(list(_times(folder / EVENTS)))  # Read before it is rewritten.
+        self._times = iter(_times(folder / EVENTS))
         self._events = RecordWriter(str(folder / EVENTS))
-        header = Event(file_version="brain.Event:2", wall_time=next(times, time.time()))
+        now = next(self._times, time.time())
+        header = Event(file_version="brain.Event:2", wall_time=now)
         self._events.write(header.SerializeToString())
         for line in lines:
-            self._write_event(line.row, times)
+            self._write_event(line.row)
+        self._times = iter(())
         self._events.flush()
 
     def append(self, line: Line) -> None:
@@ -85,29 +87,27 @@ class Writers:
         self._metrics.close()
         self._events.close()
 
-    def _write_event(
-        self, row: Mapping[str, Any], times: Iterator[float] = iter(())
-    ) -> None:
+    def _write_event(self, row: Mapping[str, Any]) -> None:
         # A text names one of several runs that train side by side. Their rows would
         # all be drawn into one curve.
         if not any(isinstance(value, str) for value in row.values()):
-            self._events.write(_event(row, next(times, time.time())))
+            self._events.write(_event(row, next(self._times, time.time())))
 
 
-def _times(path: Path) -> Iterator[float]:
+def _times(path: Path) -> list[float]:
     """The times of the events of a file, up to the first that a kill cut off."""
-    data = path.read_bytes() if path.exists() else b""
+    data, times = path.read_bytes() if path.exists() else b"", []
     while len(data) > 12:
         # A length, its checksum, the event, its checksum.
         (size,) = struct.unpack("<Q", data[:8])
-        try:
-            event = Event.FromString(data[12 : 12 + size])
-        except DecodeError:
-            return
         if len(data) < 16 + size:
-            return
-        yield event.wall_time
+            break
+        try:
+            times.append(Event.FromString(data[12 : 12 + size]).wall_time)
+        except DecodeError:
+            break
         data = data[16 + size :]
+    return times
 
 
 def _event(row: Mapping[str, Any], wall_time: float) -> bytes:

@@ -220,7 +220,7 @@ def test_a_learning_rate_that_diverges_gives_a_row_and_the_others_go_on(
         ("digits --batch-size 899", "--batch-size must be 1 to 898"),
         ("digits --batch-size 0", "--batch-size must be 1 to 898"),
         ("digits --epochs 0", "--epochs must be finite and at least 1; got 0"),
-        ("digits --epochs 99999999999", "--epochs must make fewer than 2^31 steps"),
+        ("digits --epochs 99999999999", "--epochs must be below 2^20"),
         ("digits --seeds 0", "--seeds must be finite and at least 1"),
         ("digits --eval-every 0", "--eval-every must be finite and at least 1"),
         ("digits --split-seed -1", "--split-seed must be finite and at least 0"),

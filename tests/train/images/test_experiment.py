@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from tests.support import image_files as images
 from tests.support import events
+from tests.support import image_files as images
 from tests.support import interruptions as killed
 from tests.support.asserts import close
 from train import hyperparameters
