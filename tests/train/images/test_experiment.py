@@ -9,10 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from tests.support import events
+from tests.support import events, small_cnn
 from tests.support import image_files as images
 from tests.support import interruptions as killed
-from tests.support import small_cnn
 from tests.support.asserts import close
 from train import hyperparameters
 from train.__main__ import main
