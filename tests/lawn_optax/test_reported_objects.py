@@ -34,15 +34,15 @@ NAMES = {"body", "layers/0"}
 def test_an_nnx_model_has_the_groups_of_its_optimizer():
     model = Net(nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, lawn.wrap(optax.sgd(0.1)), wrt=nnx.Param)
+    optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
     params = nnx.state(model, nnx.Param)
-    optimizer.update(model, jax.tree.map(jnp.ones_like, params))
-    for same in (model, nnx.state(model), nnx.state(model, nnx.Param),
-                 nnx.to_pure_dict(nnx.state(model, nnx.Param))):  # fmt: skip
-        for state in (optimizer, optimizer.opt_state, nnx.state(optimizer),
-                      nnx.to_pure_dict(nnx.state(optimizer))):  # fmt: skip
-            norms = lawn.captured_norms(state, same)
-            assert set(norms) == NAMES
-            assert "constrained since update 0 of 1" in lawn.describe(same, state=state)
+    models = (model, nnx.state(model), params, nnx.to_pure_dict(params))
+    states = (optimizer, optimizer.opt_state, nnx.state(optimizer),
+              nnx.to_pure_dict(nnx.state(optimizer)))  # fmt: skip
+    for same, state in zip(models, states, strict=True):
+        norms = lawn.captured_norms(state, same)
+        assert set(norms) == NAMES
+        assert "constrained since update 0 of 1" in lawn.describe(same, state=state)
         now = lawn.diagnostics.by_name(lawn.diagnostics.group_norms(same), same)
         for name in NAMES:
             np.testing.assert_allclose(norms[name], now[name], rtol=1e-5)
