@@ -19,7 +19,8 @@ import jax
 import optax
 
 from lawn_optax._constraint import ScaleFn, Sphere, init_norms
-from lawn_optax._reset import Reset, check_reset, reset_state
+from lawn_optax._radius import Radius, check_radius
+from lawn_optax._reset import Reset, check_reset, forget_point, reset_state
 from lawn_optax._switch import (
     PhaseState,
     Step,
@@ -46,7 +47,7 @@ class LawnState(NamedTuple):
 
     phase: PhaseState
     norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 where free
-    fingerprint: jax.Array  # uint32[]; identifies the groups
+    fingerprint: jax.Array  # int32[]; identifies the groups
     inner_state: optax.OptState
 
 
@@ -57,6 +58,7 @@ def wrap(
     groups: Groups = "layer",
     reset: Reset = "restart",
     projections: Projections = 2,
+    radius: Radius = None,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """LAWN around any optimizer: free training first, then fixed weight norms.
@@ -82,6 +84,10 @@ def wrap(
       reset: Treatment of the moments at the switch: "restart", "moments" or None;
         see `reset_at`.
       projections: 2 projects gradient and update, 1 the gradient only.
+      radius: Norm of each group from the switch on, instead of the captured one: a
+        number, or a callable from a `Group` (its norm at the switch, number of
+        elements, shape) to a number. The first constrained update moves the weights
+        there; `to_norms` does so before training. Groups of norm zero stay free.
       axis_name: Mesh axes over which parameters are sharded, where they cannot be
         inferred; see `project_tangent`.
 
@@ -97,7 +103,8 @@ def wrap(
 
     .. warning::
       In a chain, a transformation behind it must not change updates, or the norms do
-      not hold. Put `optax.MultiSteps` and `optax.apply_if_finite` around it.
+      not hold; `check` finds that. Put `optax.MultiSteps` and `optax.apply_if_finite`
+      around it, `optax.apply_every` and `optax.contrib.reduce_on_plateau` inside.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
@@ -121,6 +128,7 @@ def wrap(
         groups=groups,
         reset=reset,
         projections=projections,
+        radius=radius,
         axis_name=axis_name,
     )
 
@@ -134,6 +142,7 @@ def constrain(
     reset: Reset,
     projections: Projections,
     axis_name: AxisName,
+    radius: Radius = None,
     scale: Callable[[jax.Array], ScaleFn] | None = None,
     has_trust_ratio: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -144,6 +153,7 @@ def constrain(
     """
     check_reset(reset)
     check_static("projections", projections, "1 or 2", values=(1, 2))
+    check_radius(radius)
     trigger = as_trigger(switch_step)
     inner = optax.with_extra_args_support(inner)
     project = projections == 2
@@ -154,11 +164,11 @@ def constrain(
         )
 
     def update_fn(updates, state, params=None, **extra_args):
-        check_params(params, name)
+        params = check_params(params, name)
         constrained, first = phase_now(trigger, state.phase)
         grouping = resolve(groups, params)
         sphere, gradients = Sphere.capture(
-            grouping, axis_name, params, updates, state, constrained, first
+            grouping, axis_name, params, updates, state, constrained, first, radius
         )
         inner_state = reset_state(inner, state.inner_state, params, first, reset)
         updates, inner_state = inner.update(
@@ -178,7 +188,10 @@ def constrain(
             leaves = sphere.scale_free_leaves(leaves, factor)
         phase = next_phase(trigger, state.phase, first, extra_args)
         return grouping.treedef.unflatten(leaves), LawnState(
-            phase, sphere.norm_vector(), state.fingerprint, inner_state
+            phase,
+            sphere.norm_vector(),
+            state.fingerprint,
+            forget_point(inner_state, constrained),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

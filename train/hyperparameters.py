@@ -1,5 +1,6 @@
 """From the options of a run to its trial, schedule, optimizer and description."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import optax
 import lawn_optax as lawn
 from lawn_optax import schedules
 from train import optimizers
+from train.errors import require
 from train.optimizers import Trial
 from train.options import ResolvedOptions
 
@@ -19,6 +21,11 @@ def make_trial(config: ResolvedOptions, steps: int) -> dict[str, Any]:
         config: Options of the run.
         steps: Updates per epoch.
     """
+    require(
+        config.epochs * steps < 2**31,
+        f"{config.epochs} epochs of {steps} steps are more than 2^31 - 1 steps; lower"
+        " --epochs or raise --batch-size",
+    )
     free_steps = 0
     if optimizers.is_lawn(config.optimizer):
         free_steps = schedules.epochs_to_steps(config.free_epochs, steps)
@@ -93,3 +100,21 @@ def describe(config: ResolvedOptions, steps: int) -> str:
         f"{config.epochs} epochs, {config.schedule} schedule, rate"
         f" {config.learning_rate:g}, weight decay {config.weight_decay:g}{switch}"
     )
+
+
+def tuned_help(
+    what: str, table: Mapping[str, tuple[float, ...]], position: int, note: str = ""
+) -> str:
+    """The help of an option whose default depends on the optimizer.
+
+    Args:
+        what: Meaning of the option.
+        table: Values of the tuned forms, see `train.options.tuned`.
+        position: Position of the option's values in the table.
+        note: Words about other tables.
+    """
+    values = {name: row[position] for name, row in table.items()}
+    named = ", ".join(f"{name} {value:g}" for name, value in values.items() if value)
+    if 0 in values.values():
+        named += ", others 0"
+    return f"{what} (default: {named}{note}; LAMB+, -bounded: as their base)"

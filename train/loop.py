@@ -1,17 +1,17 @@
 """The loop of a training that may be interrupted at any moment."""
 
-import json
 import time
-from contextlib import closing
-from pathlib import Path
+from contextlib import closing, nullcontext
 from typing import Any
 
 import jax
 
+from train import interrupts
 from train.devices import Devices
+from train.errors import Diverged
 from train.experiment import FINISHED, Clock, Experiment, Job
 from train.options import neutral_names
-from train.runs import records
+from train.runs import documents, records
 from train.runs.folder import Run, open_run
 from train.runs.progress import ProgressReport
 
@@ -22,10 +22,15 @@ def run(experiment: Experiment, config: Any) -> None:
     Args:
         experiment: Kind of the run.
         config: Options from the command line.
+
+    Raises:
+        Diverged: If the run diverged; its results are written.
     """
     config = experiment.resolve(config)
     devices = experiment.take_devices(config)
-    execute(experiment, config, devices, experiment.load(config))
+    outcome = execute(experiment, config, devices, experiment.load(config))
+    if outcome != FINISHED:
+        raise Diverged(outcome)
 
 
 def execute(
@@ -35,7 +40,7 @@ def execute(
     loaded: Any,
     *,
     brief: bool = False,
-) -> Path:
+) -> str:
     """Runs or resumes one run on loaded data.
 
     Args:
@@ -46,7 +51,7 @@ def execute(
         brief: Whether to leave out the introduction and the result.
 
     Returns:
-        The run's folder.
+        `FINISHED`, or why the training ended early.
     """
     options = records.run_config(experiment.name, config, neutral_names(config))
     folder = config.out or records.default_folder(options)
@@ -56,22 +61,29 @@ def execute(
     with (
         open_run(folder, options, checkpoint_minutes=minutes) as files,
         closing(job),
+        interrupts.held(),
     ):
         if leader and not brief:
             print(job.introduction, flush=True)
+        # What an earlier process wrote may have been damaged since.
+        checked = documents.as_written(folder) if files.finished else nullcontext()
         if not files.finished:
             train(job, files, show=leader and not config.quiet)
+        summary = files.summary()
         if leader:
             # Done again on every start: an earlier kill may have come before it.
-            summary = json.loads((folder / "summary.json").read_text())
-            result = job.conclude(folder, options, files.rows(), summary)
+            with checked:
+                result = job.conclude(folder, options, files.rows(), summary)
             if not brief:
                 print(f"\n{result}\n\nWritten to {folder}", flush=True)
-    return folder
+    return summary.get("outcome", FINISHED)
 
 
+@interrupts.held()
 def train(job: Job, files: Run, *, show: bool) -> None:
     """Trains from the newest checkpoint to the end of the run.
+
+    Ctrl-C ends it after the present step, epoch or compilation.
 
     Args:
         job: Training to continue.
@@ -80,10 +92,12 @@ def train(job: Job, files: Run, *, show: bool) -> None:
     """
     host, done = files.restore(job.start())
     state = job.place(host)
+    interrupts.safe_point(state)
 
     began = time.perf_counter()
     state = job.prepare(state, done)
     clock = Clock(compile_seconds=time.perf_counter() - began)
+    interrupts.safe_point(state)
 
     outcome = FINISHED
     at_start = job.evaluates_start and done == 0
@@ -96,6 +110,7 @@ def train(job: Job, files: Run, *, show: bool) -> None:
                 seconds=clock.seconds + time.perf_counter() - began,
                 epochs=clock.epochs + epoch - done,
             )
+            interrupts.safe_point(state)
             host = job.fetch(state)
             rows, text, outcome = job.evaluate(state, host, epoch, loss)
             for row in rows:
@@ -104,6 +119,7 @@ def train(job: Job, files: Run, *, show: bool) -> None:
             if outcome == FINISHED and not at_start:
                 files.save(epoch, host, force=epoch == job.epochs)
             done, at_start = epoch, False
+            interrupts.safe_point(state)
     summary, documents = job.summarize(state, host, files.rows(), outcome, clock)
     files.finish(summary, **documents)
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lawn_optax import _geometry as geometry
+from lawn_optax._guards import root
 from lawn_optax._types import PyTree
 
 
@@ -83,7 +84,7 @@ def norm(x: PyTree) -> jax.Array:
     largest = jnp.stack(sizes).max()
     scale = jnp.where(largest > 0, largest, 1)
     scaled = _divided(x, scale)
-    return scale * jnp.sqrt(vdot(scaled, scaled))
+    return scale * root(vdot(scaled, scaled))
 
 
 def _minus(x: PyTree, factor: jax.Array, y: PyTree) -> PyTree:

@@ -107,10 +107,10 @@ def test_a_state_after_the_switch_shows_captured_beside_present_norms():
     assert lawn.describe(PARAMS, state=state).splitlines() == [
         "constrained since update 0 of 1",
         "",
-        "group  norms  elements  captured  now   off by  leaves",
-        "dense      1         6         5    5  0.0e+00  dense/bias (2),"
+        "group  norms  elements  captured  now   off by   rms  leaves",
+        "dense      1         6         5    5  0.0e+00  2.04  dense/bias (2),"
         " dense/kernel (2, 2)",
-        "head       1         2         5    5  0.0e+00  head/kernel (2)",
+        "head       1         2         5    5  0.0e+00  3.54  head/kernel (2)",
     ]
 
 
@@ -152,10 +152,12 @@ def test_weights_that_became_nan_show():
 
 def test_groups_found_free_at_the_switch_are_named_also_when_they_have_grown():
     params, state = train(lawn.wrap(optax.sgd(0.1)), ZEROS)
-    cells = row(lawn.describe(params, state=state), "head")
-    assert cells[3] == "free" and cells[5] == "zero or not finite at the switch"
-    assert float(cells[4]) > 0
-    assert row(lawn.describe(params, state=state), "dense")[3] == "5"
+    table, free = lawn.describe(params, state=state).split("\n\n")[1:]
+    assert row(table, "dense")[3] == "5" and "head" not in table
+    _, elements, why = row(free, "head/kernel")
+    reason = "zero or not finite at the switch: free for good, its norm is "
+    assert elements == "2" and why.startswith(reason)
+    assert float(why.removeprefix(reason).removesuffix(" now")) > 0
 
 
 def test_slices_show_their_range_and_how_many_are_free():

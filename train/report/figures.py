@@ -1,16 +1,22 @@
 """The figures of Gupta et al. 2021, arXiv:2108.05839, from our own runs."""
 
+from __future__ import annotations
+
 import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from train.plots import COLOURS, range_over_seeds
+from train.plots import COLOURS, label_values, new_figure, range_over_seeds
 from train.report import papers
-from train.report.read import FinishedRun, Group
+from train.report.read import Group, ReportedRun
+from train.report.suggestions import command, free_epochs
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PAPER = "Gupta et al. 2021, arXiv:2108.05839"
 _ALPHA, _SWITCH = 0.2, 115  # Factor and free epochs of the papers' Figure 1.
@@ -44,7 +50,7 @@ def draw_figures(groups: Sequence[Group]) -> tuple[dict[str, Figure], list[str]]
     return figures, missing
 
 
-Found = tuple[list[tuple[str, Figure]], str]
+Found = tuple[list[tuple[str, "Figure"]], str]
 
 
 # ----------------------------------------------------------------------- Figure 1
@@ -66,24 +72,25 @@ def _attenuation(groups: Sequence[Group]) -> Found:
     if pairs:
         return pairs, ""
     example = (plain or attenuated or groups)[0]
-    commands = {
-        "adam": plain,
-        f"adam-lawn --alpha {_ALPHA} --free-epochs {_SWITCH}": attenuated,
-    }
-    lacking = [name for name, found in commands.items() if not found]
-    rate = f"{example.options['learning_rate']:g}"
+    rate = example.options["learning_rate"]
+    scaled = {"alpha": _ALPHA, "free_epochs": free_epochs(example, _SWITCH)}
+    commands = [
+        command(example, name, learning_rate=rate, **changes)
+        for name, found, changes in (
+            ("adam", plain, {}),
+            ("adam-lawn", attenuated, scaled),
+        )
+        if not found or (plain and attenuated)
+    ]
     return [], (
         "Figure 1 (loss flattening) is not drawn: it needs finished runs, alike in"
         f" {', '.join((*groups[0].report.alike, 'learning_rate'))}, of "
-        + " and of ".join(
-            _command(example, name, ("learning_rate", rate))
-            for name in lacking or commands
-        )
+        + " and of ".join(commands)
     )
 
 
 def _draw_attenuation(plain: Group, attenuated: Group) -> Figure:
-    figure = Figure(figsize=(8, 7), layout="constrained")
+    figure = new_figure(8, 7)
     margin, hits = figure.subplots(2, 1, sharex=True)
     arms = (
         (plain, "Adam without decay", ":"),
@@ -129,7 +136,7 @@ def _history(group: Group, value: Callable) -> np.ndarray:
     return np.array([[value(row) for row in run.rows] for run in group.finished])
 
 
-def _switch_epoch(run: FinishedRun) -> float:
+def _switch_epoch(run: ReportedRun) -> float:
     last = run.rows[-1]
     return run.switched_at * last["epoch"] / last["step"]
 
@@ -158,7 +165,7 @@ def _batch_sizes(groups: Sequence[Group]) -> Found:
     return [], (
         f"Figure {name} ({score} against batch size) is not drawn: it needs finished"
         " runs of one method at two or more batch sizes, for example "
-        + _command(example, example.options["optimizer"], ("batch_size", str(other)))
+        + command(example, example.options["optimizer"], batch_size=other)
     )
 
 
@@ -179,11 +186,11 @@ def _method(group: Group) -> str:
 
 
 def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    figure = new_figure(8, 5.5)
     axes = figure.subplots()
     report = panel[0].report
     dataset = papers.dataset_of(panel[0].options["dataset"])
-    drawn = []
+    drawn, shown = [], {g.options["batch_size"] for g in panel}
     for members, colour in zip(
         _split(panel, _method),
         itertools.cycle(COLOURS),
@@ -212,7 +219,9 @@ def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
             label = f"{method}, {next(iter(values.values())).source}"
             label += f"; Fail at {', '.join(fails)}" if fails else ""
             axes.plot(list(values), scores, **style, label=label)
+            shown |= values.keys()
     axes.set(xscale="log", xlabel="batch size (samples, log scale)")
+    label_values(axes, shown)
     axes.set_ylabel(f"{report.score} %")
     axes.grid(alpha=0.3)
     epochs = sorted({g.options["epochs"] for g in drawn})
@@ -249,19 +258,23 @@ def _free_phases(groups: Sequence[Group]) -> Found:
     if found:
         return found, ""
     example = (lawn or groups)[0]
-    options, name = example.options, example.report.free_figure
-    free = 20 if options["free_epochs"] != 20 else 50
-    rate = f"{options['learning_rate']:g}"
-    values = ("learning_rate", rate), ("free_epochs", str(free))
+    name, rate = example.report.free_figure, example.options["learning_rate"]
+    present = example.options["free_epochs"] if lawn else None
+    free = next(
+        free
+        for wanted in (20, 50, 10)
+        if (free := free_epochs(example, wanted)) != present
+    )
     return [], (
         f"Figure {name} (effect of the free phase) is not drawn: it needs finished runs"
         " of adam-lawn with two or more free phases, all other options alike, for"
-        " example " + _command(example, "adam-lawn", *values)
+        " example "
+        + command(example, "adam-lawn", learning_rate=rate, free_epochs=free)
     )
 
 
 def _draw_free_phases(panel: Sequence[Sequence[Group]]) -> Figure:
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     for line, colour in zip(panel, itertools.cycle(COLOURS), strict=False):
         options = line[0].options
@@ -276,6 +289,7 @@ def _draw_free_phases(panel: Sequence[Sequence[Group]]) -> Figure:
         axes.set_xscale("log")
     else:  # The axis is linear from 0 to the smallest other value.
         axes.set_xscale("symlog", linthresh=min(value for value in free if value))
+    label_values(axes, free)
     axes.set(xlabel="free epochs before the switch (log scale)")
     axes.set_ylabel(f"{panel[0][0].report.score} %")
     axes.grid(alpha=0.3)
@@ -329,15 +343,3 @@ def _title(group: Group, batch: bool = True) -> str:
 def _seeds(groups: Iterable[Group]) -> str:
     counts = sorted({len(g.finished) for g in groups})
     return f"n = {' or '.join(map(str, counts))} seed{'s' * (counts != [1])}"
-
-
-def _command(group: Group, optimizer: str, *values: tuple[str, str]) -> str:
-    """The command of a run like another one, with another optimizer."""
-    kept = dict.fromkeys(("dataset", "batch_size", "epochs", *group.report.described))
-    options = {key: group.options[key] for key in kept}
-    flags = " ".join(
-        f"--{key.replace('_', '-')} {value}"
-        for key, value in (options | dict(values)).items()
-    )
-    command = group.report.experiment
-    return f"`python -m train {command} --optimizer {optimizer} {flags}`"

@@ -6,6 +6,7 @@ for the linear case; ours are random.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,14 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
-from sklearn.svm import SVC
 
 import lawn_optax as lawn
 from lawn_optax import baselines
-from train.plots import COLOURS, finish
+from train.plots import COLOURS, finish, new_figure
 from train.report import markdown
 from train.runs.progress import QUIET, ProgressReport
+from train.runs.results import Findings
 
 # Methods on the sphere whose steps are as long as the gradient, like those of LAWN.
 _SPHERE = (
@@ -68,6 +68,8 @@ def max_margin(points: np.ndarray) -> np.ndarray:
     The support-vector machine always fits an intercept. With the mirror image of each
     point among the data, the intercept is 0.
     """
+    from sklearn.svm import SVC  # Here, because it takes a while to import.
+
     x = np.concatenate([points, -points])
     y = np.repeat([1.0, -1.0], len(points))
     w = SVC(kernel="linear", C=1e8, tol=1e-10).fit(x, y).coef_[0]
@@ -201,7 +203,7 @@ def figure(
         trajectories: Trajectories from `margins`.
         growths: Results of `growth`, by depth.
     """
-    drawing = Figure(figsize=(10, 10.5), layout="constrained")
+    drawing = new_figure(10, 10.5)
     axes = drawing.subplots(3, 2)
     angle, gap, norm, between, product, layer = axes.flat
     styles = {}
@@ -235,12 +237,11 @@ def figure(
     finish(drawing, path, norm, columns=4)
 
 
-def report(folder: Path) -> str:
-    """Draws the figure into a folder and returns the findings."""
+def report() -> Findings:
+    """The findings, and what draws the figure."""
     with ProgressReport(len(methods())) as progress:
         trajectories = margins(progress=progress)
     growths = {depth: growth(depth) for depth in (1, 2, 3)}
-    figure(folder / "constrained.png", trajectories, growths)
     best = max(run.margin.max() for run in trajectories.values())
     rows = [
         [
@@ -262,7 +263,8 @@ def report(folder: Path) -> str:
         ]
         for depth, grown in growths.items()
     ]
-    return (
+    drawn = partial(figure, trajectories=trajectories, growths=growths)
+    text = (
         "Separable data, loss the logarithm of the summed exponential loss, 5,000"
         " updates; angle to the direction of largest margin (SVM without intercept).\n"
         "The paper says that all methods converge to it. Those whose norm may grow do;"
@@ -275,3 +277,4 @@ def report(folder: Path) -> str:
             depths,
         )
     )
+    return text, {"constrained.png": drawn}

@@ -49,7 +49,7 @@ COMPANIONS = {
     "muon": ".*inner_state/0/count|.*/ns_coeffs",
     "schedule_free_adamw": "b1|weight_sum|step_count|max_lr|.*state/./count",
     "prodigy": "estim_lr|numerator_weighted|count",
-    "lbfgs": "0/count|0/weights_memory|2/learning_rate|2/value|2/info/.*",
+    "lbfgs": "0/count|0/weights_memory|2/learning_rate|2/info/.*",
     "chain": "1/inner_state/0/count",
     "partition": "inner_states/matrix/inner_state/0/count",
 }
@@ -226,6 +226,8 @@ def test_reset_renews_the_moments_and_what_belongs_to_them(name, reset):
         is_moment = matches(path, f"(.*/)?({MOMENTS[name]})")
         restarts = reset == "restart" and matches(path, COMPANIONS.get(name, ""))
         expected = fresh if reset and (is_moment or restarts) else old
+        if (name, path) == ("lbfgs", "2/value"):  # of a point that is left
+            expected = np.inf
         np.testing.assert_array_equal(new, expected, err_msg=path)
         assert new.dtype == old.dtype
         if np.any(new != old):

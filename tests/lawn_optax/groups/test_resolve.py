@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 from flax import linen as nn
@@ -128,60 +127,6 @@ def test_neuron_frees_units_of_one_weight():
     }
 
 
-# --- stacked --------------------------------------------------------------------------
-
-
-def test_stacked_gives_one_norm_per_slice_of_the_named_modules_only():
-    params = {
-        "blocks": {"kernel": shape(6, 2, 3), "bias": shape(6, 3)},
-        "out": dense(3, 2),
-    }
-    assert sharing(params, groups.stacked("blocks")) == {
-        ("blocks/bias", "blocks/kernel"): (6,),
-        ("out/bias", "out/kernel"): (),
-    }
-
-
-def test_stacked_without_paths_is_everywhere_and_frees_what_has_no_axis():
-    params = {"a": {"w": shape(6, 2), "gain": shape()}, "b": {"w": shape(4, 2)}}
-    assert sharing(params, groups.stacked()) == {("a/w",): (6,), ("b/w",): (4,)}
-    assert reasons(params, groups.stacked()) == {"a/gain": "no axis to slice"}
-
-
-def test_stacked_axis_may_be_another():
-    params = {"w": shape(2, 6, 3)}
-    grouping = resolve(groups.stacked(axis=1), params)
-    assert grouping.blocks[0].shape == (6,) and grouping.blocks[0].axes == ((1,),)
-
-
-@pytest.mark.parametrize("layers", [6, 3], ids=["6_layers", "as_many_layers_as_units"])
-@pytest.mark.parametrize("axis", [0, 1], ids=["axis_0", "axis_1"])
-def test_stacked_over_neuron_keeps_slice_and_unit(axis, layers):
-    # The norms, not the axes: kernel [layer, in, unit] or [in, layer, unit], bias
-    # [layer, unit] or [unit, layer], with 3 units. Each norm counts one unit once.
-    kernel = np.arange(layers * 2 * 3, dtype=np.float32).reshape(layers, 2, 3) % 7
-    bias = np.arange(layers * 3, dtype=np.float32).reshape(layers, 3) % 5
-    params = {
-        "blocks": {"kernel": np.moveaxis(kernel, 0, axis)},
-        "out": {"kernel": np.ones((3, 2), np.float32)},
-    }
-    params["blocks"]["bias"] = np.moveaxis(bias, 0, axis)
-    choice = groups.stacked("blocks", axis=axis, base="neuron")
-    norms = lawn.diagnostics.group_norms(params, groups=choice)
-    expected = np.sqrt((kernel**2).sum(1) + bias**2)
-    np.testing.assert_allclose(np.sort(norms[:-2]), np.sort(expected.ravel()), 1e-6)
-    np.testing.assert_allclose(norms[-2:], np.sqrt(3), 1e-6)
-
-
-def test_stacked_over_leaf_and_helpers_in_each_other():
-    params = {"blocks": {"k": shape(6, 2, 3), "b": shape(6, 3)}, "embed": shape(5, 2)}
-    choice = groups.not_paths("embed", base=groups.stacked("blocks", base="leaf"))
-    assert sharing(params, choice) == {("blocks/b",): (6,), ("blocks/k",): (6,)}
-    inverse = groups.stacked("blocks", base=groups.not_paths("embed", base="leaf"))
-    assert sharing(params, inverse) == sharing(params, choice)
-    assert reasons(params, inverse) == {"embed": "named in not_paths"}
-
-
 # --- paths and free leaves ------------------------------------------------------------
 
 
@@ -280,6 +225,47 @@ def test_integer_dict_keys_are_items_of_a_list():
 def test_a_bare_array_is_one_group():
     assert sharing(shape(2, 3)) == {("",): ()}
     assert lawn.describe(shape(3)).splitlines()[1].split()[0] == "/"
+
+
+@jax.tree_util.register_pytree_node_class
+class Keyless:
+    """A node that does not name its children."""
+
+    def __init__(self, *children):
+        self.children = children
+
+    def tree_flatten(self):
+        return self.children, None
+
+    @classmethod
+    def tree_unflatten(cls, aux, children):
+        return cls(*children)
+
+
+def test_a_list_in_a_node_without_keys_is_a_list():
+    w, b = shape(2, 3), shape(3)
+    assert sharing(Keyless(w, b)) == {("0", "1"): ()}
+    assert sharing(Keyless([w, w], {"out": [w]})) == {
+        ("0/0",): (), ("0/1",): (), ("1/out/0",): ()
+    }  # fmt: skip
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["array"], meta_fields=["axes"]
+)
+class NamedArray:
+    """What Haliax has in the place of an array."""
+
+    __module__ = "haliax.core"
+
+    def __init__(self, array, axes):
+        self.array, self.axes = array, axes
+
+
+def test_named_arrays_of_haliax_are_seen_through():
+    weight, bias = shape(3, 2), shape(3)
+    named = Linear(NamedArray(weight, ("out", "in")), NamedArray(bias, ("out",)))
+    assert sharing(named) == sharing(Linear(weight, bias)) == {("weight", "bias"): ()}
 
 
 def test_attribute_paths_of_equinox_modules():

@@ -41,8 +41,9 @@ WRONG = {
     "--label-smoothing -0.1": "--label-smoothing must be",
     "--optimizer adam --weight-decay 0.1": "adam takes no --weight-decay",
     "--optimizer adam-bounded --weight-decay 0.1": "adam-bounded takes no",
-    "--epochs 79": "--epochs 79 are fewer than the 80 of the free phase",
-    "--optimizer adam --epochs 29": "--epochs 29 are fewer than the 30",
+    "--epochs 79 --free-epochs 50 --warmup-epochs 30": "--epochs 79 are fewer than the"
+    " 80 of the free phase",
+    "--optimizer adam --epochs 29 --warmup-epochs 30": "--epochs 29 are fewer than the",
     "--optimizer adam --switch mean-margin": "needs a -lawn optimizer",
     "--switch mean-margin --schedule three-phase": "needs --schedule two-phase",
     "--optimizer adam --alpha 0.5": "--alpha needs a -lawn optimizer",
@@ -51,6 +52,18 @@ WRONG = {
     "--process 1": "--process must be 0 to 0",
     "--processes 2": "several --processes need --coordinator HOST:PORT",
     "--coordinator 127.0.0.1:1": "and one needs none",
+    "--epochs 1000000000": "--epochs must be below 2^20",
+    "--warmup-epochs 1e12": "--warmup-epochs must be below 2^20",
+    "--schedule two-phase --free-epochs 1e12": "--free-epochs must be below 2^20",
+    "--epochs 1000000 --batch-size 1": "1000000 epochs of",
+    "--candidate-draws 100000000": "100,000,000 draws of candidates need",
+    "--processes 2 --coordinator=": "--coordinator must be HOST:PORT",
+    "--processes 2 --coordinator localhost": "with a port of 1 to 65535; got 'localhos",
+    "--processes 2 --coordinator localhost:": "--coordinator must be HOST:PORT",
+    "--processes 2 --coordinator :80": "--coordinator must be HOST:PORT",
+    "--processes 2 --coordinator localhost:65536": "--coordinator must be HOST:PORT",
+    "--processes 2 --coordinator localhost:-1": "--coordinator must be HOST:PORT",
+    "--processes 2 --coordinator 192.0.2.1:80": "process 0 of 2 could not join at",
     "--candidate-draws 0": "ml-100k has no candidates of its own",
     "--dataset ml-1m": "lacks ratings.dat",
     "--data-dir nowhere": "--data-dir nowhere is not a folder",
@@ -71,8 +84,8 @@ def test_wrong_options_are_one_line_and_leave_no_trace(files, tmp_path, capsys):
 
 def test_the_least_epochs_and_the_forms_with_decay_are_accepted():
     for options in (
-        {"epochs": 80},
-        {"epochs": 30, "schedule": "two-phase"},
+        {"epochs": 80, "free_epochs": 50.0, "warmup_epochs": 30.0},
+        {"epochs": 30, "schedule": "two-phase", "warmup_epochs": 30.0},
         {"optimizer": "adamw", "epochs": 30, "weight_decay": 0.1},
         {"weight_decay": 0.1},
         {"label_smoothing": 1.0},
@@ -88,7 +101,7 @@ def test_defaults_are_those_of_the_papers():
     assert resolved() == (300, "three-phase", 30)
     assert resolved(preset="arxiv-500") == (500, "three-phase", 30)
     assert resolved(preset="submission") == (300, "two-phase", 30)
-    assert resolved(preset="submission", epochs=90) == (90, "two-phase", 30)
+    assert resolved(preset="submission", epochs=90) == (90, "two-phase", 9)
     assert resolved(switch="mean-margin") == (300, "two-phase", 30)
 
 
