@@ -8,6 +8,7 @@ import pytest
 
 import lawn_optax as lawn
 from tests.support.asserts import assert_close, assert_same_bits
+from tests.support.optional import from_optax
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -39,7 +40,7 @@ def loss(parts):
 OPTIMIZERS = {
     "wrap": lambda: lawn.wrap(optax.adam(0.05), 3),
     "muonh": lambda: optax.chain(
-        optax.contrib.muon(0.05), lawn.baselines.hyperball(0.1, switch_step=2)
+        from_optax("contrib.muon")(0.05), lawn.baselines.hyperball(0.1, switch_step=2)
     ),
 }
 

@@ -16,7 +16,7 @@ import lawn_optax as lawn
 from lawn_optax import baselines
 from tests.support.asserts import assert_close, moved
 from tests.support.optimizers import INNERS, batch, loss, network, run, stepper
-from tests.support.optional import set_mesh
+from tests.support.optional import set_mesh, tree_map_params
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -76,7 +76,7 @@ def test_sharded_jit_equals_unsharded(name, groups, dtype, request):
     data = jax.device_put(batch(), place(P("data")))
     # Optax's own recipe: moments lie where their parameters lie, all else everywhere.
     masked = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
-    state_shardings = optax.tree_utils.tree_map_params(
+    state_shardings = tree_map_params(
         tx,
         lambda leaf, sharding: leaf if masked(leaf) else sharding,
         jax.eval_shape(tx.init, params),
