@@ -192,18 +192,18 @@ def test_a_reader_that_goes_away_costs_no_result(name, tmp_path):
     }[name]
     fake = "from train.studies import command as s\n"
     fake += "s.STUDIES['margins'] = lambda: ('Findings.', {})\n"
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", fake + PROGRAM, *command, f"--out={tmp_path / 'out'}"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    if name == "digits":  # It introduces itself, then it trains.
-        assert process.stdout.readline().startswith("Handwritten digits")
-    process.stdout.close()
-    error = process.stderr.read()
-    assert (process.wait(timeout=300), error) == (141, "")
+    ) as process:
+        if name == "digits":  # It introduces itself, then it trains.
+            assert process.stdout.readline().startswith("Handwritten digits")
+        process.stdout.close()
+        error = process.stderr.read()
+    assert (process.returncode, error) == (141, "")
     last = {"study": "findings.md", "report": "table.md", "digits": "table.md"}
     assert (tmp_path / "out" / last[name]).exists()
 
