@@ -111,7 +111,9 @@ def run(experiment: Experiment, config: Any) -> None:
         records.write_jsonl(folder / "trials.jsonl", rows)
         (folder / "table.md").write_text(text + "\n", encoding="utf-8")
         finals(experiment, config, rows, folder)
-        chosen = {name: best(rows, name, kind.metrics[0]) for name in names}
+        chosen = {
+            name: best(rows, name, kind.metrics[0], kind.lowest) for name in names
+        }
         files.finish({"best": chosen})
 
 
@@ -257,13 +259,16 @@ def _outcome(diverged_step: int) -> str:
 # -------------------------------------------------------------- choice, final runs
 
 
-def best(rows: list[Row], name: str, metric: str) -> Member | None:
-    """The trial of an optimizer with the highest mean metric over its seeds.
+def best(
+    rows: list[Row], name: str, metric: str, lowest: bool = False
+) -> Member | None:
+    """The trial of an optimizer with the best mean metric over its seeds.
 
     Args:
         rows: Rows of all trials.
         name: Name of the optimizer.
         metric: Name of the metric.
+        lowest: Whether its lowest mean is the best.
 
     Returns:
         Its hyperparameters, without the seed; None if every trial has a seed that
@@ -281,15 +286,16 @@ def best(rows: list[Row], name: str, metric: str) -> Member | None:
     ]
     if not alive:
         return None
-    top = max(alive, key=lambda trial: np.mean([row[metric] for row in trial]))[0]
+    choose = min if lowest else max
+    top = choose(alive, key=lambda trial: np.mean([row[metric] for row in trial]))[0]
     return {key: top[key] for key in HYPERPARAMETERS if key in top}
 
 
 def finals(experiment: Experiment, config: Any, rows: list[Row], folder: Path) -> None:
     """Trains each optimizer's best trial in full, with every seed."""
-    loaded, metric = None, sweep_of(experiment).metrics[0]
+    loaded, kind = None, sweep_of(experiment)
     for name in config.optimizers:
-        chosen = best(rows, name, metric)
+        chosen = best(rows, name, kind.metrics[0], kind.lowest)
         if chosen is None:
             print(f"{name}: every trial diverged, so there is no final run")
             continue
@@ -309,12 +315,15 @@ def table(experiment: Experiment, config: Any, rows: list[Row]) -> str:
     kind, lines = sweep_of(experiment), []
     metric = kind.metrics[0]
     for name in config.optimizers:
-        chosen = best(rows, name, metric)
+        chosen = best(rows, name, metric, kind.lowest)
         for row in rows:
             if row["optimizer"] != name:
                 continue
             finished = row["outcome"] == FINISHED
-            score = f"{100 * row[metric]:.2f}" if finished else row["outcome"]
+            score = row["outcome"]
+            if finished:
+                number = row[metric]
+                score = f"{number:.4f}" if kind.lowest else f"{100 * number:.2f}"
             mark = "best" if chosen and chosen.items() <= row.items() else ""
             lines.append([name, describe(row), str(row["seed"]), score, mark])
     name = config.optimizers[0]
