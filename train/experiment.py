@@ -68,6 +68,7 @@ class Sweep:
         column: Name of the first metric in a table.
         lowest: Whether the lowest first metric is the best, and is a loss; otherwise
             the highest is, and a table has it in percent.
+        unit: Name of the loop's epochs, in the plural.
         subject: ``(options)`` -> description of the training.
         measured: ``(options)`` -> description of the data of a trial's metrics.
     """
@@ -80,6 +81,7 @@ class Sweep:
     subject: Callable[[Any], str]
     measured: Callable[[Any], str]
     lowest: bool = False
+    unit: str = "epochs"
 
 
 class Clock(NamedTuple):

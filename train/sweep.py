@@ -96,6 +96,7 @@ def run(experiment: Experiment, config: Any) -> None:
         for name in names
         for member in members[name]
     ]
+    config = dataclasses.replace(config, batch_size=trials[0].batch_size)
     content = records.run_config(
         f"sweep {experiment.name}", config, neutral_names(config)
     )
@@ -328,18 +329,20 @@ def table(experiment: Experiment, config: Any, rows: list[Row]) -> str:
             lines.append([name, describe(row), str(row["seed"]), score, mark])
     name = config.optimizers[0]
     member = grid(experiment, config, name)[0]
-    full = make_config(experiment, config, name, **member).epochs
-    length = f"{full} epochs"
-    if config.trial_epochs not in (None, full):
+    full = make_config(experiment, config, name, **member)
+    length = f"{full.epochs} {kind.unit}"
+    if config.trial_epochs not in (None, full.epochs):
         length = (
-            f"{config.trial_epochs} epochs, all phases shortened from {full} (the free"
-            " epochs named are those of the full schedule)"
+            f"{config.trial_epochs} {kind.unit}, all phases shortened from"
+            f" {full.epochs} (the free {kind.unit} named are those of the full"
+            " schedule)"
         )
     header = ("optimizer", "trial", "seed", kind.column, "")
     return (
-        f"Trials on {config.dataset}, batch {config.batch_size:,},"
+        f"Trials on {full.dataset}, batch {full.batch_size:,},"
         f" {kind.subject(config)}: {length}. {kind.column.removesuffix(' %')} after"
-        f" the last epoch, {kind.measured(config)}.\n\n{markdown.table(header, lines)}"
+        f" the last {kind.unit[:-1]}, {kind.measured(config)}."
+        f"\n\n{markdown.table(header, lines)}"
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from tests.support.rating_files import refused
 from train.digits import experiment as digits
 from train.images import options as image_options
+from train.language import options as language_options
 from train.options import check_bounds, neutral_names, option
 from train.recommenders import options as recsys_options
 
@@ -34,10 +35,15 @@ SWEEP = {"checkpoint_minutes", "data_dir", "micro_batch", "out", "quiet"}
         # What a preset decides is in other options, once it has been looked up.
         (recsys_options.resolve(recsys_options.Config()), WHERE | {"preset"}),
         (image_options.resolve(image_options.Config()), WHERE | {"preset", "workers"}),
+        (language_options.resolve(language_options.Config()), WHERE | {"preset"}),
         (recsys_options.SweepConfig(), SWEEP | {"at_once"}),
         (image_options.SweepConfig(), SWEEP | {"workers"}),
+        (language_options.SweepConfig(), SWEEP | {"at_once"}),
     ],
-    ids=["digits", "recsys", "image", "sweep recsys", "sweep image"],
+    ids=[
+        *("digits", "recsys", "image", "language"),
+        *("sweep recsys", "sweep image", "sweep language"),
+    ],
 )
 def test_options_that_do_not_change_the_result(config, names):
     assert set(neutral_names(config)) == names

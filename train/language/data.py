@@ -18,7 +18,6 @@ import numpy as np
 from train import InputError, require
 
 DATASETS = ("python", "tiny-shakespeare", "files")
-URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE = "input.txt"
 END = b"\0"  # Between two files.
 # Tests are as long as the library itself, and _sysconfigdata has paths of the machine.

@@ -27,11 +27,12 @@ from train.language.data import Text
 from train.language.figures import draw
 from train.language.options import MODEL, Config, Settings, SweepConfig, grid, resolve
 from train.language.programs import Data, Details, Task
+from train.language.report import REPORT
 from train.report import markdown
 from train.single_run import Programs, SingleRun, margins_in_words
 from train.statistics import standard_error
 
-PIECES = 200  # Pieces of the held-out text whose losses are kept.
+PIECES = 200  # Most pieces of the held-out text whose losses are kept.
 ROWS = 8  # Evaluations in the table of a run.
 
 # ------------------------------------------------------------------------ data
@@ -83,7 +84,8 @@ def make_task(config: Settings, devices: Devices) -> Task:
         model=Transformer(
             programs.VOCABULARY,
             initialization=config.init,
-            dtype=jnp.dtype(config.dtype),
+            # None is the type of the weights, which is float32.
+            dtype=jnp.bfloat16 if config.dtype == "bfloat16" else None,
             **form,
         ),
         block=config.block,
@@ -151,8 +153,10 @@ def make_programs(config: Settings, text: Text, task: Task) -> Programs:
     """The programs of a run, and how it reports their results."""
 
     def documents(details: Details) -> dict[str, Any]:
-        pieces = np.array_split(details.losses, min(PIECES, len(details.losses)))
-        means = [round(float(piece.mean()), 5) for piece in pieces]
+        count = len(details.losses)  # All pieces are of equal length.
+        pieces = max(n for n in range(1, min(PIECES, count) + 1) if count % n == 0)
+        means = details.losses.reshape(pieces, -1).mean(1)
+        means = [round(mean, 4) for mean in means.tolist()]
         sample = bytes(details.sample.tolist()).decode(errors="replace")
         about = {"text": text.origin, "sha256": text.sha256}
         return {
@@ -222,6 +226,12 @@ def evaluation(finished: Any, values: Mapping[str, float], details: Details) -> 
     )
 
 
+def _subject(config: SweepConfig) -> str:
+    given = {name: getattr(config, name) for name in (*MODEL, "dtype")}
+    words = [f"{name} {value}" for name, value in given.items() if value is not None]
+    return ", ".join([f"preset {config.preset}", *words])
+
+
 def _measured(config: SweepConfig) -> str:
     which = "validation" if config.protocol == "validation" else "held-out"
     return f"on the {which} text, in nats per byte"
@@ -241,8 +251,10 @@ EXPERIMENT = Experiment(
         together=True,
         metrics=("test_loss", "bits_per_byte", "accuracy"),
         column="Held-out loss",
-        subject=lambda config: f"preset {config.preset}",
+        subject=_subject,
         measured=_measured,
         lowest=True,
+        unit="steps",
     ),
+    report=REPORT,
 )

@@ -9,15 +9,19 @@ from matplotlib.figure import Figure
 from train.plots import finish
 
 
-def draw(path: Path, rows: list[dict[str, Any]], switched_at: int) -> None:
+def draw(
+    path: Path, rows: list[dict[str, Any]], switched_at: int, heading: str = ""
+) -> None:
     """Draws losses, accuracy, margins and weight norms against steps.
 
     Args:
         path: Path of the PNG file to write.
         rows: Rows of ``metrics.jsonl``.
         switched_at: The first constrained step, marked by a line; -1 for none.
+        heading: Title of the figure.
     """
     figure = Figure(figsize=(10, 7.5), layout="constrained")
+    figure.suptitle(heading)
     loss, accuracy, margin, norm = panels = list(figure.subplots(2, 2).flat)
     steps = [row["step"] for row in rows]
 

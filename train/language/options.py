@@ -139,7 +139,7 @@ class Options(options.CommonOptions):
     """Squared ReLU or GELU."""
     tied: bool | None = None
     """Whether the head's weights are the embeddings."""
-    dropout: float | None = option(None, least=0, below=1)
+    dropout: float | None = option(None, least=0)
     """Share of numbers that dropout sets to 0."""
     init: Literal["fan-in", "small", "zero-out"] | None = None
     """First weights: by the number of inputs, as small as GPT-2's, or the first with
@@ -162,7 +162,7 @@ class Options(options.CommonOptions):
     adamh_rate: float | None = option(None, above=0)
     """Highest learning rate of the parts trained by AdamH, a share of their norm
     (default: --learning-rate for adamh and muonh, else 0.01)."""
-    b2: float | None = option(None, least=0, below=1)
+    b2: float | None = option(None, least=0)
     """Decay of Adam's second moments (default: from the preset)."""
     momentum: float = option(0.9, least=0)
     """Momentum of sgd and its forms."""
@@ -313,7 +313,7 @@ def _fill_in(config: Config) -> dict[str, Any]:
     defaults["dataset"] = dataset if config.preset == "default" else "tiny-shakespeare"
     if config.clip_norm == "preset":
         config = dataclasses.replace(config, clip_norm=preset["clip_norm"])
-    known = {field.name for field in dataclasses.fields(config)}
+    known = {field.name for field in dataclasses.fields(config)} - {"clip_norm"}
     filled = options.fill_in(config, {k: v for k, v in defaults.items() if k in known})
     if filled["text_sha256"] is None:
         filled["text_sha256"] = data.sha256(filled["dataset"], config.data_dir)
@@ -331,6 +331,9 @@ def _check_model(settings: Settings) -> None:
         f"--positions rotary needs heads of an even width; --width {width} with"
         f" --heads {heads} has {width // heads}",
     )
+    for name in ("dropout", "b2"):
+        value = getattr(settings, name)
+        require(value < 1, f"--{name} must be below 1; got {value}")
     require(
         not settings.tied or settings.head == "method",
         "--tied has no head of its own for --head; choose --embeddings instead",

@@ -175,7 +175,8 @@ def sample(
 def places(task: Task, trial: Trial, number: jax.Array, length: int) -> jax.Array:
     """Where the sequences of a step begin in a text of this length, int32[batch]."""
     key = jax.random.fold_in(training_step.key(trial, 1), number)
-    return jax.random.randint(key, (task.batch_size,), 0, length - task.block)
+    count = (task.batch_size,)
+    return jax.random.randint(key, count, 0, length - task.block, jnp.int32)
 
 
 def _gradient(

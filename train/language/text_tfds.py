@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from train import tfds_download
-from train.language.data import SHAKESPEARE, URL
+
+URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 
 
 class ShakespeareText(tfds.core.GeneratorBasedBuilder):
@@ -39,6 +40,6 @@ def load() -> bytes:
         InputError: If the download fails, or the file is not the original one.
     """
     builder = cast(Any, ShakespeareText())  # Decorators hide its types.
-    tfds_download.prepare(builder, "tiny-shakespeare", URL, SHAKESPEARE)
+    tfds_download.prepare(builder, "tiny-shakespeare", URL, URL.rpartition("/")[2])
     (example,) = builder.as_data_source("train").__getitems__([0])
     return np.asarray(example["text"], np.uint8).tobytes()
