@@ -22,6 +22,7 @@ class Form:
     positions: str
     qk_norm: bool
     activation: str
+    attention_width: int | None
     dropout: float
     initialization: str
     dtype: DTypeLike | None
@@ -43,14 +44,15 @@ class Transformer(nn.Module):
         vocabulary: Number of tokens.
         width: Numbers per position in the residual stream.
         depth: Number of blocks.
-        heads: Number of heads of attention; their width is `width` / `heads`, which
-            must be whole, and even with rotary positions.
+        heads: Number of heads of attention. The width of a head, `attention_width` /
+            `heads`, must be whole, and even with rotary positions.
         block: Longest sequence; only learned positions depend on it.
         norm: ``rms`` or ``layer``, both with a gain; RMSNorm has epsilon 1e-6,
             LayerNorm 1e-5.
         positions: ``rotary`` or ``learned``.
         qk_norm: Whether queries and keys are normed within each head.
-        activation: ``relu2`` (squared ReLU) or ``gelu``.
+        activation: ``relu2`` (squared ReLU), ``relu`` or ``gelu``.
+        attention_width: Numbers of all queries of a position; by default `width`.
         tied: Whether the head's kernel is the table of embeddings.
         dropout: Share of numbers that dropout sets to 0, after the embedding, in the
             attention and at the end of each part of a block.
@@ -71,7 +73,8 @@ class Transformer(nn.Module):
     norm: Literal["rms", "layer"] = "rms"
     positions: Literal["rotary", "learned"] = "rotary"
     qk_norm: bool = True
-    activation: Literal["relu2", "gelu"] = "relu2"
+    activation: Literal["relu2", "relu", "gelu"] = "relu2"
+    attention_width: int | None = None
     tied: bool = False
     dropout: float = 0.0
     initialization: Literal["fan-in", "small", "zero-out"] = "fan-in"
@@ -154,9 +157,10 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         form, width = self.form, x.shape[-1]
-        shape = (*x.shape[:-1], form.heads, width // form.heads)
+        inner = form.attention_width or width
+        shape = (*x.shape[:-1], form.heads, inner // form.heads)
         query, key, value = (
-            dense(form, width, name)(x).reshape(shape)
+            dense(form, inner, name)(x).reshape(shape)
             for name in ("query", "key", "value")
         )
         if form.qk_norm:
@@ -175,7 +179,7 @@ class Attention(nn.Module):
             broadcast_dropout=False,
             deterministic=not dropping,
             force_fp32_for_softmax=jnp.finfo(x.dtype).bits < 32,
-        ).reshape(x.shape)
+        ).reshape(*x.shape[:-1], inner)
         x = dense(form, width, "out", writes=True)(x)
         return nn.Dropout(form.dropout, deterministic=not train)(x)
 
@@ -192,7 +196,7 @@ class MLP(nn.Module):
         if form.activation == "gelu":
             x = nn.gelu(x, approximate=False)
         else:
-            x = jnp.square(nn.relu(x))
+            x = nn.relu(x) ** (2 if form.activation == "relu2" else 1)
         x = dense(form, width, "down", writes=True)(x)
         return nn.Dropout(form.dropout, deterministic=not train)(x)
 

@@ -1,6 +1,7 @@
 """The transformer, beside a forward pass in NumPy."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from tests.support.asserts import assert_same_bits, close
 
 SIZES = {"vocabulary": 11, "width": 12, "depth": 2, "heads": 3, "block": 7}
 FORMS = {"modern": Transformer, "nanogpt": nanogpt}
+NARROW = partial(Transformer, attention_width=6, activation="relu")
 
 
 def draw(model, seed=0, dtype="float32"):
@@ -45,7 +47,7 @@ def turned(x):
 
 
 def attention(layer, x, model):
-    size = model.width // model.heads
+    size = (model.attention_width or model.width) // model.heads
     heads = []
     for head in range(model.heads):
         own = slice(head * size, (head + 1) * size)
@@ -78,7 +80,7 @@ def forward(params, sequence, model):
             erf = np.vectorize(math.erf)(inner / math.sqrt(2))
             inner = inner * (1 + erf) / 2
         else:
-            inner = np.maximum(inner, 0) ** 2
+            inner = np.maximum(inner, 0) ** (2 if model.activation == "relu2" else 1)
         x = x + inner @ layer["mlp"]["down"]["kernel"]
     x = norm(x, params["final_norm"], model.norm)
     if model.tied:
@@ -86,9 +88,9 @@ def forward(params, sequence, model):
     return x @ params["head"]["kernel"]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "narrow"])
 def test_logits_equal_those_of_numpy_in_float64(form, x64):
-    model = FORMS[form](**SIZES)
+    model = (FORMS | {"narrow": NARROW})[form](**SIZES)
     variables, sequences = draw(model, dtype="float64"), tokens(2, 7)
     logits = jax.jit(model.apply)(variables, sequences)
     assert logits.dtype == np.float64

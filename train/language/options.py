@@ -16,7 +16,7 @@ from train.language import data
 from train.options import Grid, option
 
 MODEL = ("width", "depth", "heads", "block", "norm", "positions", "qk_norm")
-MODEL += ("activation", "tied", "dropout", "scanned")
+MODEL += ("activation", "attention_width", "tied", "dropout", "scanned")
 
 _DEFAULT: dict[str, Any] = {
     "optimizer": "adamh",
@@ -62,8 +62,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "init": "small",
         "adamw": (1e-3, 0.1, 0.0),
     },
-    # The example nanolm of Optax: 1.4253 after 2,000 steps. Its feed-forward layers
-    # have biases and its head too; ours have none.
+    # An earlier version of Optax's example nanolm: 1.4253 after 2,000 steps. It has
+    # biases and other first weights, drops within the MLP and holds out a twentieth.
     "nanolm": _PUBLISHED
     | {
         "schedule": "constant",
@@ -72,6 +72,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "width": 256,
         "depth": 6,
         "heads": 8,
+        "attention_width": 32,
+        "activation": "relu",
         "dropout": 0.2,
         "b2": 0.999,
         "adamw": (5e-3, 1e-4, 0.0),
@@ -135,8 +137,10 @@ class Options(options.CommonOptions):
     """Rotary or learned positions."""
     qk_norm: bool | None = None
     """Whether queries and keys are normed."""
-    activation: Literal["relu2", "gelu"] | None = None
-    """Squared ReLU or GELU."""
+    activation: Literal["relu2", "relu", "gelu"] | None = None
+    """Squared ReLU, ReLU or GELU."""
+    attention_width: int | None = option(None, least=1)
+    """Numbers of all queries of a position (default: the width, but 32 for nanolm)."""
     tied: bool | None = None
     """Whether the head's weights are the embeddings."""
     dropout: float | None = option(None, least=0)
@@ -240,7 +244,7 @@ class Settings(Config, options.ResolvedOptions):
     norm: Literal["rms", "layer"] = "rms"
     positions: Literal["rotary", "learned"] = "rotary"
     qk_norm: bool = True
-    activation: Literal["relu2", "gelu"] = "relu2"
+    activation: Literal["relu2", "relu", "gelu"] = "relu2"
     tied: bool = False
     dropout: float = 0.0
     init: Literal["fan-in", "small", "zero-out"] = "fan-in"
@@ -321,14 +325,12 @@ def _fill_in(config: Config) -> dict[str, Any]:
 
 
 def _check_model(settings: Settings) -> None:
-    width, heads = settings.width, settings.heads
-    require(
-        width % heads == 0,
-        f"--width {width} must be a multiple of --heads {heads}",
-    )
+    width, heads = settings.attention_width or settings.width, settings.heads
+    flag = "--attention-width" if settings.attention_width else "--width"
+    require(width % heads == 0, f"{flag} {width} must be a multiple of --heads {heads}")
     require(
         settings.positions == "learned" or width // heads % 2 == 0,
-        f"--positions rotary needs heads of an even width; --width {width} with"
+        f"--positions rotary needs heads of an even width; {flag} {width} with"
         f" --heads {heads} has {width // heads}",
     )
     for name in ("dropout", "b2"):

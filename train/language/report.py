@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from train.language.options import PRESETS
 from train.report.definition import DIFFERENCE_NOTE, OPTIONS, Protocol, Report
 from train.report.papers import Published
 
@@ -16,24 +17,19 @@ NOTES = (
     " nanoGPT's README and Optax's example nanolm print for their settings.",
     f'{DIFFERENCE_NOTE} "LAWN" stands there for adamh, muonh and sgdh too.',
 )
-# Options of the two published settings, and what was published for them.
-_BOTH = {"dataset": "tiny-shakespeare", "optimizer": "adamw", "epochs": 2_000}
-_PUBLISHED = (
-    (
-        _BOTH | {"width": 128, "depth": 4, "batch_size": 12, "schedule": "cosine"},
-        Published(1.88, None, "README of nanoGPT, for CPUs"),
-    ),
-    (
-        _BOTH | {"width": 256, "depth": 6, "batch_size": 128, "schedule": "constant"},
-        Published(1.4253, None, "Optax's example nanolm"),
-    ),
-)
+# What was published for the settings of two presets.
+_PUBLISHED = {
+    "nanogpt": Published(1.88, None, "README of nanoGPT, for CPUs"),
+    "nanolm": Published(1.4253, None, "Optax's example nanolm at 5e-3"),
+}
 
 
 def published(options: Mapping[str, Any]) -> Published | None:
-    """The published loss for a run of one of the two settings, or None."""
-    for setting, loss in _PUBLISHED:
-        if setting.items() <= options.items() and not options["validation"]:
+    """The published loss for a run with one of these settings, or None."""
+    for name, loss in _PUBLISHED.items():
+        setting = {**PRESETS[name], "dataset": "tiny-shakespeare", "validation": False}
+        setting["learning_rate"], setting["weight_decay"], _ = setting.pop("adamw")
+        if setting.items() <= options.items():
             return loss
     return None
 
@@ -67,7 +63,8 @@ REPORT = Report(
         "batch_size",
         "epochs",
         *("width", "depth", "heads", "block", "norm", "positions", "qk_norm"),
-        *("activation", "tied", "dropout", "init", "dtype", "validation"),
+        *("activation", "attention_width", "tied", "dropout", "init", "dtype"),
+        "validation",
     ),
     validation=Protocol(
         "validation text",

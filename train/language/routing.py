@@ -5,7 +5,6 @@ the gains of the norms are trained by the method too, by Adam, or with a fixed n
 AdamH: see `train.language.options`.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -76,19 +75,22 @@ def make_optimizer(config: Settings, trial: Trial) -> optax.GradientTransformati
     }
     if config.optimizer not in (*optimizers.WITHOUT_DECAY, *optimizers.HYPERBALL):
         own |= {"weight_decay": trial["weight_decay"], "mask": is_matrix}
-    rate = partial(hyperparameters.learning_rate, config, 1)
-    peaks = {"adam": config.adam_rate, "adamh": config.adamh_rate}
-    rates = {
-        name: rate(trial if peak is None else {**trial, "learning_rate": peak})
-        for name, peak in peaks.items()
-    }
-    made = {
-        "method": lambda: optimizers.make(config.optimizer, rate(trial), **own),
-        "adam": lambda: optimizers.make("adam", rates["adam"], **options),
-        "adamh": lambda: optimizers.make("adamh", rates["adamh"], **options),
+
+    def rate(peak: float | None) -> optax.Schedule:
+        peaks = trial if peak is None else {**trial, "learning_rate": peak}
+        return hyperparameters.learning_rate(config, 1, peaks)
+
+    settings = {
+        "method": (config.optimizer, rate(None), own),
+        "adam": ("adam", rate(config.adam_rate), options),
+        "adamh": ("adamh", rate(config.adamh_rate), options),
     }
     chosen = methods(config)
-    used = {name: made[name]() for name in made if name in chosen.values()}
+    used = {
+        name: optimizers.make(optimizer, schedule, **others)
+        for name, (optimizer, schedule, others) in settings.items()
+        if name in chosen.values()
+    }
     tx = used["method"]
     if len(used) > 1:
         tx = optax.partition(

@@ -9,6 +9,7 @@ from tests.support.rating_files import refused
 from train.__main__ import main
 from train.language import options
 from train.language.options import Config, resolve
+from train.language.report import published
 
 
 def test_the_preset_is_nanogpt_s_setting():
@@ -23,6 +24,14 @@ def test_the_preset_is_nanogpt_s_setting():
         **{"head": "method", "embeddings": "method", "vectors": "method"},
     }
     assert expected.items() <= dataclasses.asdict(found).items()
+
+
+def test_published_losses_are_for_the_settings_of_the_presets():
+    for name, loss in (("nanogpt", 1.88), ("nanolm", 1.4253)):
+        found = dataclasses.asdict(resolve(Config(preset=name, text_sha256="")))
+        assert published(found).value == loss
+        for change in ({"validation": True}, {"depth": 5}, {"optimizer": "adamh"}):
+            assert published(found | change) is None
 
 
 def nanogpt(**changes):
