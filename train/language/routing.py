@@ -106,25 +106,21 @@ def make_optimizer(config: Settings, trial: Trial) -> optax.GradientTransformati
 
 def describe(config: Settings) -> str:
     """Steps, optimizers, rates and the switch of a run in words."""
-    by_method: dict[str, list[str]] = {}
+    rates = {"adam": config.adam_rate, "adamh": config.adamh_rate}
+    parts: dict[str, list[str]] = {}  # By what trains them.
     for name, method in methods(config).items():
-        if not (config.tied and name == "head"):
-            by_method.setdefault(method, []).append(name)
-    words = []
-    for method, names in by_method.items():
+        rate = rates.get(method) or config.learning_rate
+        called = f"{method} (rate {rate:g})"
         if method == "method":
-            rate = config.learning_rate
-            called = f"{config.optimizer} (rate {rate:g}"
+            called = f"{config.optimizer} (rate {rate:g})"
             if config.weight_decay:
-                called += f", weight decay {config.weight_decay:g}"
-            called += ")"
-        else:
-            peak = config.adam_rate if method == "adam" else config.adamh_rate
-            called = f"{method} (rate {peak or config.learning_rate:g})"
-        words.append(f"{called} for {', '.join(names)}")
+                called = f"{called[:-1]}, weight decay {config.weight_decay:g})"
+        if not (config.tied and name == "head"):
+            parts.setdefault(called, []).append(name)
+    words = [f"{called} for {', '.join(names)}" for called, names in parts.items()]
     if optimizers.is_lawn(config.optimizer):
         when = f"{config.free_epochs:g} free steps"
         if config.switch != "epochs":
             when = f"at {config.switch_threshold:g} ({config.switch})"
         words.append(f"switch: {when}")
-    return f"{config.epochs:,} steps, {config.schedule} schedule, {'; '.join(words)}"
+    return f"{config.epochs:,} steps, {config.schedule} schedule;\n{'; '.join(words)}"
