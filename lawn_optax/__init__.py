@@ -17,6 +17,8 @@ from lawn_optax._algorithms import sgd as sgd
 from lawn_optax._describe import captured_norms as captured_norms
 from lawn_optax._describe import describe as describe
 from lawn_optax._describe import logit_scale as logit_scale
+from lawn_optax._radius import Group as Group
+from lawn_optax._radius import to_norms as to_norms
 from lawn_optax._reset import ResetState as ResetState
 from lawn_optax._reset import reset_at as reset_at
 from lawn_optax._switch import PhaseState as PhaseState
@@ -27,6 +29,8 @@ from lawn_optax._switch import switch_when as switch_when
 from lawn_optax._transforms import SphereState as SphereState
 from lawn_optax._transforms import project_tangent as project_tangent
 from lawn_optax._transforms import renormalize as renormalize
+from lawn_optax._unfuse import unfuse as unfuse
+from lawn_optax._unfuse import unfused as unfused
 from lawn_optax._wrap import LawnState as LawnState
 from lawn_optax._wrap import wrap as wrap
 from lawn_optax.baselines._rescale import RescaleState as RescaleState
@@ -35,6 +39,7 @@ from lawn_optax.baselines._rescale import rescale_on_decay as rescale_on_decay
 __version__ = _version("lawn-optax")
 
 __all__ = [
+    "Group",
     "LawnState",
     "PhaseState",
     "RescaleState",
@@ -62,5 +67,8 @@ __all__ = [
     "sgd",
     "switch_at",
     "switch_when",
+    "to_norms",
+    "unfuse",
+    "unfused",
     "wrap",
 ]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
+from lawn_optax._radius import Radius, radii
 from lawn_optax._switch import PhaseState
 from lawn_optax._types import AxisName, Groups, PyTree
 from lawn_optax.groups._resolve import Grouping, absent, resolve
@@ -46,6 +47,7 @@ class Sphere(NamedTuple):
 
     grouping: Grouping
     count: jax.Array  # int32[]; updates done so far
+    constrained: jax.Array  # bool[]; False in the free phase
     weights: list[Any]  # None for a leaf without an update: it is not on the sphere
     axes: list[tuple]  # mesh axes over which the sums of a leaf are completed
     weight_sq: list[jax.Array]  # squared norms now
@@ -62,11 +64,12 @@ class Sphere(NamedTuple):
         state: CapturedNorms,
         constrained: jax.Array,
         first: jax.Array,
+        radius: Radius = None,
     ) -> tuple[Sphere, list[Any]]:
         """The sphere of this update, and the leaves of the updates.
 
-        The norms are read in the first constrained update; later they come from
-        `state`.
+        The norms are read, or given by `radius`, in the first constrained update;
+        later they come from `state`.
         """
         if state.norms.shape != (grouping.num_norms,):
             raise ValueError(
@@ -87,12 +90,15 @@ class Sphere(NamedTuple):
             found = geometry.has_norm(square) & geometry.movable(
                 block, grouping, leaves
             )
-            new = jnp.where(found, jnp.sqrt(square), 0)
+            new = radii(radius, grouping, block, jnp.sqrt(square))
+            new = jnp.where(found, new, 0)
             norms.append(jnp.where(first, new, old))
         active = [constrained & (norm > 0) for norm in norms]
         count = state.phase.count
-        sphere = cls(grouping, count, weights, axes, weight_sq, norms, active)
-        return sphere, leaves
+        return (
+            cls(grouping, count, constrained, weights, axes, weight_sq, norms, active),
+            leaves,
+        )
 
     def norm_vector(self) -> jax.Array:
         """The captured norms as the state keeps them."""

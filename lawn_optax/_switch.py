@@ -176,9 +176,6 @@ def next_phase(
     return PhaseState(count, switched_at, due, watched)
 
 
-ALWAYS = as_trigger(0)
-
-
 def switch_at(
     step: Step,
     transform: optax.GradientTransformation,

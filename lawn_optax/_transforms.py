@@ -11,7 +11,15 @@ import jax
 import optax
 
 from lawn_optax._constraint import Sphere, init_norms
-from lawn_optax._switch import ALWAYS, PhaseState, init_phase, next_phase, phase_now
+from lawn_optax._radius import Radius, check_radius
+from lawn_optax._switch import (
+    PhaseState,
+    Step,
+    as_trigger,
+    init_phase,
+    next_phase,
+    phase_now,
+)
 from lawn_optax._types import AxisName, Groups, check_params, check_static
 from lawn_optax.groups._resolve import resolve
 
@@ -64,7 +72,11 @@ def project_tangent(
 
 
 def renormalize(
-    groups: Groups = "layer", *, project: bool = True, axis_name: AxisName = None
+    groups: Groups = "layer",
+    *,
+    project: bool = True,
+    radius: Radius = None,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Changes updates so that each group's norm after them is the captured one.
 
@@ -76,13 +88,14 @@ def renormalize(
       groups: Weights that share one norm; see `project_tangent`.
       project: Whether to project the update to the tangent space first, the second
         of the two projections of `wrap`.
+      radius: Norm of each group instead of the captured one; see `wrap`.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
       A transformation whose `update` needs `params`.
 
     Raises:
-      TypeError: If `project` is traced or not a bool.
+      TypeError: If `project` is traced or not a bool, or for an invalid `radius`.
       ValueError: In `init`, if no leaf is constrained or labels do not fit.
 
     Examples:
@@ -99,7 +112,7 @@ def renormalize(
     """
     check_project(project)
     retract = functools.partial(Sphere.retract, project=project)
-    return on_sphere("renormalize", groups, axis_name, retract)
+    return on_sphere("renormalize", groups, axis_name, retract, radius=radius)
 
 
 def check_project(project: Any) -> None:
@@ -112,20 +125,28 @@ def on_sphere(
     groups: Groups,
     axis_name: AxisName,
     change: Callable[[Sphere, list[Any]], list[Any]],
+    *,
+    radius: Radius = None,
+    switch_step: Step = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """The transformation that changes all updates by `change(sphere, updates)`."""
+    """The transformation that changes all updates by `change(sphere, updates)`.
+
+    In the free phase no group of the sphere is active, so updates pass.
+    """
+    check_radius(radius)
+    trigger = as_trigger(switch_step)
 
     def init_fn(params):
-        return SphereState(init_phase(ALWAYS), *init_norms(groups, params))
+        return SphereState(init_phase(trigger), *init_norms(groups, params))
 
     def update_fn(updates, state, params=None, **extra_args):
         check_params(params, name)
-        constrained, first = phase_now(ALWAYS, state.phase)
+        constrained, first = phase_now(trigger, state.phase)
         grouping = resolve(groups, params)
         sphere, leaves = Sphere.capture(
-            grouping, axis_name, params, updates, state, constrained, first
+            grouping, axis_name, params, updates, state, constrained, first, radius
         )
-        phase = next_phase(ALWAYS, state.phase, first, extra_args)
+        phase = next_phase(trigger, state.phase, first, extra_args)
         updates = grouping.treedef.unflatten(change(sphere, leaves))
         return updates, SphereState(phase, sphere.norm_vector(), state.fingerprint)
 

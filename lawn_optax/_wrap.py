@@ -19,6 +19,7 @@ import jax
 import optax
 
 from lawn_optax._constraint import ScaleFn, Sphere, init_norms
+from lawn_optax._radius import Radius, check_radius
 from lawn_optax._reset import Reset, check_reset, reset_state
 from lawn_optax._switch import (
     PhaseState,
@@ -57,6 +58,7 @@ def wrap(
     groups: Groups = "layer",
     reset: Reset = "restart",
     projections: Projections = 2,
+    radius: Radius = None,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """LAWN around any optimizer: free training first, then fixed weight norms.
@@ -82,6 +84,10 @@ def wrap(
       reset: Treatment of the moments at the switch: "restart", "moments" or None;
         see `reset_at`.
       projections: 2 projects gradient and update, 1 the gradient only.
+      radius: Norm of each group from the switch on, instead of the captured one: a
+        number, or a callable from a `Group` (its norm at the switch, number of
+        elements, shape) to a number. The first constrained update moves the weights
+        there; `to_norms` does so before training. Groups of norm zero stay free.
       axis_name: Mesh axes over which parameters are sharded, where they cannot be
         inferred; see `project_tangent`.
 
@@ -121,6 +127,7 @@ def wrap(
         groups=groups,
         reset=reset,
         projections=projections,
+        radius=radius,
         axis_name=axis_name,
     )
 
@@ -134,6 +141,7 @@ def constrain(
     reset: Reset,
     projections: Projections,
     axis_name: AxisName,
+    radius: Radius = None,
     scale: Callable[[jax.Array], ScaleFn] | None = None,
     has_trust_ratio: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -144,6 +152,7 @@ def constrain(
     """
     check_reset(reset)
     check_static("projections", projections, "1 or 2", values=(1, 2))
+    check_radius(radius)
     trigger = as_trigger(switch_step)
     inner = optax.with_extra_args_support(inner)
     project = projections == 2
@@ -158,7 +167,7 @@ def constrain(
         constrained, first = phase_now(trigger, state.phase)
         grouping = resolve(groups, params)
         sphere, gradients = Sphere.capture(
-            grouping, axis_name, params, updates, state, constrained, first
+            grouping, axis_name, params, updates, state, constrained, first, radius
         )
         inner_state = reset_state(inner, state.inner_state, params, first, reset)
         updates, inner_state = inner.update(

@@ -24,6 +24,14 @@ from tests.support import compilation  # noqa: E402
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are cores: some tests wait for processes of their own."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Tests of one file stay together, so that its fixtures are made once."""
     if config.getvalue("dist") != "load":  # which is what `-n auto` means

@@ -1,21 +1,31 @@
 """Figures of runs, and helpers for all figures."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
 from train.digits.grid import GridResult, describe_trial
 
+if TYPE_CHECKING:  # Matplotlib takes a second to import, and few commands draw.
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 # The colours of Okabe and Ito, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def training_curves(
@@ -32,7 +42,9 @@ def training_curves(
         results: One per optimizer. It is not drawn if all of its trials diverged.
         steps_per_epoch: Updates per epoch.
     """
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    from matplotlib.lines import Line2D
+
+    figure = new_figure(10, 7.5)
     margin, accuracy, loss, norm = figure.subplots(2, 2, sharex=True).flat
     handles, lowest = [], 1.0
     colours = dict(
@@ -96,7 +108,7 @@ def run_curves(
         tested: Words for the data of the score and of its margins.
         trained: Words for the training data of the score.
     """
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    figure = new_figure(10, 7.5)
     hit, margin, loss, norm = figure.subplots(2, 2, sharex=True).flat
     epochs = [row["epoch"] for row in rows]
 

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 RESAMPLES = 10_000
 
@@ -46,6 +45,8 @@ def paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float
         The mean of ``first - second`` and half the width of its 95% Student t
         interval.
     """
+    from scipy import stats  # Here, because it takes half a second to import.
+
     # The interval of `stats.ttest_rel` is the same, but equal differences make it warn.
     mean, std, n = mean_std(np.asarray(first, np.float64) - second)
     return mean, float(stats.t.ppf(0.975, n - 1) * std / np.sqrt(n))

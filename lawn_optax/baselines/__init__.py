@@ -1,7 +1,7 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """Other ways to control weight norms, as Optax transformations to compare with."""
 
-from lawn_optax.baselines._adamp import adamp, sgdp
+from lawn_optax.baselines._adamp import ProjectedState, adamp, sgdp
 from lawn_optax.baselines._bounded import (
     BoundedState,
     bounded_init,
@@ -25,6 +25,7 @@ __all__ = [
     "BoundedState",
     "HalpernState",
     "Polar",
+    "ProjectedState",
     "ReparametrizedState",
     "WeightNormalizationState",
     "adamp",

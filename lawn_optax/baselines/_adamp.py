@@ -6,16 +6,31 @@ unit and, if a unit fails the test, for the whole leaf.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
+from lawn_optax._switch import (
+    PhaseState,
+    Step,
+    as_trigger,
+    init_phase,
+    next_phase,
+    phase_now,
+)
 from lawn_optax._types import AxisName, Groups, check_params
 from lawn_optax.groups import only_matrices
 from lawn_optax.groups._resolve import Grouping, absent, resolve
+
+
+class ProjectedState(NamedTuple):
+    """State of the projection in `adamp` and `sgdp`."""
+
+    phase: PhaseState
+    inner_state: optax.OptState
 
 
 def adamp(
@@ -28,6 +43,7 @@ def adamp(
     delta: float = 0.1,
     wd_ratio: float = 0.1,
     groups: Groups | None = None,
+    switch_step: Step = 0,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam whose update loses its radial part where weights look scale-invariant.
@@ -53,6 +69,7 @@ def adamp(
       groups: The units of a leaf. By default ``only_matrices("neuron")``, the last
         axis; `lawn_optax.groups.neuron` chooses others. Leaves that it leaves free are
         not projected at all.
+      switch_step: Number of updates before it projects, or a `switch_when` trigger.
       axis_name: Mesh axes over which parameters are sharded; see
         `lawn_optax.project_tangent`.
 
@@ -76,7 +93,14 @@ def adamp(
     """
     direction = optax.scale_by_adam(b1, b2, eps)
     invariant = _project_invariant(
-        "adamp", direction, delta, weight_decay, wd_ratio, groups, axis_name
+        "adamp",
+        direction,
+        delta,
+        weight_decay,
+        wd_ratio,
+        groups,
+        switch_step,
+        axis_name,
     )
     return optax.with_extra_args_support(
         optax.chain(invariant, optax.scale_by_learning_rate(learning_rate))
@@ -92,6 +116,7 @@ def sgdp(
     delta: float = 0.1,
     wd_ratio: float = 0.1,
     groups: Groups | None = None,
+    switch_step: Step = 0,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SGD with momentum, projected as in `adamp`.
@@ -105,6 +130,7 @@ def sgdp(
       delta: Largest cosine that counts as a right angle; see `adamp`.
       wd_ratio: Factor of the weight decay where the update was projected.
       groups: The units of a leaf; see `adamp`.
+      switch_step: Number of updates before it projects, or a `switch_when` trigger.
       axis_name: Mesh axes over which parameters are sharded; see
         `lawn_optax.project_tangent`.
 
@@ -129,7 +155,7 @@ def sgdp(
     decay = weight_decay / (1 - momentum)
     direction = optax.trace(momentum, nesterov)
     invariant = _project_invariant(
-        "sgdp", direction, delta, decay, wd_ratio, groups, axis_name
+        "sgdp", direction, delta, decay, wd_ratio, groups, switch_step, axis_name
     )
     return optax.with_extra_args_support(
         optax.chain(invariant, optax.scale_by_learning_rate(learning_rate))
@@ -143,29 +169,34 @@ def _project_invariant(
     weight_decay: float,
     wd_ratio: float,
     groups: Groups | None,
+    switch_step: Step,
     axis_name: AxisName,
 ) -> optax.GradientTransformationExtraArgs:
     inner = optax.with_extra_args_support(inner)
+    trigger = as_trigger(switch_step)
     units: Groups = only_matrices("neuron") if groups is None else groups
 
     def init_fn(params):
         resolve(units, params)  # raises here if labels do not fit
-        return inner.init(params)
+        return ProjectedState(init_phase(trigger), inner.init(params))
 
     def update_fn(updates, state, params=None, **extra_args):
         check_params(params, name)
+        constrained, first = phase_now(trigger, state.phase)
         by_unit = resolve(units, params)
         by_leaf = _whole(by_unit)
         gradients, weights = by_unit.flatten_moving(updates, params)
         axes = geometry.reduction_axes(axis_name, params, weights)
-        updates, state = inner.update(updates, state, params, **extra_args)
+        updates, inner_state = inner.update(
+            updates, state.inner_state, params, **extra_args
+        )
         leaves = by_unit.flatten(updates, "updates of the inner optimizer")
         units_pass = [
-            jnp.all(x)
+            jnp.all(x) & constrained
             for x in _at_right_angles(by_unit, gradients, weights, axes, delta)
         ]
         leaf_passes = [
-            jnp.all(x) & ~unit
+            jnp.all(x) & constrained & ~unit
             for x, unit in zip(
                 _at_right_angles(by_leaf, gradients, weights, axes, delta),
                 units_pass,
@@ -190,7 +221,8 @@ def _project_invariant(
             u if absent(u) else (u + weight_decay * s * w).astype(u.dtype)
             for u, w, s in zip(leaves, weights, ratio, strict=True)
         ]
-        return by_unit.treedef.unflatten(leaves), state
+        phase = next_phase(trigger, state.phase, first, extra_args)
+        return by_unit.treedef.unflatten(leaves), ProjectedState(phase, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

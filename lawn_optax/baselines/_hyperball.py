@@ -8,6 +8,8 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._constraint import Sphere
+from lawn_optax._radius import Radius
+from lawn_optax._switch import Step
 from lawn_optax._transforms import check_project, on_sphere
 from lawn_optax._types import AxisName, Groups
 from lawn_optax.groups import only_matrices
@@ -19,11 +21,13 @@ def hyperball(
     *,
     groups: Groups | None = None,
     project: bool = False,
+    switch_step: Step = 0,
+    radius: Radius = None,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Makes each group's update as long as a share of its norm, and keeps that norm.
 
-    With the norm c of the first update and an update u of any length::
+    With the norm c of the first constrained update and an update u of any length::
 
         u <- learning_rate c u / |u|        w <- c (w + u) / |w + u|
 
@@ -45,6 +49,10 @@ def hyperball(
         biases and other vectors are free. Use `lawn_optax.groups.stacked` for scanned
         layers.
       project: Whether to project u to the tangent space before it is scaled (Layca).
+      switch_step: Number of free updates, whose length is that of the optimizer before
+        it, or a `switch_when` trigger. Projections that start at zero have a norm only
+        after some free updates; without these they stay free.
+      radius: Norm of each group instead of the captured one; see `lawn_optax.wrap`.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
@@ -86,7 +94,9 @@ def hyperball(
         return sphere.retract(updates, project=project, scale=scale)
 
     groups = only_matrices("leaf") if groups is None else groups
-    return on_sphere("hyperball", groups, axis_name, change)
+    return on_sphere(
+        "hyperball", groups, axis_name, change, radius=radius, switch_step=switch_step
+    )
 
 
 def _tangent(sphere: Sphere, updates: list[Any]) -> list[Any]:

@@ -20,6 +20,7 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._constraint import Sphere
+from lawn_optax._switch import Step
 from lawn_optax._transforms import on_sphere
 from lawn_optax._types import AxisName, Groups
 
@@ -31,6 +32,7 @@ def unit_norm(
     method: str = "lagrange",
     *,
     groups: Groups = "layer",
+    switch_step: Step = 0,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Changes updates by one of four techniques of descent under norm constraints.
@@ -53,6 +55,7 @@ def unit_norm(
       method: Technique: "lagrange", "coefficient", "tangent" or "natural" (the "true
         gradient").
       groups: Weights that share one norm; see `project_tangent`.
+      switch_step: Number of updates before it acts, or a `switch_when` trigger.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
@@ -92,7 +95,8 @@ def unit_norm(
         raise ValueError(
             f"`method` must be one of {', '.join(map(repr, methods))}, got {method!r}."
         )
-    return on_sphere("unit_norm", groups, axis_name, methods[method])
+    change = methods[method]
+    return on_sphere("unit_norm", groups, axis_name, change, switch_step=switch_step)
 
 
 def _multiplier(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -8,6 +8,7 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._constraint import Sphere
+from lawn_optax._switch import Step
 from lawn_optax._transforms import on_sphere
 from lawn_optax._types import AxisName, Groups
 
@@ -17,6 +18,7 @@ def weight_norm_control(
     target: optax.ScalarOrSchedule | None = None,
     *,
     groups: Groups = "layer",
+    switch_step: Step = 0,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Pulls each group's norm to a target, as weight decay pulls it to 0.
@@ -30,6 +32,7 @@ def weight_norm_control(
       target: Norm of each group, or a schedule of it; None is the group's norm at the
         first update.
       groups: Weights that share one norm; see `project_tangent`.
+      switch_step: Number of updates before it acts, or a `switch_when` trigger.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
@@ -53,11 +56,13 @@ def weight_norm_control(
 
     def change(sphere: Sphere, updates: list[Any]) -> list[Any]:
         share, of_update, of_weights, active = sphere.now(rate), [], [], []
-        for weight_sq, norm in zip(sphere.weight_sq, sphere.norms, strict=True):
+        for weight_sq, norm, on in zip(
+            sphere.weight_sq, sphere.norms, sphere.active, strict=True
+        ):
             goal = norm if target is None else sphere.now(target)
             found = geometry.has_norm(weight_sq)
             # A free group has no norm of its own to return to.
-            active.append(found & (norm > 0) if target is None else found)
+            active.append(found & (on if target is None else sphere.constrained))
             of_update.append(jnp.ones_like(weight_sq))
             length = jnp.sqrt(jnp.where(found, weight_sq, 1))
             of_weights.append(share * (goal / length - 1))
@@ -65,4 +70,6 @@ def weight_norm_control(
             sphere.grouping, updates, sphere.weights, of_update, of_weights, active
         )
 
-    return on_sphere("weight_norm_control", groups, axis_name, change)
+    return on_sphere(
+        "weight_norm_control", groups, axis_name, change, switch_step=switch_step
+    )

@@ -13,12 +13,12 @@ from train.runs import folder as runs
 
 ROOT = Path(__file__).parents[2]
 
-# ``python -m train``, compiled as the tests of training are.
+# ``python -m train``, with the compilation and the network of the tests of training.
 PROGRAM = """
 import sys
-from tests.support.compilation import fast
+from tests.support import compilation, small_cnn
 from train.__main__ import main
-with fast():
+with compilation.fast(), small_cnn.replaced():
     sys.exit(main(sys.argv[1:]))
 """
 # The process kills itself at the n-th call of a method of the run's folder.

@@ -14,6 +14,15 @@ def compiled_fast(fast_compilation):
     """What is trained does not depend on what makes its program fast."""
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_cnn():
+    """Image classifiers have two convolutions."""
+    from tests.support import small_cnn
+
+    with small_cnn.replaced():
+        yield
+
+
 @pytest.fixture
 def small_photographs(monkeypatch):
     """Networks see 48 pixels of a photograph's side, not 224, decoded by no worker."""

@@ -1,16 +1,17 @@
 """Reports: many finished runs beside the papers' numbers, as tables and figures."""
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
-from matplotlib.figure import Figure
 
 from train import InputError, require, sweep
 from train.digits import report as digits
@@ -20,6 +21,9 @@ from train.report.definition import Report
 from train.report.figures import draw_figures
 from train.report.folders import Folder, find_folders
 from train.report.read import FinishedRun, group_runs, read_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REPORTS: dict[str, Report] = {
     name: experiment.report

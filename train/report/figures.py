@@ -1,16 +1,21 @@
 """The figures of Gupta et al. 2021, arXiv:2108.05839, from our own runs."""
 
+from __future__ import annotations
+
 import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from train.plots import COLOURS, range_over_seeds
+from train.plots import COLOURS, new_figure, range_over_seeds
 from train.report import papers
 from train.report.read import FinishedRun, Group
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PAPER = "Gupta et al. 2021, arXiv:2108.05839"
 _ALPHA, _SWITCH = 0.2, 115  # Factor and free epochs of the papers' Figure 1.
@@ -46,7 +51,7 @@ def draw_figures(groups: Sequence[Group]) -> tuple[dict[str, Figure], list[str]]
     return figures, missing
 
 
-Found = tuple[list[tuple[str, Figure]], str]
+Found = tuple[list[tuple[str, "Figure"]], str]
 
 
 # ----------------------------------------------------------------------- Figure 1
@@ -85,7 +90,7 @@ def _attenuation(groups: Sequence[Group]) -> Found:
 
 
 def _draw_attenuation(plain: Group, attenuated: Group) -> Figure:
-    figure = Figure(figsize=(8, 7), layout="constrained")
+    figure = new_figure(8, 7)
     margin, hits = figure.subplots(2, 1, sharex=True)
     arms = (
         (plain, "Adam without decay", ":"),
@@ -181,7 +186,7 @@ def _method(group: Group) -> str:
 
 
 def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    figure = new_figure(8, 5.5)
     axes = figure.subplots()
     report = panel[0].report
     dataset = papers.dataset_of(panel[0].options["dataset"])
@@ -263,7 +268,7 @@ def _free_phases(groups: Sequence[Group]) -> Found:
 
 
 def _draw_free_phases(panel: Sequence[Sequence[Group]]) -> Figure:
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     for line, colour in zip(panel, itertools.cycle(COLOURS), strict=False):
         options = line[0].options

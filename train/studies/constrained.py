@@ -13,12 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
-from sklearn.svm import SVC
 
 import lawn_optax as lawn
 from lawn_optax import baselines
-from train.plots import COLOURS, finish
+from train.plots import COLOURS, finish, new_figure
 from train.report import markdown
 from train.runs.progress import QUIET, ProgressReport
 
@@ -68,6 +66,8 @@ def max_margin(points: np.ndarray) -> np.ndarray:
     The support-vector machine always fits an intercept. With the mirror image of each
     point among the data, the intercept is 0.
     """
+    from sklearn.svm import SVC  # Here, because it takes a while to import.
+
     x = np.concatenate([points, -points])
     y = np.repeat([1.0, -1.0], len(points))
     w = SVC(kernel="linear", C=1e8, tol=1e-10).fit(x, y).coef_[0]
@@ -201,7 +201,7 @@ def figure(
         trajectories: Trajectories from `margins`.
         growths: Results of `growth`, by depth.
     """
-    drawing = Figure(figsize=(10, 10.5), layout="constrained")
+    drawing = new_figure(10, 10.5)
     axes = drawing.subplots(3, 2)
     angle, gap, norm, between, product, layer = axes.flat
     styles = {}

@@ -16,14 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 
 import lawn_optax as lawn
 import models
 from lawn_optax import schedules
 from train.digits.experiment import Split, load_data
 from train.optimizers import Trial
-from train.plots import COLOURS, finish
+from train.plots import COLOURS, finish, new_figure
 from train.report import markdown
 from train.runs.progress import QUIET, ProgressReport
 from train.studies import cifar
@@ -242,7 +241,7 @@ def compare(train: Train, runs: Mapping[str, Run]) -> dict[str, Curves]:
 
 def draw_curves(path: Path, config: Config, curves: Mapping[str, Curves]) -> None:
     """Draws quantities that agree between the runs (above) and that differ (below)."""
-    figure = Figure(figsize=(14, 7.5), layout="constrained")
+    figure = new_figure(14, 7.5)
     loss, accuracy, angle, norm, rate, effective = figure.subplots(
         2, 3, sharex=True
     ).flat

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
-from train.plots import COLOURS, band, finish
+from train.plots import COLOURS, band, finish, new_figure
 from train.report import markdown
 from train.runs.progress import ProgressReport
 
@@ -111,7 +110,7 @@ CASES: dict[str, Callable[..., Curves]] = {
 
 def draw(path: Path, runs: Mapping[str, Curves]) -> None:
     """Draws error and norm: medians over the seeds, bands from 10% to 90%."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
     error, norm = figure.subplots(1, 2)
     for colour, (name, run) in zip(COLOURS, runs.items(), strict=False):
         for axes, values in ((error, run.error), (norm, run.norm)):

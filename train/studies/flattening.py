@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 
 from lawn_optax import metrics
 from models import MLP, NCF
@@ -24,7 +23,7 @@ from train import hyperparameters
 from train.devices import Devices
 from train.digits import experiment as digits
 from train.optimizers import Trial
-from train.plots import COLOURS, finish, range_over_seeds
+from train.plots import COLOURS, finish, new_figure, range_over_seeds
 from train.recommenders import (
     experiment as recsys,
 )
@@ -239,7 +238,7 @@ def draw(
     path: Path, curves: Mapping[str, Curves], choices: Choices, title: str, score: str
 ) -> None:
     """Draws all quantities against epochs: means over the seeds, and their range."""
-    figure = Figure(figsize=(15, 7.5), layout="constrained")
+    figure = new_figure(15, 7.5)
     axes = dict(zip(PANELS, figure.subplots(2, 4).flat, strict=True))
     for (label, run), colour in zip(curves.items(), COLOURS, strict=False):
         for name, panel in axes.items():

@@ -13,11 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 
 from train.digits.experiment import CLASSES, PIXELS
-from train.plots import COLOURS, finish
+from train.plots import COLOURS, finish, new_figure
 from train.report import markdown
 from train.runs.progress import QUIET, ProgressReport
 from train.studies.margins_network import (
@@ -149,7 +147,7 @@ def figure(
         wide: Outcomes from `widths`.
         kicked: Runs from `perturbed`.
     """
-    drawing = Figure(figsize=(16, 8), layout="constrained")
+    drawing = new_figure(16, 8)
     axes = drawing.subplots(2, 4)
     size, before, after, predicted, width, risk, losses, norm = axes.flat
     largest = max(one.size for one in trained)
@@ -308,6 +306,8 @@ def findings(
 
 
 def _rank_correlation(trained: Sequence[Outcome], first: str, second: str) -> float:
+    from scipy.stats import spearmanr  # Here, because it takes a while to import.
+
     values = np.array(
         [[getattr(one, key) for key in (first, second)] for one in trained]
     )

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from train.plots import COLOURS, finish
+from train.plots import COLOURS, finish, new_figure
 from train.report import markdown
 from train.runs.progress import QUIET, ProgressReport
 from train.studies.polynomials_smallest_norm import (
@@ -220,7 +219,7 @@ def figure(path: Path, found: Mapping[str, Course], norms: Smallest) -> None:
         found: Runs from `courses`.
         norms: Solutions from `smallest_norms`.
     """
-    drawing = Figure(figsize=(13, 8), layout="constrained")
+    drawing = new_figure(13, 8)
     axes = drawing.subplots(2, 3)
     many, few, degrees, short, walk, kicked = axes.flat
 

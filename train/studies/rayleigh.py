@@ -17,11 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 
 import lawn_optax as lawn
 from lawn_optax import nrq
-from train.plots import COLOURS, band, finish
+from train.plots import COLOURS, band, finish, new_figure
 from train.report import markdown
 from train.runs.progress import QUIET, ProgressReport
 from train.studies import rayleigh_cifar
@@ -244,7 +243,7 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices) -> None:
         rows: Lines from `compute`.
         choices: Parameters that `compute` was given, for the title.
     """
-    figure = Figure(figsize=(16, 10.5), layout="constrained")
+    figure = new_figure(16, 10.5)
     panels = figure.subplots(3, 4)
     titles = (
         "In equilibrium",

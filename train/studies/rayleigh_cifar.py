@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 
 import lawn_optax as lawn
 import models
 from train.optimizers import Trial
-from train.plots import COLOURS, band, finish
+from train.plots import COLOURS, band, finish, new_figure
 from train.report import markdown
 from train.runs.progress import QUIET, ProgressReport
 from train.studies import cifar
@@ -194,7 +193,7 @@ def table(rows: list[list[Line]]) -> str:
 
 def draw(path: Path, rows: list[list[Line]], choices: Choices, title: str) -> None:
     """Draws the fifteen panels into a PNG file."""
-    figure = Figure(figsize=(19, 10.5), layout="constrained")
+    figure = new_figure(19, 10.5)
     panels = figure.subplots(3, 5, sharex=True)
     titles = (
         "One product of rate and decay",

@@ -171,3 +171,36 @@ def test_without_a_target_the_norm_returns_to_the_first_one(x64):
     assert_close(step, jnp.zeros(2), rtol=0, atol=1e-15)
     step, _ = tx.update(jnp.zeros(2), state, 3 * w)  # from 15 half way to 5
     assert_close(3 * w + step, 2 * w, rtol=1e-14)
+
+
+@pytest.mark.parametrize("stack", [None, "layers"])
+def test_200_steps_of_adamh_are_those_of_marin_s_formula(stack, x64):
+    """Its ``adamh``: the norm is read at each step, per slice of the first axis."""
+    shape = (12, 9) if stack is None else (3, 12, 9)
+    norm = functools.partial(jnp.linalg.norm, axis=(-2, -1), keepdims=True)
+    target, start = (jnp.asarray(x) for x in draw(shape=shape))
+    gradient = jax.grad(lambda w: jnp.sum((w - target) ** 4))
+    rate = optax.linear_schedule(0.02, 0.002, 200)
+    direction = optax.scale_by_adam(0.9, 0.95, 1e-8)
+
+    def by_formula(carry, t):
+        p, state = carry
+        u, state = direction.update(gradient(p), state)
+        new = p - rate(t) * u * norm(p) / jnp.maximum(norm(u), 1e-10)
+        return (new / norm(new) * norm(p), state), None
+
+    grouping = groups.stacked(base="leaf") if stack else "leaf"
+    tx = optax.chain(
+        direction, optax.scale(-1.0), baselines.hyperball(rate, groups=grouping)
+    )
+
+    def ours(carry, _):
+        p, state = carry
+        updates, state = tx.update(gradient(p), state, p)
+        return (optax.apply_updates(p, updates), state), None
+
+    steps = jnp.arange(200, dtype="int32")  # as the state counts
+    (expected, _), _ = jax.lax.scan(by_formula, (start, direction.init(start)), steps)
+    (found, _), _ = jax.lax.scan(ours, (start, tx.init(start)), steps)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert not np.allclose(found, start, rtol=0.1)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support import image_files as images
 from tests.support import interruptions as killed
+from tests.support import small_cnn
 from tests.support.asserts import close
 from train import hyperparameters
 from train.__main__ import main
@@ -29,12 +30,11 @@ from train.images import (
 BASE = "image --quiet --batch-size 16 --warmup-epochs 1"
 WHOLE = f"{BASE} --optimizer adam-lawn --free-epochs 1 --epochs 4 --eval-every 1"
 WHOLE += " --learning-rate 0.01 --checkpoint-minutes 0 --devices 1"
-GROUPS = ("conv1", "norm1", "conv2", "norm2", "conv3", "norm3", "conv4", "norm4")
 KEYS = {
     *("epoch", "step", "loss", "accuracy", "test_loss", "ece", "train_accuracy"),
     *("margin_p10", "margin_p50", "margin_p90", "test_margin_p50", "learning_rate"),
     *("constrained", "logit_scale", "norm/head"),
-    *(f"norm/{name}" for name in GROUPS),
+    *(f"norm/{name}" for name in small_cnn.LAYERS),
 }
 
 
@@ -70,7 +70,7 @@ def test_folder_of_a_run(whole):
     for row in found:
         assert set(row) == KEYS
         assert all(math.isfinite(value) for value in row.values())
-    for name in ("norm/conv1", "norm/norm3", "norm/head"):
+    for name in ("norm/conv1", "norm/norm2", "norm/head"):
         assert found[1][name] == pytest.approx(found[-1][name], 1e-5)
         assert found[0][name] == pytest.approx(found[-1][name], 1e-5)
     expected = [0.01, 0.01, 0.01 * 4 / 6, 0.01 / 6]
@@ -129,7 +129,7 @@ def test_validation_holds_out_training_images(files, monkeypatch):
     "constrain, free",
     [
         ("all", set()),
-        ("matrices", {"norm1", "norm2", "norm3", "norm4"}),
+        ("matrices", {"norm1", "norm2"}),
         ("all-but-head", {"head"}),
     ],
 )
