@@ -105,7 +105,7 @@ class Transformer(nn.Module):
                 Block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=nn.broadcast,
+                in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType] (documented)
                 length=self.depth,
             )
             x, _ = blocks(form, name="blocks")(x, train)

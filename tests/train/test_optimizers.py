@@ -145,7 +145,13 @@ def test_only_lawn_forms_get_the_second_warmup():
 DECAYING = EXPECTED.keys() - {"adam", *optimizers.HYPERBALL}
 
 
-@pytest.mark.parametrize("name", sorted(DECAYING))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in optimizers.MUON))
+        for name in sorted(DECAYING)
+    ],
+)
 def test_masked_layers_train_as_without_decay(name):
     layers = {"norm": PARAMS["a"], "conv": PARAMS["a"]}
     targets = {"norm": TARGET["a"], "conv": TARGET["a"]}

@@ -88,11 +88,12 @@ def load(name: str, data_dir: Path | None = None, *, validation: bool = False) -
         f" {3 if validation else 2}, or a single one, which is cut",
     )
     return Text(
-        name,
-        *(np.frombuffer(END.join(part), np.uint8) for part in (train, test)),
-        (len(train), len(test)),
-        files.origin,
-        files.sha256,
+        name=name,
+        train=np.frombuffer(END.join(train), np.uint8),
+        test=np.frombuffer(END.join(test), np.uint8),
+        files=(len(train), len(test)),
+        origin=files.origin,
+        sha256=files.sha256,
     )
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lawn_optax import losses
+import lawn_optax as lawn
 from models import Transformer
 from train import hyperparameters
 from train.devices import Devices, take_devices
@@ -106,7 +106,7 @@ def make_task(config: Settings, devices: Devices) -> Task:
 
 def _loss(config: Settings, logits: jax.Array, labels: jax.Array) -> jax.Array:
     if config.label_smoothing:
-        targets = losses.smooth_labels(
+        targets = lawn.losses.smooth_labels(
             jax.nn.one_hot(labels, logits.shape[-1]), config.label_smoothing
         )
         return optax.softmax_cross_entropy(logits, targets)
@@ -213,14 +213,14 @@ def conclusion(options: Mapping[str, Any], rows: list[Row]) -> str:
 
 
 def evaluation(finished: Any, values: Mapping[str, float], details: Details) -> str:
-    """The metrics of a `train.evaluate.FinishedRun`, and its sample, in words."""
-    config = finished.config
+    """The metrics of a `train.evaluate.FinishedRun` in words."""
+    config, losses = finished.config, np.asarray(details.losses)
     held_out = "validation text" if config.validation else "held-out text"
     return (
         f"{config.optimizer} on {config.dataset} after {finished.epoch:,} steps,"
         f" {held_out}\n"
         f"loss {values['test_loss']:.4f} (standard error over"
-        f" {len(details.losses):,} sequences {standard_error(details.losses):.4f}),"
+        f" {len(losses):,} sequences {standard_error(losses):.4f}),"
         f" {values['bits_per_byte']:.4f} bits per byte, accuracy"
         f" {100 * values['accuracy']:.2f} %, {margins_in_words(values)}"
     )

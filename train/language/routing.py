@@ -5,6 +5,7 @@ the gains of the norms are trained by the method too, by Adam, or with a fixed n
 AdamH: see `train.language.options`.
 """
 
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -86,7 +87,7 @@ def make_optimizer(config: Settings, trial: Trial) -> optax.GradientTransformati
         "adamh": ("adamh", rate(config.adamh_rate), options),
     }
     chosen = methods(config)
-    used = {
+    used: dict[Hashable, optax.GradientTransformation] = {
         name: optimizers.make(optimizer, schedule, **others)
         for name, (optimizer, schedule, others) in settings.items()
         if name in chosen.values()

@@ -83,7 +83,8 @@ def test_folder_of_a_run(whole):
     assert losses["pieces"] == len(losses["loss"]) == 20
     close(np.mean(losses["loss"]), found[-1]["test_loss"], 0, atol=1e-4)
     assert losses["sha256"] == config["text_sha256"]
-    assert len(read(whole / "sample.json")["text"]) == 6
+    # Bytes that are not UTF-8 may be one replacement together.
+    assert 0 < len(read(whole / "sample.json")["text"]) <= 6
     result = read(whole / "summary.json")
     assert (result["outcome"], result["switched_at"]) == ("finished", 2)
     best = min(found, key=lambda row: row["test_loss"])
@@ -111,6 +112,7 @@ def test_another_text_is_refused(whole, tmp_path, capsys):
     assert "is another text than that of the run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_metrics_of_the_run(whole, files, capsys):
     assert main(["evaluate", str(whole), "--data-dir", str(files)]) == 0
     output, last = capsys.readouterr().out, rows(whole)[-1]

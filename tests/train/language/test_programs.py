@@ -51,6 +51,7 @@ def plain_loss(task, params, tokens):
     return -chances[rows, times, tokens[:, 1:]].mean()
 
 
+@pytest.mark.slow
 def test_a_step_of_sgd_goes_down_the_gradient_of_the_mean_loss():
     config, task, trial, data = made(
         optimizer="sgd", learning_rate=0.5, momentum=0.0, warmup_epochs=0.0
@@ -67,6 +68,7 @@ def test_a_step_of_sgd_goes_down_the_gradient_of_the_mean_loss():
     assert_close(after.params, moved, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_evaluation_covers_the_windows_and_counts_right_bytes():
     config, task, trial, data = made()
     assert data.windows.shape == (24, 9)  # 199 of 200 bytes have one after them.
@@ -142,7 +144,7 @@ def double():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "mode, devices, micro_batch, shard_state",
-    [("jit", 8, None, True), ("pmap", 4, None, False), ("jit", 1, 2, False)],
+    [("jit", 8, None, True), ("pmap", 2, 2, False)],
 )
 def test_devices_and_parts_change_nothing_in_float64(
     mode, devices, micro_batch, shard_state, double
@@ -151,13 +153,3 @@ def test_devices_and_parts_change_nothing_in_float64(
         found = trained(Devices(mode, devices, shard_state), micro_batch=micro_batch)
     assert found[0]["head"]["kernel"].dtype == np.float64
     assert_close(found, double, rtol=1e-8, atol=1e-9)
-
-
-@pytest.mark.slow
-def test_devices_change_the_loss_by_rounding_only_in_float32():
-    several, one = (
-        trained(devices, optimizer="adamh", free_epochs=0.0)
-        for devices in (Devices("jit", 8), Devices(limit=1))
-    )
-    assert several[0]["head"]["kernel"].dtype == np.float32
-    close(several[1:3], one[1:3], rtol=1e-4)

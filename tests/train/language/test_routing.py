@@ -108,7 +108,8 @@ def test_choices_for_a_part(changes, fixed):
         assert np.ptp(found[free]) > 1e-4 * found[free][0]
 
 
-@pytest.mark.parametrize("name", options.TUNED)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adamw", "adam-lawn", "muon-lawn", "adamh", "muonh"])
 def test_stacked_blocks_are_trained_as_blocks_apart(name):
     late = LATE if name.endswith("-lawn") else {}
     decay = {"weight_decay": 0.1} if name in ("adamw", "muon", "muon-lawn") else {}
