@@ -5,6 +5,7 @@ and in the files of a run is one step here.
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -106,6 +107,9 @@ class Options(options.CommonOptions):
     """The source of Python's standard library on this machine, Shakespeare's plays
     (input.txt), or all files in --data-dir (default: python, or files with
     --data-dir)."""
+    data_dir: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Folder with text files, or the one with or around input.txt (default, for
+    tiny-shakespeare: TensorFlow Datasets downloads it)."""
     preset: Literal["default", "nanogpt", "nanolm"] = "default"
     """Model and training: our default, or nanoGPT's CPU setting or Optax's example
     nanolm, both with adamw and on tiny-shakespeare."""
