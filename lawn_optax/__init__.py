@@ -31,6 +31,9 @@ from lawn_optax._transforms import project_tangent as project_tangent
 from lawn_optax._transforms import renormalize as renormalize
 from lawn_optax._unfuse import unfuse as unfuse
 from lawn_optax._unfuse import unfused as unfused
+from lawn_optax._upkeep import adopt as adopt
+from lawn_optax._upkeep import check as check
+from lawn_optax._upkeep import recapture as recapture
 from lawn_optax._wrap import LawnState as LawnState
 from lawn_optax._wrap import wrap as wrap
 from lawn_optax.baselines._rescale import RescaleState as RescaleState
@@ -48,8 +51,10 @@ __all__ = [
     "SwitchState",
     "SwitchWhenState",
     "adam",
+    "adopt",
     "baselines",
     "captured_norms",
+    "check",
     "describe",
     "diagnostics",
     "groups",
@@ -60,6 +65,7 @@ __all__ = [
     "metrics",
     "nrq",
     "project_tangent",
+    "recapture",
     "renormalize",
     "rescale_on_decay",
     "reset_at",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax._constraint import ScaleFn
+from lawn_optax._guards import quotient, root
 from lawn_optax._reset import Reset
 from lawn_optax._switch import Step, switch_at
 from lawn_optax._types import (
@@ -21,6 +22,7 @@ from lawn_optax._types import (
     Mask,
     Projections,
     Scalar,
+    check_static,
 )
 from lawn_optax._wrap import constrain
 
@@ -305,11 +307,14 @@ def _algorithm(
 def _trust_ratio(
     phi: Callable[[jax.Array], jax.Array], cap: float = jnp.inf
 ) -> ScaleFn:
+    check_static("phi", phi, "a function of the weight norm", types=Callable)
+
     def trust_ratio(update_sq, dot, weight_sq, active):
-        radial = jnp.where(active & (weight_sq > 0), dot * dot / weight_sq, 0)
-        length = jnp.sqrt(jnp.maximum(update_sq - radial, 0))  # after the projection
+        radial = quotient(dot * dot, weight_sq, active & (weight_sq > 0))
+        length = root(jnp.maximum(update_sq - radial, 0))  # after the projection
         known = (weight_sq > 0) & (length > 0)
-        ratio = jnp.where(known, phi(jnp.sqrt(weight_sq)) / length, 1)
+        norm = phi(jnp.sqrt(jnp.where(known, weight_sq, 1)))
+        ratio = jnp.where(known, norm / jnp.where(known, length, 1), 1)
         return jnp.minimum(ratio, cap)
 
     return trust_ratio

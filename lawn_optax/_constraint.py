@@ -9,12 +9,15 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._radius import Radius, radii
 from lawn_optax._switch import PhaseState
 from lawn_optax._types import AxisName, Groups, PyTree
+from lawn_optax.groups._doubts import warn_of_doubts
 from lawn_optax.groups._resolve import Grouping, absent, resolve
 
 # (<u,u>, <u,w>, <w,w>, whether constrained) -> factor of a group's update u
@@ -27,16 +30,45 @@ class CapturedNorms(Protocol):
 
     phase: PhaseState
     norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 where free
-    fingerprint: jax.Array  # uint32[]; identifies the groups
+    fingerprint: jax.Array  # int32[]; identifies the groups
 
 
 def init_norms(groups: Groups, params: optax.Params) -> tuple[jax.Array, jax.Array]:
     """`norms` and `fingerprint` of a new state."""
     grouping = resolve(groups, params)
+    warn_of_doubts(grouping)
     return (
         jnp.zeros((grouping.num_norms,), grouping.dtype),
-        jnp.asarray(grouping.fingerprint, jnp.uint32),
+        jnp.asarray(grouping.fingerprint, jnp.int32),
     )
+
+
+def has_value(x: Any) -> bool:
+    """Whether an array is there, and is not traced."""
+    return x is not None and not isinstance(x, Tracer)
+
+
+def check_state(
+    grouping: Grouping, norms: jax.Array, fingerprint: jax.Array | None
+) -> None:
+    """Raises an error if norms of a state surely belong to another grouping.
+
+    Under `jit` the fingerprint has no value yet: only `lawn_optax.check` sees it.
+    """
+    if jnp.shape(norms) != (grouping.num_norms,):
+        raise ValueError(
+            f"The optimizer state holds norms of the shape {jnp.shape(norms)}, but "
+            f"these `groups` and parameters have {grouping.num_norms} norms: the state "
+            "was made for others. Start with a new state. If state and parameters have "
+            "a leading axis of replicas, `jax.vmap` the update too."
+        )
+    if has_value(fingerprint) and np.asarray(fingerprint) != grouping.fingerprint:
+        raise ValueError(
+            "The optimizer state was made for other groups than those of these "
+            "parameters, so that its norms would go to the wrong leaves. Pass the "
+            "parameters and `groups` that the optimizer was made with. If modules were "
+            "renamed since, `lawn_optax.recapture(state, params)` reads the norms anew."
+        )
 
 
 class Sphere(NamedTuple):
@@ -71,12 +103,7 @@ class Sphere(NamedTuple):
         The norms are read, or given by `radius`, in the first constrained update;
         later they come from `state`.
         """
-        if state.norms.shape != (grouping.num_norms,):
-            raise ValueError(
-                f"The optimizer state holds {state.norms.shape} norms, but these "
-                f"`groups` and parameters have {grouping.num_norms}: the state was "
-                "made for others. Start with a new state."
-            )
+        check_state(grouping, state.norms, state.fingerprint)
         leaves, weights = grouping.flatten_moving(updates, params)
         axes = geometry.reduction_axes(axis_name, params, weights)
         weight_sq = geometry.inner_products(grouping, weights, weights, axes)
@@ -90,8 +117,8 @@ class Sphere(NamedTuple):
             found = geometry.has_norm(square) & geometry.movable(
                 block, grouping, leaves
             )
-            new = radii(radius, grouping, block, jnp.sqrt(square))
-            new = jnp.where(found, new, 0)
+            norm = jnp.sqrt(jnp.where(found, square, 1))
+            new = jnp.where(found, radii(radius, grouping, block, norm), 0)
             norms.append(jnp.where(first, new, old))
         active = [constrained & (norm > 0) for norm in norms]
         count = state.phase.count

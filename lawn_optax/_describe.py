@@ -1,6 +1,8 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """Reads LAWN's state at any depth: `describe`, `captured_norms`, `logit_scale`."""
 
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +12,12 @@ import optax
 
 from lawn_optax import diagnostics
 from lawn_optax._constraint import CapturedNorms
+from lawn_optax._notes import doubtful_norms
 from lawn_optax._reset import ResetState
 from lawn_optax._switch import PhaseState, SwitchState
 from lawn_optax._types import Groups, PyTree
-from lawn_optax.groups._resolve import Grouping, resolve
+from lawn_optax.groups._doubts import doubts
+from lawn_optax.groups._resolve import NO_ARRAY, Grouping, resolve_reported
 
 
 class _Found(NamedTuple):
@@ -21,7 +25,8 @@ class _Found(NamedTuple):
 
     phase: PhaseState
     norms: Any  # as in the state; from `_find` an array [num_norms]
-    fingerprint: jax.Array
+    fingerprint: Any
+    axes: tuple[int, ...] = ()  # sizes of the axes of replicas in front of the norms
 
 
 def logit_scale(opt_state: optax.OptState, alpha: float | jax.Array) -> jax.Array:
@@ -70,21 +75,28 @@ def describe(
 ) -> str:
     """A table of which leaves share which norm, and which are free and why.
 
+    Notes below it name groups that are probably not meant, and norms that probably mean
+    nothing: one norm for a stack of layers or for several matrices, norms captured near
+    zero, and groups of which one small leaf has nearly all of the norm.
+
     Args:
-      params: Parameters; without `state` their shapes suffice
+      params: Parameters as the optimizer gets them, such as ``train_state.params`` or
+        ``nnx.state(model, nnx.Param)``; without `state` their shapes suffice
         (`jax.ShapeDtypeStruct`).
       groups: Weights that share one norm, as given to the optimizer.
       state: Optimizer state with a LAWN state at any depth (chain, masked, MultiSteps,
-        replicated). The table then says whether and when it switched, and shows each
+        a train state, `nnx.state` of an optimizer, replicated), of one member if it is
+        vmapped. The table then says whether and when it switched, and shows each
         captured norm beside the present one: they differ where something breaks the
-        constraint.
+        constraint. `rms` is the captured norm by the root of the group's elements.
 
     Returns:
-      The table, one line per group and per free leaf.
+      The table, one line per group and per free leaf, and notes.
 
     Raises:
-      ValueError: If no leaf is constrained, labels do not fit, `state` has no LAWN
-        state, or it was made for other groups.
+      ValueError: If no leaf is constrained, labels do not fit, `params` has more than
+        parameters, `state` has no LAWN state, it was made for other groups, or it is
+        that of several members.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -99,11 +111,14 @@ def describe(
       free        elements  why
       gate/scale         1  one element: no tangent direction
     """
-    grouping = resolve(groups, params)
+    grouping = resolve_reported(groups, params)
     lines: list[str] = []
     captured = present = None
     if state is not None:
         found = _find(state, grouping)[0]
+        n = len(found.axes)
+        if n and all(shape[:n] == found.axes for shape in grouping.shapes):
+            raise ValueError(_one_member(found.axes))
         switched_at = int(np.asarray(found.phase.switched_at).reshape(-1)[0])
         count = int(np.asarray(found.phase.count).reshape(-1)[0])
         if switched_at < 0:
@@ -114,25 +129,34 @@ def describe(
             present = np.asarray(diagnostics.group_norms(params, groups=groups))
 
     head = ["group", "norms", "elements"]
-    head += ["captured", "now", "off by"] if captured is not None else []
-    rows = [[*head, "leaves"]]
-    for block in grouping.blocks:
-        elements = sum(int(np.prod(grouping.shapes[i])) for i in block.leaves)
+    head += ["captured", "now", "off by", "rms"] if captured is not None else []
+    rows, free = [[*head, "leaves"]], dict(grouping.free)
+    for block, size in zip(grouping.blocks, grouping.block_sizes, strict=True):
+        elements = sum(math.prod(grouping.shapes[i]) for i in block.leaves)
         row = [block.name, str(block.size), str(elements)]
         if captured is not None and present is not None:
             own = slice(block.start, block.start + block.size)
-            row += _norm_cells(captured[own], present[own])
+            if not captured[own].any():
+                why = "zero or not finite at the switch: free for good"
+                why += f", its norm is {_range(present[own])} now"
+                free.update(dict.fromkeys(block.leaves, why))
+                continue
+            rms = captured[own] / np.sqrt(size / block.size)
+            row += [*_norm_cells(captured[own], present[own]), _range(rms, 3)]
         leaves = (
             f"{grouping.paths[i]} {_shape(grouping.shapes[i])}" for i in block.leaves
         )
         rows.append([*row, ", ".join(leaves)])
     lines += _aligned(rows, left={0, len(rows[0]) - 1})
-    if grouping.free:
+    if free:
         rows = [["free", "elements", "why"]]
-        for i, reason in grouping.free:
-            elements = str(int(np.prod(grouping.shapes[i])))
-            rows.append([grouping.paths[i] or "/", elements, reason])
+        for i, reason in sorted(free.items()):
+            elements = math.prod(grouping.shapes[i]) if reason != NO_ARRAY else "-"
+            rows.append([grouping.paths[i] or "/", str(elements), reason])
         lines += ["", *_aligned(rows, left={0, 2})]
+    notes = [f"{grouping.paths[i]}: {note}." for i, note in grouping.notes]
+    notes += doubts(grouping) + doubtful_norms(grouping, params, captured)
+    lines += ["", *(f"note: {note}" for note in notes)] if notes else []
     return "\n".join(lines)
 
 
@@ -142,9 +166,10 @@ def captured_norms(
     """The norms that an optimizer state holds, by the names of their groups.
 
     Args:
-      state: Optimizer state with a LAWN state at any depth (chain, masked, MultiSteps,
-        replicated), outside `jit`.
-      params: Parameters; shapes suffice (`jax.ShapeDtypeStruct`).
+      state: Optimizer state with a LAWN state at any depth, as for `describe`, outside
+        `jit`.
+      params: Parameters as the optimizer gets them; shapes suffice
+        (`jax.ShapeDtypeStruct`).
       groups: Weights that share one norm, as given to the optimizer.
 
     Returns:
@@ -153,8 +178,9 @@ def captured_norms(
       for groups that are free for good.
 
     Raises:
-      ValueError: If `state` has no LAWN state, none that was made for these groups, or
-        several with different norms.
+      ValueError: If `state` has no LAWN state, none that was made for these groups,
+        several with different norms, or that of several members; if `params` has more
+        than parameters.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
@@ -164,7 +190,7 @@ def captured_norms(
       >>> print(*lawn.captured_norms(state, params).items())
       ('dense', array(5., dtype=float32))
     """
-    first, *others = _find(state, resolve(groups, params))
+    first, *others = _find(state, resolve_reported(groups, params))
     if not all(np.array_equal(first.norms, one.norms) for one in others):
         raise ValueError(
             f"The optimizer state has {1 + len(others)} LAWN states for these groups, "
@@ -179,7 +205,7 @@ def _find(state: optax.OptState, grouping: Grouping) -> list[_Found]:
     if not everything:
         raise ValueError("There is no LAWN state in the optimizer state.")
     found = [
-        one._replace(norms=np.asarray(one.norms).reshape(-1, grouping.num_norms)[0])
+        _of_one_member(one)
         for one in everything
         if np.all(np.asarray(one.fingerprint) == grouping.fingerprint)
     ]
@@ -192,30 +218,76 @@ def _find(state: optax.OptState, grouping: Grouping) -> list[_Found]:
     return found
 
 
+def _of_one_member(found: _Found) -> _Found:
+    """With the norms of one replica; raises if the members of the state differ."""
+    norms = np.asarray(found.norms)
+    axes, rows = norms.shape[:-1], norms.reshape(-1, *norms.shape[-1:])
+    if not axes:
+        return found._replace(norms=norms)
+    for x in (rows, *(np.asarray(x).reshape(len(rows), 1) for x in found.phase[:2])):
+        if not np.array_equal(x, np.repeat(x[:1], len(x), 0), equal_nan=True):
+            raise ValueError(_one_member(axes))
+    return found._replace(norms=rows[0], axes=axes)
+
+
+def _one_member(axes: tuple[int, ...]) -> str:
+    return (
+        "State and parameters must be those of one member, but begin with axes of the "
+        f"sizes {axes}, as under `jax.vmap` or `jax.pmap`: pass "
+        "`jax.tree.map(lambda x: x[0], ...)` of both."
+    )
+
+
 def _states_with_norms(node: Any, phase: PhaseState | None):
-    if isinstance(node, CapturedNorms):
-        yield _Found(phase or node.phase, node.norms, node.fingerprint)
-    if isinstance(node, SwitchState):  # it knows the step, the state inside does not
-        yield from _states_with_norms(node.transform_state, node.phase)
-        yield from _states_with_norms(node.before_state, None)
+    fields = _Fields(node)
+    if fields.has("phase", "norms", "fingerprint"):
+        yield _Found(
+            phase or _phase(fields["phase"]), fields["norms"], fields["fingerprint"]
+        )
+    # `switch_at` knows the step, the state inside it does not.
+    if fields.has("phase", "transform_state", "before_state"):
+        outer = _phase(fields["phase"])
+        yield from _states_with_norms(fields["transform_state"], outer)
+        yield from _states_with_norms(fields["before_state"], None)
         return
     for child in jax.tree.leaves(node, is_leaf=lambda x: x is not node):
         if child is not node:
             yield from _states_with_norms(child, phase)
 
 
+class _Fields:
+    """Fields of a state, also as `nnx.state` and checkpoints have it: a mapping."""
+
+    def __init__(self, node: Any):
+        self.node, self.keyed = node, isinstance(node, Mapping)
+
+    def has(self, *names: str) -> bool:
+        if self.keyed:
+            return set(names) <= self.node.keys()
+        return all(hasattr(self.node, name) for name in names)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.node[name] if self.keyed else getattr(self.node, name)
+
+
+def _phase(node: Any) -> PhaseState:
+    fields = _Fields(node)
+    return PhaseState(*(fields[name] for name in PhaseState._fields[:3]), watched=())
+
+
 def _norm_cells(captured: np.ndarray, now: np.ndarray) -> list[str]:
-    if not captured.any():
-        return ["free", _range(now), "zero or not finite at the switch"]
     live = captured > 0
     off = np.max(np.abs(now[live] / captured[live] - 1))
     note = f"{off:.1e}" + ("" if live.all() else f" ({(~live).sum()} free)")
     return [_range(captured[live]), _range(now[live]), note]
 
 
-def _range(norms: np.ndarray) -> str:
+def _range(norms: np.ndarray, digits: int = 6) -> str:
     low, high = norms.min(), norms.max()
-    return f"{low:.6g}" if low == high else f"{low:.4g} to {high:.4g}"
+    if low == high:
+        return f"{low:.{digits}g}"
+    digits = min(digits, 4)
+    return f"{low:.{digits}g} to {high:.{digits}g}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -23,7 +23,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
+from lawn_optax._guards import quotient
 from lawn_optax._types import AxisName, PyTree
 from lawn_optax.groups._resolve import Block, Grouping, absent
 
@@ -77,6 +79,8 @@ def _dot(x: jax.Array, y: jax.Array, kept: tuple[int, ...], dtype: Any) -> jax.A
     if any(getattr(jax.typeof(x * y).sharding, "spec", ())):
         # `dot_general` needs an output sharding for explicit mesh axes; `sum` does not.
         total = jnp.sum(x * y, axis=summed)
+        # The state keeps all norms everywhere, so they must not be split as x is.
+        total = jax.sharding.reshard(total, PartitionSpec(*[None] * total.ndim))
         return jnp.transpose(total, [sorted(kept).index(axis) for axis in kept])
     # On a CPU, sum(x * y) is accumulated term by term for some shapes, with an error of
     # 5e-6 where the weights are alike.
@@ -129,31 +133,39 @@ def tangent(
     """
     out = list(xs)
     for k, i, spread in _members(grouping, xs):
-        a = jnp.where(ww[k] > 0, xw[k] / ww[k], 0)
+        a = quotient(xw[k], ww[k], on[k] & (ww[k] > 0))
+        found = jnp.isfinite(a)
+        a = jnp.where(found, a, 0)
         x, w = _widen(xs[i], grouping.dtype), _widen(ws[i], grouping.dtype)
         y = (x - spread(a) * w).astype(xs[i].dtype)
-        out[i] = jnp.where(spread(on[k] & jnp.isfinite(a)), y, xs[i])
+        out[i] = _where(spread(on[k] & found), y, xs[i])
     return out
 
 
 def retraction(
     uu: jax.Array, uw: jax.Array, ww: jax.Array, norms: jax.Array, *, project: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """Coefficients (p, q) so that w + p u + q w has the norms, u projected if asked."""
+    """Coefficients (p, q) so that w + p u + q w has the norms, u projected if asked.
+
+    Where there are none, p is infinite.
+    """
+    live = (norms > 0) & (ww > 0)
     if project:
-        a = jnp.where(ww > 0, uw / ww, 0)
+        a = quotient(uw, ww, live)
         # In exact arithmetic this is at least <w,w>. In floating point, a long update
         # nearly parallel to w cancels, and the root must not become negative.
         squared = jnp.maximum(ww + uu - a * uw, ww)
     else:
         a = jnp.zeros_like(ww)
         squared = ww + 2 * uw + uu
-    r = norms / jnp.sqrt(squared)
+    found = (norms > 0) & ~(squared <= 0)  # NaN goes on, so that it is seen
+    r = norms / jnp.sqrt(jnp.where(found, squared, 1))
     # Where the square of a finite update overflows, the weights do not move. (If the
     # update had an infinite entry, <u,w> would not be finite either.)
     lost = jnp.isposinf(uu) & jnp.isfinite(uw) & jnp.isfinite(ww)
-    stay = norms / jnp.sqrt(ww)
-    return jnp.where(lost, 0, r), jnp.where(lost, stay, r * (1 - a)) - 1
+    stay = norms / jnp.sqrt(jnp.where(live, ww, 1))
+    p = jnp.where(found, jnp.where(lost, 0, r), jnp.inf)
+    return p, jnp.where(lost, stay, r * (1 - a)) - 1
 
 
 def combine(
@@ -170,6 +182,10 @@ def combine(
     The result has the type of u. Where that is narrower than float32, the result is
     round(w + p f u + q w) - w, so that the new weight is the exact one rounded once.
     """
+    # Elsewhere p and q may be infinite, and the derivative would be 0 * inf.
+    p, q = (
+        [jnp.where(now, x, 0) for now, x in zip(on, xs, strict=True)] for xs in (p, q)
+    )
     out = list(us)
     for k, i, spread in _members(grouping, us):
         u, w = _widen(us[i], grouping.dtype), _widen(ws[i], grouping.dtype)
@@ -177,7 +193,7 @@ def combine(
         step = spread(p[k]) * u + spread(q[k]) * w
         if jnp.finfo(us[i].dtype).bits < 32:
             step = rounded(w + step, ws[i].dtype) - w
-        out[i] = jnp.where(spread(on[k]), step, u).astype(us[i].dtype)
+        out[i] = _where(spread(on[k]), step, u).astype(us[i].dtype)
     return out
 
 
@@ -194,7 +210,7 @@ def choose(grouping: Grouping, on: Leaves, xs: Leaves, ys: Leaves) -> list[Any]:
     """Gives x for blocks that are `on`, y for the others and outside all blocks."""
     out = list(ys)
     for k, i, spread in _members(grouping, ys):
-        out[i] = jnp.where(spread(on[k]), xs[i].astype(ys[i].dtype), ys[i])
+        out[i] = _where(spread(on[k]), xs[i].astype(ys[i].dtype), ys[i])
     return out
 
 
@@ -214,6 +230,14 @@ def _spread(
         return values
     in_order = jnp.transpose(values, sorted(range(len(kept)), key=kept.__getitem__))
     return in_order.reshape([n if a in kept else 1 for a, n in enumerate(shape)])
+
+
+def _where(on: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """`jnp.where`, which wants `on` split over explicit mesh axes as y is."""
+    spec = getattr(jax.typeof(y).sharding, "spec", ())
+    if on.ndim and any(spec):
+        on = jax.sharding.reshard(jnp.broadcast_to(on, y.shape), spec)
+    return jnp.where(on, x, y)
 
 
 def _widen(x: jax.Array, dtype: Any) -> jax.Array:

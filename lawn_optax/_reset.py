@@ -1,6 +1,7 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """What happens to an optimizer's moments at the switch."""
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from lawn_optax._switch import (
     phase_now,
 )
 from lawn_optax._types import check_params, check_static, select
+from lawn_optax.groups._resolve import absent
 
 Reset = Literal["restart", "moments"] | None
 
@@ -42,15 +44,14 @@ def reset_state(
         return state
     marks = _mark_moments(inner, state, params)
     fresh = inner.init(params)
+    _refuse_unknown(marks, _size(params), reset)
 
     def walk(mark: Any, old: Any, new: Any) -> Any:
-        if mark is _MOMENTS or (
-            reset == "restart" and _is_named(mark) and any(map(_holds_moments, mark))
-        ):
+        if _is_all_moments(mark) or (reset == "restart" and _restarts(mark)):
             return select(first, new, old)
-        children, treedef = _one_level(mark)
-        if jax.tree_util.treedef_is_leaf(treedef):
+        if jax.tree_util.all_leaves([mark]):
             return old  # this leaf is not part of any moment
+        children, treedef = _one_level(mark)
         parts = zip(
             children,
             treedef.flatten_up_to(old),
@@ -67,20 +68,41 @@ def _mark_moments(
 ) -> Any:
     """The state with `_MOMENTS` for each part that is shaped like the parameters."""
     try:
-        return optax.tree_utils.tree_map_params(
+        marks = optax.tree_utils.tree_map_params(
             inner, lambda _: _MOMENTS, state, is_leaf=lambda _: True
         )
     except (AttributeError, IndexError, TypeError, ValueError):
         # Optax calls `init` with a tree that has no leaves. L-BFGS then raises
         # IndexError; an `init` that expects the structure of its own parameters raises
         # one of the other errors. In these cases the shapes of the leaves decide.
-        pass
+        marks = _mark_by_shape(state, params)
+
+    size = _size(params)
+
+    def flat(leaf: Any) -> bool:  # `optax.flatten` gives `inner` one vector
+        shape = jnp.shape(leaf) if leaf is not _MOMENTS else ()
+        return shape[-1:] == (size,) and size > 1 and _is_float(leaf)
+
+    return jax.tree.map(lambda leaf: _MOMENTS if flat(leaf) else leaf, marks)
+
+
+def _mark_by_shape(state: optax.OptState, params: Any) -> Any:
     treedef, shapes = jax.tree.structure(params), _shapes(params)
 
     def shaped_like_params(part: Any) -> bool:
-        return jax.tree.structure(part) == treedef and all(
-            has[len(has) - len(shape) :] == shape  # L-BFGS stacks several in one array
-            for has, shape in zip(_shapes(part), shapes, strict=True)
+        try:
+            leaves = treedef.flatten_up_to(part)  # `masked` leaves out some of them
+        except ValueError:
+            return False
+        pairs = [(x, s) for x, s in zip(leaves, shapes, strict=True) if not absent(x)]
+        return (
+            bool(pairs)
+            and all(
+                jax.tree_util.all_leaves([x])
+                # L-BFGS stacks several in one array.
+                and jnp.shape(x)[jnp.ndim(x) - len(shape) :] == shape
+                for x, shape in pairs
+            )
         )
 
     return jax.tree.map(
@@ -94,17 +116,116 @@ def _shapes(tree: Any) -> list[tuple[int, ...]]:
     return [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
 
 
-def _is_named(node: Any) -> bool:
-    return isinstance(node, tuple) and hasattr(node, "_fields")
+def _size(params: Any) -> int:
+    return sum(math.prod(shape) for shape in _shapes(params))
 
 
-def _holds_moments(field: Any) -> bool:
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.inexact)
+
+
+def forget_point(state: optax.OptState, left: jax.Array) -> optax.OptState:
+    """The inner state without the loss of a point, if the parameters have `left` it.
+
+    Optax's line searches keep value and gradient at the end of their step, which the
+    retraction then moves. For an infinite value, `optax.value_and_grad_from_state`
+    evaluates the function again.
+    """
+
+    def is_search(node: Any) -> bool:
+        return {"value", "grad"} <= set(getattr(node, "_fields", ()))
+
+    def forget(node: Any) -> Any:
+        if not is_search(node):
+            return node
+        return node._replace(value=jnp.where(left, jnp.inf, node.value))
+
+    return jax.tree.map(forget, state, is_leaf=is_search)
+
+
+# --- What restarts with the moments ---------------------------------------------------
+
+
+def _is_plain(node: Any) -> bool:
+    """Whether a node is a container of Python, not a state of its own kind."""
+    return isinstance(node, dict | list) or type(node) is tuple
+
+
+def _is_all_moments(mark: Any) -> bool:
+    if mark is _MOMENTS or not _is_plain(mark):
+        return mark is _MOMENTS
+    children, _ = _one_level(mark)
+    return bool(children) and all(map(_is_all_moments, children))
+
+
+def _restarts(mark: Any) -> bool:
+    """Whether a container directly holds moments, so that all of it restarts."""
+    if _is_plain(mark):
+        children, _ = _one_level(mark)
+        if not any(map(_is_all_moments, children)):
+            return False
+        for child in children:
+            _refuse_state_beside_moments(mark, child)
+        return True
+    fields = jax.tree_util.tree_flatten_with_path(mark, is_leaf=lambda x: x is not mark)
+    return any(_holds_moments(field, path) for path, field in fields[0])
+
+
+def _holds_moments(field: Any, path: tuple) -> bool:
     """Whether a field holds moments itself, not only in a state nested in it."""
-    if field is _MOMENTS or _is_named(field):
-        return field is _MOMENTS
-    children, treedef = _one_level(field)
-    leaf = jax.tree_util.treedef_is_leaf(treedef)
-    return not leaf and any(map(_holds_moments, children))
+    if _is_all_moments(field) or not _is_plain(field):
+        return _is_all_moments(field)
+    # The state of another transformation: `inner_state`, `opt_state`, `states`.
+    if path and "state" in jax.tree_util.keystr(path):
+        return False
+    return any(_holds_moments(child, ()) for child in _one_level(field)[0])
+
+
+def _goes_on(mark: Any) -> bool:
+    """Whether a "restart" would leave anything in this part of a state as it is."""
+    if _is_all_moments(mark) or _restarts(mark):
+        return False
+    return jax.tree_util.all_leaves([mark]) or any(map(_goes_on, _one_level(mark)[0]))
+
+
+def _refuse_state_beside_moments(plain: Any, part: Any) -> None:
+    """Raises an error if it is unclear whether a state restarts with its neighbour."""
+    if _is_all_moments(part) or jax.tree_util.all_leaves([part]):
+        return
+    if _is_plain(part):
+        for child in _one_level(part)[0]:
+            _refuse_state_beside_moments(plain, child)
+    elif _goes_on(part):
+        raise ValueError(
+            f"In the state of the inner optimizer, a {type(plain).__name__} holds "
+            f"moments beside a {type(part).__name__}. `reset='restart'` cannot tell "
+            "whether that belongs to them and must restart, or is another "
+            "transformation's and must go on. Put moments and what belongs to them in "
+            "a NamedTuple, or pass `reset='moments'` or `reset=None`."
+        )
+
+
+def _refuse_unknown(marks: Any, size: int, reset: Reset) -> None:
+    """Raises an error if as much of a state as its moments would be is not known."""
+
+    def count(mark: Any) -> int:
+        # Norms of weights are not moments.
+        if _is_all_moments(mark) or hasattr(mark, "norms"):
+            return 0
+        if reset == "restart" and _restarts(mark):
+            return 0
+        if jax.tree_util.all_leaves([mark]):
+            return jnp.size(mark) if jnp.ndim(mark) and _is_float(mark) else 0
+        return sum(map(count, _one_level(mark)[0]))
+
+    if (unknown := count(marks)) >= size > 0:
+        raise ValueError(
+            f"The state of the inner optimizer has {unknown} numbers in arrays that "
+            f"are not shaped like the parameters, which have {size}: "
+            f"`reset={reset!r}` cannot tell whether they are moments. Give moments the "
+            "shapes of the parameters, keep them in one flat vector, or put them "
+            "beside such moments in a NamedTuple; or pass `reset=None`."
+        )
 
 
 def _one_level(node: Any) -> tuple[list[Any], Any]:
@@ -127,10 +248,11 @@ def reset_at(
         traced, or a `switch_when` trigger.
       inner: Any optimizer.
       reset: "restart" returns all state shaped like the parameters to what `inner.init`
-        gives for the parameters of that moment, together with the other fields of the
-        NamedTuples that directly hold it (Adam's count, so that its bias correction
-        restarts); states without moments, such as the count of a learning-rate
-        schedule, go on. "moments" resets only the state shaped like the parameters;
+        gives for the parameters of that moment, together with all else in the container
+        that directly holds it, be it a NamedTuple, a dataclass, a dict, a tuple or
+        another node (Adam's count, so that its bias correction restarts); states
+        without moments, such as the count of a learning-rate schedule, go on.
+        "moments" resets only the state shaped like the parameters;
         steps 3 to 7 of Adam are then several times too long. None resets nothing.
 
     Returns:
@@ -138,7 +260,8 @@ def reset_at(
       `reset` is None.
 
     Raises:
-      ValueError: If `reset` is another value, or the step is negative.
+      ValueError: If `reset` is another value, or the step is negative; in `update`, if
+        it is unclear which part of the inner state restarts.
       TypeError: If `reset` is traced, or the step is not a number.
 
     Examples:
@@ -165,7 +288,7 @@ def reset_at(
 
     def update_fn(updates, state, params=None, **extra_args):
         if reset is not None:
-            check_params(params, "reset_at")
+            params = check_params(params, "reset_at")
         _, first = phase_now(trigger, state.phase)
         inner_state = reset_state(inner, state.inner_state, params, first, reset)
         updates, inner_state = inner.update(updates, inner_state, params, **extra_args)

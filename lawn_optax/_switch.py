@@ -112,6 +112,13 @@ def switch_when(
                 "`TrainState.apply_gradients` does not pass extra arguments on."
             )
         value = jnp.asarray(extra_args[key], jnp.float32)
+        if value.ndim:
+            raise ValueError(
+                f"`{key}` must be a scalar, the statistic of the whole batch, got the "
+                f"shape {value.shape}. Take its mean or median, or index it."
+            )
+        finite = jnp.isfinite(value)
+        value = jnp.where(finite, value, 0)
         count = jnp.asarray(optax.safe_increment(state.count))
         weight = 1 - jnp.asarray(decay, jnp.float32) ** count
         mean = decay * state.mean + (1 - decay) * value
@@ -124,7 +131,7 @@ def switch_when(
         seen = SwitchWhenState(
             count, mean, lagged, jnp.asarray(state.latched | latched)
         )
-        return select(jnp.isfinite(value), seen, state)
+        return select(finite, seen, state)
 
     return Trigger(init, lambda state, _: state.latched, observe)
 
@@ -160,6 +167,12 @@ def phase_now(trigger: Trigger, phase: PhaseState) -> tuple[jax.Array, jax.Array
 
     Once constrained, training stays so, even if an injected step is raised later.
     """
+    if jnp.ndim(phase.count):
+        raise ValueError(
+            f"The optimizer state has a leading axis, of {jnp.shape(phase.count)} "
+            "replicas, that `update` does not know of: `jax.vmap` (or pmap) the update "
+            "as well as `init`."
+        )
     switched = phase.switched_at >= 0
     constrained = switched | trigger.is_due(phase.watched, phase.count)
     return constrained, constrained & ~switched

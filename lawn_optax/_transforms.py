@@ -29,7 +29,7 @@ class SphereState(NamedTuple):
 
     phase: PhaseState
     norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 where free
-    fingerprint: jax.Array  # uint32[]; identifies the groups
+    fingerprint: jax.Array  # int32[]; identifies the groups
 
 
 def project_tangent(
@@ -140,7 +140,7 @@ def on_sphere(
         return SphereState(init_phase(trigger), *init_norms(groups, params))
 
     def update_fn(updates, state, params=None, **extra_args):
-        check_params(params, name)
+        params = check_params(params, name)
         constrained, first = phase_now(trigger, state.phase)
         grouping = resolve(groups, params)
         sphere, leaves = Sphere.capture(

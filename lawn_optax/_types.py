@@ -19,13 +19,27 @@ Projections = Literal[1, 2]  # 1: the gradient only; 2: gradient and update
 AxisName = None | str | tuple[str, ...] | Callable[[PyTree], PyTree]
 
 
-def check_params(params: Any, name: str) -> None:
-    """Raises an error if `update` of the public function `name` got no parameters."""
+def check_params(params: Any, name: str) -> Any:
+    """The parameters that `update` of the public function `name` got.
+
+    Leaves that are no numbers, such as the functions in an Equinox module, become None,
+    as they are in its gradients.
+
+    Raises:
+      ValueError: If there are none.
+    """
     if params is None:
         raise ValueError(
             f"{name} needs `params`: it is a function of the current weights. Call "
             "`tx.update(grads, state, params)`."
         )
+    leaves, treedef = jax.tree.flatten(params)
+    numbers = [hasattr(x, "dtype") or isinstance(x, int | float | complex)
+               for x in leaves]  # fmt: skip
+    if all(numbers):
+        return params
+    pairs = zip(leaves, numbers, strict=True)
+    return treedef.unflatten([x if is_number else None for x, is_number in pairs])
 
 
 def check_static(

@@ -20,7 +20,7 @@ import optax
 
 from lawn_optax._constraint import ScaleFn, Sphere, init_norms
 from lawn_optax._radius import Radius, check_radius
-from lawn_optax._reset import Reset, check_reset, reset_state
+from lawn_optax._reset import Reset, check_reset, forget_point, reset_state
 from lawn_optax._switch import (
     PhaseState,
     Step,
@@ -47,7 +47,7 @@ class LawnState(NamedTuple):
 
     phase: PhaseState
     norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 where free
-    fingerprint: jax.Array  # uint32[]; identifies the groups
+    fingerprint: jax.Array  # int32[]; identifies the groups
     inner_state: optax.OptState
 
 
@@ -103,7 +103,8 @@ def wrap(
 
     .. warning::
       In a chain, a transformation behind it must not change updates, or the norms do
-      not hold. Put `optax.MultiSteps` and `optax.apply_if_finite` around it.
+      not hold; `check` finds that. Put `optax.MultiSteps` and `optax.apply_if_finite`
+      around it, `optax.apply_every` and `optax.contrib.reduce_on_plateau` inside.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
@@ -163,7 +164,7 @@ def constrain(
         )
 
     def update_fn(updates, state, params=None, **extra_args):
-        check_params(params, name)
+        params = check_params(params, name)
         constrained, first = phase_now(trigger, state.phase)
         grouping = resolve(groups, params)
         sphere, gradients = Sphere.capture(
@@ -187,7 +188,10 @@ def constrain(
             leaves = sphere.scale_free_leaves(leaves, factor)
         phase = next_phase(trigger, state.phase, first, extra_args)
         return grouping.treedef.unflatten(leaves), LawnState(
-            phase, sphere.norm_vector(), state.fingerprint, inner_state
+            phase,
+            sphere.norm_vector(),
+            state.fingerprint,
+            forget_point(inner_state, constrained),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

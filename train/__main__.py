@@ -1,6 +1,7 @@
 """The command line: ``python -m train [sweep] NAME [options]``."""
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import os
@@ -36,6 +37,11 @@ SWEEPS: dict[str, Command] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Sweeps:
+    """Sweeps: a grid of hyperparameters for each optimizer; see `sweep --help`."""
+
+
 def parse(arguments: Sequence[str]) -> Callable[[], None]:
     """Parses the command line into a function that runs the command.
 
@@ -47,8 +53,10 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
         SystemExit: With code 0, after printing the help that was asked for.
     """
     arguments, prog, known = list(arguments) or ["--help"], PROG, COMMANDS
+    listed = {name: options for name, (options, _) in known.items()} | {"sweep": Sweeps}
     if arguments[0] == "sweep":
         arguments, prog, known = arguments[1:] or ["--help"], f"{PROG} sweep", SWEEPS
+        listed = {name: options for name, (options, _) in known.items()}
     if not arguments[0].startswith("-") and arguments[0] not in known:
         names = ", ".join(known if known is SWEEPS else [*known, "sweep"])
         raise InputError(f"unknown experiment {arguments[0]!r}; choose from: {names}")
@@ -56,7 +64,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
     try:
         with contextlib.redirect_stderr(messages):
             config = tyro.extras.subcommand_cli_from_dict(
-                {name: options for name, (options, _) in known.items()},
+                listed,
                 prog=prog,
                 description="Experiments with fixed-norm training.",
                 args=arguments,

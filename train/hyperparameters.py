@@ -1,5 +1,6 @@
 """From the options of a run to its trial, schedule, optimizer and description."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -97,3 +98,21 @@ def describe(config: ResolvedOptions, steps: int) -> str:
         f"{config.epochs} epochs, {config.schedule} schedule, rate"
         f" {config.learning_rate:g}, weight decay {config.weight_decay:g}{switch}"
     )
+
+
+def tuned_help(
+    what: str, table: Mapping[str, tuple[float, ...]], position: int, note: str = ""
+) -> str:
+    """The help of an option whose default depends on the optimizer.
+
+    Args:
+        what: Meaning of the option.
+        table: Values of the tuned forms, see `train.options.tuned`.
+        position: Position of the option's values in the table.
+        note: Words about other tables.
+    """
+    values = {name: row[position] for name, row in table.items()}
+    named = ", ".join(f"{name} {value:g}" for name, value in values.items() if value)
+    if 0 in values.values():
+        named += ", others 0"
+    return f"{what} (default: {named}{note}; LAMB+, -bounded: as their base)"

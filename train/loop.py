@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from train import interrupts
 from train.devices import Devices
 from train.experiment import FINISHED, Clock, Experiment, Job
 from train.options import neutral_names
@@ -56,6 +57,7 @@ def execute(
     with (
         open_run(folder, options, checkpoint_minutes=minutes) as files,
         closing(job),
+        interrupts.held(),
     ):
         if leader and not brief:
             print(job.introduction, flush=True)
@@ -70,8 +72,11 @@ def execute(
     return folder
 
 
+@interrupts.held()
 def train(job: Job, files: Run, *, show: bool) -> None:
     """Trains from the newest checkpoint to the end of the run.
+
+    Ctrl-C ends it after the present step, epoch or compilation.
 
     Args:
         job: Training to continue.
@@ -80,10 +85,12 @@ def train(job: Job, files: Run, *, show: bool) -> None:
     """
     host, done = files.restore(job.start())
     state = job.place(host)
+    interrupts.safe_point(state)
 
     began = time.perf_counter()
     state = job.prepare(state, done)
     clock = Clock(compile_seconds=time.perf_counter() - began)
+    interrupts.safe_point(state)
 
     outcome = FINISHED
     at_start = job.evaluates_start and done == 0
@@ -96,6 +103,7 @@ def train(job: Job, files: Run, *, show: bool) -> None:
                 seconds=clock.seconds + time.perf_counter() - began,
                 epochs=clock.epochs + epoch - done,
             )
+            interrupts.safe_point(state)
             host = job.fetch(state)
             rows, text, outcome = job.evaluate(state, host, epoch, loss)
             for row in rows:
@@ -104,6 +112,7 @@ def train(job: Job, files: Run, *, show: bool) -> None:
             if outcome == FINISHED and not at_start:
                 files.save(epoch, host, force=epoch == job.epochs)
             done, at_start = epoch, False
+            interrupts.safe_point(state)
     summary, documents = job.summarize(state, host, files.rows(), outcome, clock)
     files.finish(summary, **documents)
 

@@ -102,7 +102,7 @@ class CommonOptions(FolderOptions):
     )
     """Folder with the original files, or the folder around it (default: TensorFlow
     Datasets downloads them)."""
-    batch_size: int = option(0, least=1, below=2**31)
+    batch_size: int | None = option(None, least=1, below=2**31)
     """Samples per step, over all devices."""
     epochs: int | None = option(None, least=1)
     """Passes over the data (default: from the preset)."""
@@ -207,6 +207,8 @@ class ResolvedOptions(CommonOptions, RunOptions):
     learning_rate: float = 0.0
     free_epochs: float = 0.0
     weight_decay: float = 0.0
+    # What was scaled with a shortened run, in words; see `train.shortening`.
+    shortened: str = option("", changes_result=False)
 
 
 # ------------------------------------------------------------- grids and defaults

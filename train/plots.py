@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,7 @@ def training_curves(
     for axes in (margin, accuracy, loss, norm):
         axes.grid(alpha=0.3)
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle("Best trial of each optimizer, mean and range over the seeds")
     figure.savefig(path, dpi=150)
 
 
@@ -90,6 +91,7 @@ def run_curves(
     path: Path,
     rows: Sequence[dict[str, Any]],
     switched_at: int,
+    heading: str,
     *,
     score: str,
     title: str,
@@ -102,13 +104,15 @@ def run_curves(
         path: Path of the PNG file to write.
         rows: Rows of ``metrics.jsonl``.
         switched_at: The first constrained step, marked by a line; -1 for none.
+        heading: Title of the figure.
         score: Name of the metric, which is from 0 to 1. With ``train_`` before it, it
             is the name of the metric on training data.
         title: Title of the panel of the score.
         tested: Words for the data of the score and of its margins.
         trained: Words for the training data of the score.
     """
-    figure = new_figure(10, 7.5)
+    figure = new_figure(13, 7.5)
+    figure.suptitle(heading)
     hit, margin, loss, norm = figure.subplots(2, 2, sharex=True).flat
     epochs = [row["epoch"] for row in rows]
 
@@ -127,7 +131,7 @@ def run_curves(
     draw(loss, "loss", "training")
     norms = [key for key in rows[0] if key.startswith("norm/")]
     for key in norms:
-        # A longer legend would hide the lines.
+        # A longer legend would be higher than the figure.
         label = key.removeprefix("norm/") if len(norms) <= 12 else "_"
         draw(norm, key, label, lw=1)
     hit.set(title=title, ylabel="%")
@@ -141,7 +145,9 @@ def run_curves(
             axes.axvline(switch_epoch, ls=":", color="grey", label=label)
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize="small")
+            # Beside the panel: within it, it might cover a line.
+            place = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+            axes.legend(frameon=False, fontsize="small", **place)
     for axes in (loss, norm):
         axes.set_xlabel("epoch")
     for axes, keys in ((loss, ["loss"]), (norm, norms)):
@@ -181,6 +187,14 @@ def range_over_seeds(
 ) -> None:
     """Draws means over the last axis, and a band from the lowest to the highest."""
     band(axes, x, values.mean(-1), values.min(-1), values.max(-1), **style)
+
+
+def label_values(axes: Axes, values: Iterable[float]) -> None:
+    """Gives the horizontal axis a tick at each of some values, and no others."""
+    ticks = sorted(set(values))
+    names = [f"{x:,}" if isinstance(x, int) else f"{x:g}" for x in ticks]
+    axes.set_xticks(ticks, names)
+    axes.minorticks_off()
 
 
 def finish(figure: Figure, path: Path, labelled: Axes | None = None, columns: int = 3):

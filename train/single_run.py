@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train import hyperparameters
+from train import hyperparameters, interrupts
 from train.devices import Devices
 from train.experiment import FINISHED, Clock, Evaluation, Job, Row
 from train.optimizers import Trial
@@ -29,8 +29,9 @@ class Programs:
         arrays: ``() -> data``: the data as arrays.
         start: ``(trial) -> State``, see `train.step.State`.
         advance: ``(state, trial, data, first_epoch, last_epoch) -> (state, loss)``.
-        step: The same for one update, ``(state, trial, data, epoch, number) -> (state,
-            loss)``, if Python loops over the steps; None if an epoch is one program.
+        compile_step: Where Python loops over the steps, compiles one update:
+            ``(devices, *arguments) -> step``, where step is ``(state, trial, data,
+            epoch, number) -> (state, loss)``. None if an epoch is one program.
         evaluate: ``(state, trial, data) -> (metrics by name, details)``.
         steps_per_epoch: Updates of an epoch.
         epoch_size: Samples of an epoch.
@@ -39,7 +40,7 @@ class Programs:
         describe: Value of that metric in words, for the progress report.
         documents: ``(details) -> documents``: the details of the last evaluation to
             keep, by the names of JSON files.
-        draw: Draws the curves: ``(path, rows of metrics, step of the switch)``.
+        draw: Draws the curves: ``(path, rows of metrics, step of the switch, title)``.
         conclude: ``(options, rows of metrics) -> text``: the result in words.
         introduction: Description of the training, in a few lines.
         at_once: Number of trials that a sweep may train side by side.
@@ -49,14 +50,14 @@ class Programs:
     arrays: Callable[[], Any]
     start: Callable[..., Any]
     advance: Callable[..., Any]
-    step: Callable[..., Any] | None = None
+    compile_step: Callable[..., Callable[..., Any]] | None = None
     evaluate: Callable[..., Any]
     steps_per_epoch: int
     epoch_size: int
     metric: str
     describe: Callable[[float], str]
     documents: Callable[[Any], Mapping[str, Any]]
-    draw: Callable[[Path, list[Row], int], None]
+    draw: Callable[[Path, list[Row], int, str], None]
     conclude: Callable[[Mapping[str, Any], list[Row]], str]
     introduction: str
     at_once: int = 1
@@ -166,7 +167,8 @@ class SingleRun(Job):
         row["learning_rate"] = float(jnp.asarray(self._rate(step - 1)))
         row["constrained"] = int(self._switched_at(host) >= 0)
         text = (
-            f"epoch {epoch}/{self.epochs}  loss {loss:.4f}"
+            f"{self._config.optimizer}, seed {self._config.seed},"
+            f" epoch {epoch}/{self.epochs}  loss {loss:.4f}"
             f"  {self.programs.describe(row[self.programs.metric])}"
             f"  rate {row['learning_rate']:.2g}"
         )
@@ -201,7 +203,8 @@ class SingleRun(Job):
     def conclude(
         self, folder: Path, options: Mapping[str, Any], rows: list[Row], summary: Any
     ) -> str:
-        self.programs.draw(folder / "curves.png", rows, summary["switched_at"])
+        path, switched_at = folder / "curves.png", summary["switched_at"]
+        self.programs.draw(path, rows, switched_at, title(options))
         text = f"The run {summary['outcome']}."
         if summary["outcome"] == FINISHED:
             text = self.programs.conclude(options, rows)
@@ -217,10 +220,18 @@ class SingleRun(Job):
         return hyperparameters.switched_at(self._config, host.opt_state)
 
 
+def title(options: Mapping[str, Any]) -> str:
+    """The title of a run's curves."""
+    parts = [f"{options['optimizer']} on {options.get('dataset', 'its data')}"]
+    parts += [str(options[key]) for key in ("model",) if key in options]
+    parts += [f"batch {options['batch_size']:,}", f"{options['epochs']} epochs"]
+    return ", ".join([*parts, f"seed {options['seed']}"])
+
+
 def make_advance(programs: Programs, devices: Devices) -> Callable[..., Any]:
     """``(state, trial, data, first_epoch, last_epoch) -> (state, mean loss)``."""
     number = lambda count: devices.replicate(np.int32(count))  # noqa: E731
-    if programs.step is None:
+    if programs.compile_step is None:
         whole = devices.compile(programs.advance, donate=True)
 
         def by_epoch(state, trial, data, first, last):
@@ -228,19 +239,19 @@ def make_advance(programs: Programs, devices: Devices) -> Callable[..., Any]:
             return state, float(devices.gather(loss))
 
         return by_epoch
-    single = devices.compile(programs.step, donate=True)
-    compiled = []
+    compile_step, compiled = programs.compile_step, []
 
     def by_step(state, trial, data, first, last):
         arguments = state, trial, data, number(0), number(0)
         if not compiled:  # Compile before the first step, to time the two apart.
-            compiled.append(single.lower(*arguments).compile())
+            compiled.append(compile_step(devices, *arguments))
         losses = []
         for epoch, step in itertools.product(
             range(first, last), range(programs.steps_per_epoch)
         ):
             state, loss = compiled[0](state, trial, data, number(epoch), number(step))
             losses.append(loss)
+            interrupts.safe_point(state)
         return state, float(np.mean(devices.gather(losses))) if losses else 0.0
 
     return by_step

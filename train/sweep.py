@@ -5,83 +5,32 @@ the training data; the best one is then trained on all training data.
 """
 
 import dataclasses
-import itertools
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from train import hyperparameters, loop, optimizers
+from train import loop, optimizers, shortening
 from train.devices import Devices
 from train.errors import require
-from train.experiment import FINISHED, Clock, Evaluation, Experiment, Job, Row, Sweep
+from train.experiment import FINISHED, Experiment, Row
 from train.options import neutral_names
 from train.report import markdown
 from train.runs import records
 from train.runs.folder import open_run
-
-Member = dict[str, Any]  # Hyperparameters and seed of one trial.
-# Hyperparameters, and their names in a table.
-HYPERPARAMETERS = {
-    "learning_rate": "rate",
-    "weight_decay": "decay",
-    "free_epochs": "free",
-    "warmup_epochs": "warm-up",
-}
-
-
-def sweep_of(experiment: Experiment) -> Sweep:
-    """The sweeps of an experiment that has some."""
-    assert experiment.sweep is not None
-    return experiment.sweep
-
-
-def grid(experiment: Experiment, config: Any, name: str) -> list[Member]:
-    """The hyperparameters of each trial of an optimizer."""
-    tried = sweep_of(experiment).grid(config, name)
-    values: dict[str, tuple[float, ...]] = {"learning_rate": tried.rates}
-    if optimizers.is_lawn(name):
-        values["free_epochs"] = tried.free
-    elif name in optimizers.WITHOUT_DECAY:
-        values["weight_decay"] = (0.0,)
-    else:
-        values["weight_decay"] = tried.decays
-    if tried.warmups:
-        values["warmup_epochs"] = tried.warmups
-    values["seed"] = config.trial_seeds
-    combinations = itertools.product(*values.values())
-    return [dict(zip(values, chosen, strict=True)) for chosen in combinations]
-
-
-def make_config(experiment: Experiment, config: Any, name: str, **changes: Any) -> Any:
-    """A run in full, with the options of the sweep."""
-    names = {field.name for field in dataclasses.fields(config)}
-    shared: dict[str, Any] = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(experiment.Options)
-        if field.name in names
-    }
-    options = shared | {"optimizer": name} | changes
-    return experiment.resolve(experiment.Options(**options))
-
-
-def trial_config(experiment: Experiment, config: Any, name: str, member: Member) -> Any:
-    """One trial: a run in full with all its phases shortened alike."""
-    full = make_config(experiment, config, name, **member)
-    epochs = config.trial_epochs or full.epochs
-    factor = epochs / full.epochs
-    return dataclasses.replace(
-        full,
-        epochs=epochs,
-        warmup_epochs=full.warmup_epochs * factor,
-        free_epochs=full.free_epochs * factor,
-        validation=config.protocol == "validation",
-    )
+from train.statistics import mean_std
+from train.trials import (
+    HYPERPARAMETERS,
+    Member,
+    describe,
+    grid,
+    make_config,
+    sweep_of,
+    train_apart,
+    train_together,
+    trial_config,
+)
 
 
 def run(experiment: Experiment, config: Any) -> None:
@@ -91,170 +40,65 @@ def run(experiment: Experiment, config: Any) -> None:
     require(len(config.trial_seeds) > 0, "--trial-seeds needs at least one")
     members = {name: grid(experiment, config, name) for name in names}
     # All options are checked before anything is read.
-    trials = [
-        trial_config(experiment, config, name, member)
+    trials = {
+        name: [trial_config(experiment, config, name, x) for x in members[name]]
         for name in names
-        for member in members[name]
-    ]
-    config = dataclasses.replace(config, batch_size=trials[0].batch_size)
+    }
+    first = trials[names[0]][0]
+    config = dataclasses.replace(config, batch_size=first.batch_size)
     content = records.run_config(
         f"sweep {experiment.name}", config, neutral_names(config)
     )
     folder = config.out or records.default_folder(content)
-    loaded = experiment.load(trials[0])
+    loaded = experiment.load(first)
+    devices = Devices()
+    train, used = train_apart, devices
+    if kind.together:
+        train, used = train_together, Devices(limit=1)
+    # What the data do not allow is refused before there is a folder.
+    for name in names:
+        experiment.prepare(trials[name][0], loaded, used)
     with open_run(folder, content) as files:
+        print(introduction(experiment, config, trials, folder), flush=True)
         rows = []
-        train: Callable = train_together if kind.together else train_apart
         for name in names:
-            rows += train(experiment, config, name, members[name], folder, loaded)
+            rows += train(experiment, config, name, members[name], folder, loaded, used)
         text = table(experiment, config, rows)
         print(f"\n{text}\n", flush=True)
         records.write_jsonl(folder / "trials.jsonl", rows)
         (folder / "table.md").write_text(text + "\n", encoding="utf-8")
-        finals(experiment, config, rows, folder)
+        results = finals(experiment, config, rows, folder, devices)
         chosen = {
             name: best(rows, name, kind.metrics[0], kind.lowest) for name in names
         }
         files.finish({"best": chosen})
+        print(f"\nBest trials:\n{results}\n\nWritten to {folder}", flush=True)
 
 
-# ------------------------------------------------------------------------- trials
-
-
-def train_apart(
-    experiment: Experiment,
-    config: Any,
-    name: str,
-    members: list[Member],
-    folder: Path,
-    loaded: Any,
-) -> list[Row]:
-    """Trains all trials of an optimizer, each as a run; one row for each."""
-    rows = []
-    for number, member in enumerate(members, 1):
-        which = f"trial {number} of {len(members)}"
-        print(f"{name}, {which}: {describe(member)}", flush=True)
-        out = folder / "trials" / f"{name}-{number}"
-        trial = trial_config(experiment, config, name, member)
-        trial = dataclasses.replace(trial, out=out)
-        loop.execute(experiment, trial, Devices(), loaded, brief=True)
-        summary = json.loads((out / "summary.json").read_text())
-        metrics = {key: summary["last"][key] for key in sweep_of(experiment).metrics}
-        about = {"optimizer": name, "batch_size": config.batch_size} | member
-        rows.append(about | metrics | {"outcome": summary["outcome"]})
-    return rows
-
-
-def train_together(
-    experiment: Experiment,
-    config: Any,
-    name: str,
-    members: list[Member],
-    folder: Path,
-    loaded: Any,
-) -> list[Row]:
-    """Trains all trials of an optimizer in one program; one row for each."""
-    job = Trials(experiment, config, name, members, loaded)
-    content = records.run_config("trials", job.options, neutral_names(job.options))
-    content["trials"] = members
-    minutes = config.checkpoint_minutes
-    with open_run(
-        folder / "trials" / name, content, checkpoint_minutes=minutes
-    ) as files:
-        if not files.finished:
-            print(job.introduction, flush=True)
-            loop.train(job, files, show=not config.quiet)
-        return json.loads((files.folder / "summary.json").read_text())["trials"]
-
-
-class Trials(Job):
-    """All trials of an optimizer as one program on one device; states are stacked.
-
-    Attributes:
-        options: Options of the first trial; the others differ in hyperparameters alone.
-    """
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        config: Any,
-        name: str,
-        members: list[Member],
-        loaded: Any,
-    ):
-        """Computes nothing yet.
-
-        Args:
-            experiment: Kind of the trials.
-            config: Options of the sweep.
-            name: Name of the optimizer.
-            members: Hyperparameters and seed of each trial.
-            loaded: Data from the experiment's `load`.
-        """
-        trials = [trial_config(experiment, config, name, member) for member in members]
-        self.options = trials[0]
-        first: Any = experiment.prepare(self.options, loaded, Devices(limit=1))
-        self._programs = first.programs
-        self._metrics = sweep_of(experiment).metrics
-        self._trials, self._members, self._name = trials, members, name
-        self._about = {"optimizer": name, "batch_size": config.batch_size}
-        self.epochs, self.eval_every = self.options.epochs, config.eval_every
-        at_once = min(len(trials), config.at_once or self._programs.at_once)
-        steps = self._programs.steps_per_epoch
-        self.introduction = (
-            f"{self._name}: {len(trials)} trials of {self.epochs} epochs, {at_once} at"
-            f" once ({steps} steps per epoch)"
+def introduction(
+    experiment: Experiment, config: Any, trials: dict[str, list[Any]], folder: Path
+) -> str:
+    """Describes a sweep in a few lines, with what was shortened."""
+    count, first = sum(map(len, trials.values())), next(iter(trials.values()))[0]
+    unit = sweep_of(experiment).unit
+    final = ""
+    if config.seeds:
+        final = (
+            f", then the best of each with seeds {', '.join(map(str, config.seeds))}"
         )
-        self._over_trials = lambda one: partial(jax.lax.map, one, batch_size=at_once)
-
-    def start(self) -> Any:
-        steps = self._programs.steps_per_epoch
-        arguments = [hyperparameters.make_trial(trial, steps) for trial in self._trials]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arguments)
-        data = self._programs.arrays()
-
-        def advance(first, last, one):
-            return self._programs.advance(one[0], one[1], data, first, last)
-
-        def evaluate(one):
-            return self._programs.evaluate(one[0], one[1], data)[0]
-
-        @partial(jax.jit, donate_argnums=0)
-        def advance_all(state, first, last):
-            one = partial(advance, first, last)
-            return self._over_trials(one)((state, stacked))
-
-        @jax.jit
-        def evaluate_all(state):
-            return self._over_trials(evaluate)((state, stacked))
-
-        self._advance, self._evaluate = advance_all, evaluate_all
-        return self.fetch(jax.jit(self._over_trials(self._programs.start))(stacked))
-
-    def advance(self, state: Any, first: int, last: int) -> tuple[Any, Any]:
-        return self._advance(state, first, last)
-
-    def evaluate(self, state: Any, host: Any, epoch: int, loss: Any) -> Evaluation:
-        median = float(np.median(loss))
-        text = f"{self._name} epoch {epoch}/{self.epochs}  median loss {median:.4f}"
-        return Evaluation([{"epoch": epoch, "median_loss": median}], text)
-
-    def summarize(
-        self, state: Any, host: Any, rows: list[Row], outcome: str, clock: Clock
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        values = self.fetch(self._evaluate(state))
-        found = [
-            self._about
-            | member
-            | {key: float(values[key][i]) for key in self._metrics}
-            | {"outcome": _outcome(int(host.diverged_step[i]))}
-            for i, member in enumerate(self._members)
-        ]
-        return {"trials": found}, {}
-
-
-def _outcome(diverged_step: int) -> str:
-    return FINISHED if diverged_step < 0 else f"diverged at step {diverged_step}"
+    lines = [
+        f"Sweep of {', '.join(trials)}: {count} trials of {first.epochs} {unit}{final}."
+        f" Folder: {folder}",
+        first.shortened,
+    ]
+    for name in trials:
+        tried, full = (
+            sweep_of(experiment).grid(options, name)
+            for options in (config, dataclasses.replace(config, epochs=None))
+        )
+        if optimizers.is_lawn(name):
+            lines.append(shortening.grid_in_words(tried, full))
+    return "\n".join(dict.fromkeys(line for line in lines if line))
 
 
 # -------------------------------------------------------------- choice, final runs
@@ -292,20 +136,39 @@ def best(
     return {key: top[key] for key in HYPERPARAMETERS if key in top}
 
 
-def finals(experiment: Experiment, config: Any, rows: list[Row], folder: Path) -> None:
-    """Trains each optimizer's best trial in full, with every seed."""
-    loaded, kind = None, sweep_of(experiment)
+def finals(
+    experiment: Experiment, config: Any, rows: list[Row], folder: Path, devices: Devices
+) -> str:
+    """Trains each optimizer's best trial in full, with every seed.
+
+    Returns:
+        The results, a line for each optimizer.
+    """
+    loaded, lines, kind = None, [], sweep_of(experiment)
     for name in config.optimizers:
-        chosen = best(rows, name, kind.metrics[0], kind.lowest)
+        chosen, values = best(rows, name, kind.metrics[0], kind.lowest), []
         if chosen is None:
-            print(f"{name}: every trial diverged, so there is no final run")
+            lines.append(f"{name}: every trial diverged, so there is no final run")
             continue
         for seed in config.seeds:
             out = folder / "final" / f"{name}-seed{seed}"
             changes = chosen | {"seed": seed, "out": out}
             final = make_config(experiment, config, name, **changes)
             loaded = loaded or experiment.load(final)
-            loop.execute(experiment, final, Devices(), loaded)
+            print(f"\n{name}, seed {seed}, in full: {describe(chosen)}", flush=True)
+            loop.execute(experiment, final, devices, loaded)
+            summary = json.loads((out / "summary.json").read_text())
+            if summary["outcome"] == FINISHED:
+                values.append(summary["last"][kind.metrics[0]])
+        line = f"{name}: {describe(chosen)}"
+        if values:
+            decimals, scale = (4, 1) if kind.lowest else (2, 100)
+            found = mean_std(np.array(values)).text(decimals, scale)
+            line += f": {kind.column} {found}, n = {len(values)}"
+        if diverged := len(config.seeds) - len(values):
+            line += f"; {diverged} of {len(config.seeds)} final runs diverged"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 # -------------------------------------------------------------------------- table
@@ -344,9 +207,3 @@ def table(experiment: Experiment, config: Any, rows: list[Row]) -> str:
         f" the last {kind.unit[:-1]}, {kind.measured(config)}."
         f"\n\n{markdown.table(header, lines)}"
     )
-
-
-def describe(row: Member) -> str:
-    """The hyperparameters of a trial in words."""
-    words = HYPERPARAMETERS.items()
-    return ", ".join(f"{word} {row[key]:g}" for key, word in words if key in row)

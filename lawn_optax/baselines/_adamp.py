@@ -181,7 +181,7 @@ def _project_invariant(
         return ProjectedState(init_phase(trigger), inner.init(params))
 
     def update_fn(updates, state, params=None, **extra_args):
-        check_params(params, name)
+        params = check_params(params, name)
         constrained, first = phase_now(trigger, state.phase)
         by_unit = resolve(units, params)
         by_leaf = _whole(by_unit)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
+from lawn_optax._guards import root
 from lawn_optax._switch import PhaseState
 from lawn_optax._types import AxisName, Groups
 from lawn_optax.baselines._reparametrized import (
@@ -25,14 +26,14 @@ class BoundedState(NamedTuple):
 
     phase: PhaseState
     norms: jax.Array  # float32[channels] (float64 with x64 leaves); 0 where free
-    fingerprint: jax.Array  # uint32[]; identifies the groups
+    fingerprint: jax.Array  # int32[]; identifies the groups
     trained: Any  # v, like the parameters, which `inner` trains; 0 before it begins
     inner_state: optax.OptState
 
 
 # The root mean square of the channels' norms.
 _RADIUS = Radius(
-    lambda squares: jnp.full_like(squares, jnp.sqrt(jnp.sum(squares) / squares.size))
+    lambda squares: jnp.full_like(squares, root(jnp.sum(squares) / squares.size))
 )
 
 

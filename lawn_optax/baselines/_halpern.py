@@ -75,7 +75,7 @@ def halpern(
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        check_params(params, "halpern")
+        params = check_params(params, "halpern")
         count = jnp.asarray(optax.safe_increment(state.count))
         treedef = jax.tree.structure(params)
         pairs = zip(

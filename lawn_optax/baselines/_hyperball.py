@@ -8,6 +8,7 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._constraint import Sphere
+from lawn_optax._guards import root
 from lawn_optax._radius import Radius
 from lawn_optax._switch import Step
 from lawn_optax._transforms import check_project, on_sphere
@@ -85,7 +86,7 @@ def hyperball(
         def scale(update_sq, dot, weight_sq, active):
             del dot
             found = geometry.has_norm(update_sq)
-            length = rate * jnp.sqrt(weight_sq / jnp.where(found, update_sq, 1))
+            length = rate * root(weight_sq / jnp.where(found, update_sq, 1))
             # A NaN is returned unchanged.
             is_nan = jnp.isnan(update_sq)
             still = ~found & ~is_nan

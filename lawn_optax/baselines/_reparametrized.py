@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
-from lawn_optax._constraint import init_norms
+from lawn_optax._constraint import check_state, init_norms
+from lawn_optax._guards import quotient, root
 from lawn_optax._reset import Reset, check_reset, reset_state
 from lawn_optax._switch import (
     PhaseState,
@@ -41,7 +42,7 @@ class ReparametrizedState(NamedTuple):
 
     phase: PhaseState
     norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 where free
-    fingerprint: jax.Array  # uint32[]; identifies the groups
+    fingerprint: jax.Array  # int32[]; identifies the groups
     trained: Any  # v, like the parameters, which `inner` trains; from the switch on
     inner_state: optax.OptState
 
@@ -133,7 +134,7 @@ def reparametrize(
         "reparametrize",
         inner,
         switch_step,
-        Radius(lambda squares: jnp.sqrt(squares)),
+        Radius(root),
         ReparametrizedState,
         groups=groups,
         reset=reset,
@@ -166,10 +167,11 @@ def reparametrized(
         return make_state(phase, norms, fingerprint, trained, inner_state)
 
     def update_fn(updates, state, params=None, **extra_args):
-        check_params(params, name)
+        params = check_params(params, name)
         constrained, first = phase_now(trigger, state.phase)
         grouping = resolve(groups, params)
-        gradients = grouping.flatten(updates, "updates")
+        check_state(grouping, state.norms, getattr(state, "fingerprint", None))
+        gradients, _ = grouping.flatten_moving(updates, params)
         weights = jax.tree.leaves(params)
         axes = geometry.reduction_axes(axis_name, params, weights)
         bound = bound_leaves(grouping)
@@ -200,7 +202,7 @@ def reparametrized(
         inner_state = reset_state(inner, state.inner_state, trained, first, reset)
         dots = geometry.inner_products(grouping, gradients, v, axes)
         slopes = [
-            jnp.where(on, dot / jnp.sqrt(positive(square)), 0)
+            quotient(dot, jnp.sqrt(positive(square, on)), on)
             for on, dot, square in zip(active, dots, v_sq, strict=True)
         ]
         steps, inner_state = inner.update(
@@ -245,12 +247,12 @@ def applied(v: Any, u: Any) -> jax.Array:
     return new.astype(dtype)
 
 
-def positive(square: jax.Array) -> jax.Array:
+def positive(square: jax.Array, on: jax.Array) -> jax.Array:
     """At least the smallest normal number: with it, v = 0 gives finite weights.
 
-    NaN stays NaN.
+    NaN stays NaN. Where a group is not active, it is 1.
     """
-    return jnp.maximum(square, jnp.finfo(square.dtype).tiny)
+    return jnp.where(on, jnp.maximum(square, jnp.finfo(square.dtype).tiny), 1)
 
 
 def _scales(
@@ -258,7 +260,7 @@ def _scales(
 ) -> list[jax.Array]:
     """The factors r / |v|, or 1 in groups that are not active."""
     return [
-        jnp.where(on, radius / jnp.sqrt(positive(square)), 1)
+        jnp.where(on, radius / jnp.sqrt(positive(square, on)), 1)
         for radius, square, on in zip(radii, v_sq, active, strict=True)
     ]
 
@@ -267,7 +269,7 @@ def chain_rule(grouping, gradients, v, dots, v_sq, radii, active) -> list[Any]:
     """The gradient of v, (r / |v|) (g - (<g,v> / <v,v>) v); g where not active."""
     of_gradient = _scales(radii, v_sq, active)
     of_v = [
-        jnp.where(on, -scale * dot / positive(square), 0)
+        quotient(-scale * dot, positive(square, on), on)
         for on, scale, dot, square in zip(active, of_gradient, dots, v_sq, strict=True)
     ]
     wide = list(gradients)

@@ -96,9 +96,9 @@ def rescale_on_decay(
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        check_params(params, "rescale_on_decay")
+        params = check_params(params, "rescale_on_decay")
         grouping = resolve(groups, params)
-        leaves = grouping.flatten(updates, "updates")
+        leaves, _ = grouping.flatten_moving(updates, params)
         count = jnp.asarray(optax.safe_increment(state.count))
         now, then = (jnp.asarray(schedule(t)) for t in (state.count, count))
         decays = (then > 0) & (then < now)

@@ -20,6 +20,7 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._constraint import Sphere
+from lawn_optax._guards import quotient, root
 from lawn_optax._switch import Step
 from lawn_optax._transforms import on_sphere
 from lawn_optax._types import AxisName, Groups
@@ -100,8 +101,8 @@ def unit_norm(
 
 
 def _multiplier(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    b = 1 / jnp.maximum(x, 1)
-    return jnp.sqrt(jnp.maximum(1 - (b * x) ** 2, 0)), b
+    # The root is 0 from a right angle on, where its derivative would be infinite.
+    return root(jnp.where(x < 1, 1 - x**2, 0)), 1 / jnp.maximum(x, 1)
 
 
 def _great_circle(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -118,13 +119,14 @@ def _turned(sphere: Sphere, updates: list[Any], turn: Turn) -> list[Any]:
         weight_sq = sphere.weight_sq[k]
         # Where the square of a finite update overflows, the weights do not move.
         lost = jnp.isposinf(update_sq[k]) & jnp.isfinite(dots[k])
-        length = jnp.where(lost, 0, jnp.sqrt(update_sq[k]))
+        length = jnp.where(lost, 0, root(update_sq[k]))
         a, b = turn(length / jnp.where(norm > 0, norm, 1))
         b = jnp.where(lost, 0, b)
-        along = jnp.where(weight_sq > 0, dots[k] / weight_sq, 0)
-        p, q = b, norm * a / jnp.sqrt(weight_sq) - b * along - 1
+        found = sphere.active[k] & (weight_sq > 0)
+        along = quotient(dots[k], weight_sq, found)
+        p, q = b, quotient(norm * a, root(weight_sq), found) - b * along - 1
         # A non-finite update is returned unchanged.
-        active.append(sphere.active[k] & jnp.isfinite(p) & jnp.isfinite(q))
+        active.append(found & jnp.isfinite(p) & jnp.isfinite(q))
         of_update.append(p)
         of_weights.append(q)
     return geometry.combine(

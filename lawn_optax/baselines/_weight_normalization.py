@@ -4,9 +4,9 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
+from lawn_optax._guards import root
 from lawn_optax._switch import PhaseState
 from lawn_optax._types import AxisName, Groups
 from lawn_optax.baselines._reparametrized import Polar, Radius, reparametrized
@@ -79,7 +79,7 @@ def weight_normalization(
         "weight_normalization",
         inner,
         0,
-        Radius(lambda squares: jnp.sqrt(squares), is_trained=True),
+        Radius(root, is_trained=True),
         make_state,
         groups=only_matrices("neuron") if groups is None else groups,
         reset="restart",

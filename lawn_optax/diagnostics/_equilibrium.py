@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lawn_optax import _geometry as geometry
+from lawn_optax._guards import quotient, root
 from lawn_optax._types import AxisName, Groups, PyTree, as_float
 from lawn_optax.groups._resolve import resolve
 
@@ -67,9 +68,9 @@ def effective_learning_rate(
     axes = geometry.reduction_axes(axis_name, params, ws)
     ww = geometry.inner_products(grouping, ws, ws, axes)
     square = geometry.join(ww, grouping.dtype)
-    length = square if power == 2 else jnp.sqrt(square)
+    length = square if power == 2 else root(square)
     rate = jnp.asarray(learning_rate, grouping.dtype)
-    return jnp.where(length > 0, rate / length, 0)
+    return quotient(rate, length, length > 0)
 
 
 def sgd_equilibrium_angle(
@@ -239,12 +240,13 @@ def _time(
     if not 0 < tolerance < 1:
         raise ValueError(f"`tolerance` must be in (0, 1), got {tolerance!r}.")
     angle = as_float(angular_update)
-    start = (equilibrium / angle) ** 2
+    start = quotient(equilibrium, angle, angle > 0) ** 2
     # If x is above 1, the angle is too small; if x is below 1, it is too large.
     end = jnp.where(start > 1, (1 - tolerance) ** -2, (1 + tolerance) ** -2)
     ratio = (start - 1) / (end - 1)
-    time = jnp.where(ratio > 1, jnp.log(ratio) / rate, 0)
-    return jnp.where((angle > 0) & (rate > 0), time, jnp.inf)
+    settles = (angle > 0) & (rate > 0)
+    logarithm = jnp.log(jnp.where(ratio > 1, ratio, 1))
+    return jnp.where(settles, quotient(logarithm, rate, settles), jnp.inf)
 
 
 def _check(learning_rate: ArrayLike, weight_decay: ArrayLike) -> None:

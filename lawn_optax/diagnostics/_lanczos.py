@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lawn_optax._guards import root
 from lawn_optax._types import PyTree
 
 
@@ -76,7 +77,7 @@ def norm(x: PyTree) -> jax.Array:
     sizes = [jnp.max(jnp.abs(a), initial=0) for a in jax.tree.leaves(x)]
     largest = jnp.stack(sizes).max()
     scale = jnp.where(largest > 0, largest, 1)
-    return scale * optax.tree.norm(_divided(x, scale))
+    return scale * root(optax.tree.norm(_divided(x, scale), squared=True))
 
 
 def _divided(x: PyTree, length: jax.Array) -> PyTree:

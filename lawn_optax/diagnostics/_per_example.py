@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lawn_optax._types import PyTree
-from lawn_optax.groups._labels import leaf_paths, path_string
+from lawn_optax.groups._tree import leaves_of
 
 
 def widen(loss: Callable[..., Any], params: PyTree) -> tuple[Callable[..., Any], Any]:
@@ -16,17 +16,17 @@ def widen(loss: Callable[..., Any], params: PyTree) -> tuple[Callable[..., Any],
 
     The loss itself still gets parameters of the original dtypes.
     """
-    paths = leaf_paths(params)
-    if not paths:
+    leaves = leaves_of(params)
+    if not leaves:
         raise ValueError("`params` has no leaves: pass the parameters of the loss.")
-    for path, leaf in paths:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+    for leaf in leaves:
+        if not jnp.issubdtype(jnp.result_type(leaf.value), jnp.floating):
             raise TypeError(
                 f"`params` must be real floating-point numbers, but "
-                f"{path_string(path) or 'the leaf'} is {jnp.result_type(leaf)}. Let "
+                f"{leaf.name or 'the leaf'} is {jnp.result_type(leaf.value)}. Let "
                 "`loss` close over leaves that are not differentiated."
             )
-    dtype = jnp.result_type(jnp.float32, *(leaf for _, leaf in paths))
+    dtype = jnp.result_type(jnp.float32, *(leaf.value for leaf in leaves))
     dtypes = jax.tree.map(jnp.result_type, params)
 
     def of_wide(wide, *args):

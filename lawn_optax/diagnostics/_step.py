@@ -9,8 +9,9 @@ import numpy as np
 import optax
 
 from lawn_optax import _geometry as geometry
+from lawn_optax._guards import quotient, root
 from lawn_optax._types import AxisName, Groups, PyTree, check_params
-from lawn_optax.groups._resolve import resolve
+from lawn_optax.groups._resolve import resolve, resolve_reported
 
 
 class ObserveState(NamedTuple):
@@ -27,7 +28,7 @@ def group_norms(
     """L2 norm of each group.
 
     Args:
-      params: Parameters.
+      params: Parameters as the optimizer gets them; see `lawn_optax.describe`.
       groups: Weights that share one norm; see `lawn_optax.wrap`.
       axis_name: Mesh axes over which parameters are sharded; see
         `lawn_optax.project_tangent`.
@@ -41,8 +42,9 @@ def group_norms(
       >>> lawn.diagnostics.group_norms(params).tolist()
       [5.0]
     """
+    resolve_reported(groups, params)  # raises if these are not parameters alone
     _, weight_sq, _ = _sums(params, params, groups, axis_name)
-    return jnp.sqrt(weight_sq)
+    return root(weight_sq)
 
 
 def radial_fraction(
@@ -137,11 +139,11 @@ def observe(
 
     def update_fn(updates, state, params=None):
         del state
-        check_params(params, "observe")
+        params = check_params(params, "observe")
         sums = _sums(updates, params, groups, axis_name)
         _, weight_sq, _ = sums
         return updates, ObserveState(
-            jnp.sqrt(weight_sq), _radial_fraction(*sums), _angular_update(*sums)
+            root(weight_sq), _radial_fraction(*sums), _angular_update(*sums)
         )
 
     return optax.GradientTransformation(init_fn, update_fn)
@@ -195,13 +197,17 @@ def _sums(updates, params, groups, axis_name):
 
 
 def _radial_fraction(update_sq, weight_sq, dot):
-    product = jnp.sqrt(update_sq) * jnp.sqrt(weight_sq)
-    return jnp.where(product > 0, jnp.minimum(jnp.abs(dot) / product, 1), 0)
+    product = root(update_sq) * root(weight_sq)
+    return jnp.minimum(quotient(jnp.abs(dot), product, product > 0), 1)
 
 
 def _angular_update(update_sq, weight_sq, dot):
     # tan = part across w / part along w: exact for small angles, where acos is not.
-    length = jnp.sqrt(weight_sq)
-    along = jnp.where(weight_sq > 0, dot / length, 0)
-    across = jnp.sqrt(jnp.maximum(update_sq - along**2, 0))
-    return jnp.where(weight_sq > 0, jnp.arctan2(across, length + along), 0)
+    length = root(weight_sq)
+    along = quotient(dot, length, weight_sq > 0)
+    across = root(jnp.maximum(update_sq - along**2, 0))
+    ahead = length + along
+    # Weights of 0, before or after the update, have no direction.
+    found = (weight_sq > 0) & ~((across == 0) & (ahead == 0))
+    turn = jnp.arctan2(jnp.where(found, across, 0), jnp.where(found, ahead, 1))
+    return jnp.where(found, turn, 0)

@@ -5,15 +5,16 @@ Labels come from paths and shapes alone, never from values, so the same code ser
 concrete arrays, tracers and `jax.ShapeDtypeStruct`.
 """
 
-import collections
 import dataclasses
+import math
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
-import numpy as np
 
 from lawn_optax._types import Groups, GroupsFn, PyTree, check_static
+from lawn_optax.groups._matrices import judge
+from lawn_optax.groups._tree import Leaf, leaves_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,8 @@ class PerSlice:
 
     label: Hashable
     axes: tuple[int, ...]
+    stacked: int = 0  # how many of the axes, from the first on, stack whole arrays
+    note: str = ""  # what `describe` says about the leaf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,104 +34,101 @@ class Free:
     reason: str
 
 
-def leaf_paths(params: PyTree) -> list[tuple[tuple[Any, ...], Any]]:
-    """(key path, leaf) pairs, without boxes around one array (nnx, Partitioned)."""
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    below = collections.Counter(
-        path[:k] for path, _ in leaves for k in range(len(path))
-    )
-
-    def unboxed(path: tuple[Any, ...]) -> tuple[Any, ...]:
-        # In nnx.State and linen's Partitioned a path ends with `.value`, the only field
-        # of its node. An Equinox field of that name has others beside it, or follows
-        # an attribute.
-        boxed = (
-            len(path) > 1
-            and isinstance(path[-1], jax.tree_util.GetAttrKey)
-            and path[-1].name == "value"
-            and not isinstance(path[-2], jax.tree_util.GetAttrKey)
-            and below[path[:-1]] == 1
-        )
-        return path[:-1] if boxed else path
-
-    return [(unboxed(path), leaf) for path, leaf in leaves]
+class Found(str):
+    """A label that was found, not chosen: `describe` and `init` may doubt it."""
 
 
-def path_string(path: tuple[Any, ...]) -> str:
-    """A readable path such as ``Dense_0/kernel``."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def module_path(params: PyTree, path: tuple[Any, ...]) -> str:
-    """The module of a leaf: its parent, but items of a list are modules themselves."""
-    if path and _is_list_item(params, path):
-        return path_string(path)
-    return path_string(path[:-1])
-
-
-def _is_list_item(params: PyTree, path: tuple[Any, ...]) -> bool:
-    last = path[-1]
-    if isinstance(last, jax.tree_util.DictKey):  # nnx.State keys lists by integers
-        return isinstance(last.key, int)
-    if not isinstance(last, jax.tree_util.SequenceKey):
-        return False
-    node = params
-    for key in path[:-1]:
-        if isinstance(key, jax.tree_util.SequenceKey):
-            node = node[key.idx]
-        elif isinstance(key, jax.tree_util.DictKey):
-            node = node[key.key]
-        elif isinstance(key, jax.tree_util.GetAttrKey):
-            node = getattr(node, key.name)
-        else:  # a node type that hides its children: one module
-            return False
-    return isinstance(node, list)
-
-
-def label_tree(params: PyTree, label: Callable[[tuple[Any, ...], Any], Any]) -> PyTree:
-    """A tree with the label ``label(path, leaf)`` for each leaf of `params`."""
-    labels = [label(path, leaf) for path, leaf in leaf_paths(params)]
+def label_tree(params: PyTree, label: Callable[[Leaf], Any]) -> PyTree:
+    """A tree with a label for each leaf of `params`."""
+    labels = [label(leaf) for leaf in leaves_of(params)]
     return jax.tree.unflatten(jax.tree.structure(params), labels)
 
 
 def _layer(params: PyTree) -> PyTree:
-    return label_tree(params, lambda path, _: module_path(params, path))
+    leaves = leaves_of(params)
+    below = "params" if all(leaf.name.startswith("params/") for leaf in leaves) else ""
+    root = [leaf for leaf in leaves if leaf.module == below]
+    alone = {leaf.name for leaf in root if _is_alone(leaf, root, len(leaves))}
+    return label_tree(
+        params,
+        lambda leaf: Found(leaf.name if leaf.name in alone else leaf.module),
+    )
+
+
+def _is_alone(leaf: Leaf, root: list[Leaf], size: int) -> bool:
+    """Whether a leaf at the root is a scalar, such as a temperature, and no bias."""
+    if math.prod(leaf.shape) != 1:
+        return False
+    kernels = [x.shape for x in root if len(x.shape) > 1 and math.prod(x.shape) > 1]
+    if kernels:
+        may_be_bias = leaf.last.startswith("b") or leaf.last.isdigit()
+        return not (may_be_bias and any(1 in (s[0], s[-1]) for s in kernels))
+    return len(root) < size  # the root has modules, but no kernel of its own
 
 
 def _leaf(params: PyTree) -> PyTree:
-    return label_tree(params, lambda path, _: path_string(path))
+    return label_tree(params, lambda leaf: Found(leaf.name))
 
 
 def _all(params: PyTree) -> PyTree:
-    return label_tree(params, lambda path, _: "all")
+    return label_tree(params, lambda _: "all")
 
 
 def neuron_labels(
     params: PyTree, axis: int | tuple[int, ...] | Callable[[str], Any] = -1
 ) -> PyTree:
     """One norm per output unit; see `lawn_optax.groups.neuron`."""
+    leaves = leaves_of(params)
     units: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
-    leaves = []
-    for path, leaf in leaf_paths(params):
-        name, shape = path_string(path), np.shape(leaf)
-        chosen = axis(name) if callable(axis) else axis
+    kernels: dict[int, PerSlice] = {}
+    verdicts = judge(leaves, [leaf.shape for leaf in leaves])
+    for i, (leaf, (vector, _)) in enumerate(zip(leaves, verdicts, strict=True)):
+        chosen = axis(leaf.name) if callable(axis) else axis
         axes = (chosen,) if isinstance(chosen, int) else tuple(chosen)
-        module, kernel = module_path(params, path), len(shape) > len(axes)
-        leaves.append((module, name, shape, axes, kernel))
-        if kernel:
-            kept = tuple(shape[a] for a in axes)
-            units.setdefault(module, []).append((name, kept))
+        if not vector and len(leaf.shape) > len(axes):
+            axes = normal_axes(axes, leaf.shape, leaf.name)
+            kernels[i] = PerSlice(Found(leaf.name), axes)
+            kept = tuple(leaf.shape[a] for a in axes)
+            units.setdefault(leaf.module, []).append((leaf.name, kept))
 
-    def label(module, name, shape, axes, kernel):
-        if kernel:
-            return PerSlice(name, axes)
-        same = [k for k, kept in units.get(module, []) if kept == shape and shape]
+    def label(leaf):
+        same = [
+            PerSlice(Found(name), axes)
+            for name, kept in units.get(leaf.module, [])
+            if (axes := _unit_axes(leaf.shape, kept))
+        ]
         if len(same) == 1:
-            return PerSlice(same[0], tuple(range(len(shape))))
+            return same[0]
         return Free("no kernel in its module has these units")
 
-    labels = [label(*leaf) for leaf in leaves]
+    labels = [kernels[i] if i in kernels else label(x) for i, x in enumerate(leaves)]
     return jax.tree.unflatten(jax.tree.structure(params), labels)
+
+
+def _unit_axes(shape: tuple[int, ...], kept: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of a bias that run over the units, () if it has not one entry for each.
+
+    Its other axes have one element: Equinox's convolutions have biases (units, 1, 1).
+    """
+    axes: list[int] = []
+    for a, size in enumerate(shape):
+        if len(axes) < len(kept) and size == kept[len(axes)]:
+            axes.append(a)
+        elif size != 1:
+            return ()
+    return tuple(axes) if len(axes) == len(kept) else ()
+
+
+def normal_axes(
+    axes: tuple[int, ...], shape: tuple[int, ...], name: str
+) -> tuple[int, ...]:
+    """The axes counted from the first one."""
+    try:
+        return tuple(range(len(shape))[axis] for axis in axes)
+    except IndexError:
+        raise ValueError(
+            f"`groups` keeps the axes {axes} of {name}, whose shape is {shape}"
+        ) from None
 
 
 _NAMED: dict[str, GroupsFn] = {

@@ -16,7 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from lawn_optax._types import Groups, PyTree
-from lawn_optax.groups._labels import Free, PerSlice, labels_of, leaf_paths, path_string
+from lawn_optax.groups._labels import Found, Free, PerSlice, labels_of, normal_axes
+from lawn_optax.groups._tree import Leaf, leaves_of
+
+COMPLEX = (np.dtype("complex64"), np.dtype("complex128"))
+NO_ARRAY = "not an array"  # why a function or a name is free
+
+# Kinds of variables that no optimizer trains, by their names in nnx and in linen.
+UNTRAINED = {
+    *("BatchStat", "Cache", "Intermediate", "OptState", "RngState"),
+    *("batch_stats", "cache", "intermediates"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +38,7 @@ class Block:
     axes: tuple[tuple[int, ...], ...]  # kept axes of each leaf; () for one norm
     shape: tuple[int, ...]  # sizes of the kept axes, in that order; () is one norm
     start: int  # where its norms begin in the vector of all norms
+    found: bool = False  # whether its label was found, not chosen by the user
 
     @property
     def size(self) -> int:
@@ -46,6 +57,10 @@ class Grouping:
     blocks: tuple[Block, ...]
     free: tuple[tuple[int, str], ...]  # (leaf, reason)
     dtype: Any  # type of the vector of norms
+    modules: tuple[str, ...]  # of each leaf, as "layer" finds it
+    slices: tuple[tuple[int, ...] | None, ...]  # shapes without stacked axes; None if
+    # the type of a leaf allows no norm
+    notes: tuple[tuple[int, str], ...]  # (leaf, what the choice of groups says)
 
     @property
     def num_norms(self) -> int:
@@ -62,7 +77,8 @@ class Grouping:
         """32 bits that identify the grouping; the names of the groups do not matter."""
         text = repr([[(self.paths[i], a) for i, a in zip(b.leaves, b.axes, strict=True)]
                      for b in self.blocks])  # fmt: skip
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        digest = hashlib.sha256(text.encode()).digest()
+        return int.from_bytes(digest[:4], "big", signed=True)
 
     def flatten(self, tree: PyTree, name: str) -> list[Any]:
         """Leaves of a tree like the parameters; some of them may be `absent`."""
@@ -79,7 +95,16 @@ class Grouping:
     ) -> tuple[list[Any], list[Any]]:
         """Leaves of updates and parameters, None for a parameter without an update."""
         leaves = self.flatten(updates, "updates")
-        pairs = zip(leaves, jax.tree.leaves(params), strict=True)
+        pairs = list(zip(leaves, jax.tree.leaves(params), strict=True))
+        for path, (u, w) in zip(self.paths, pairs, strict=True):
+            if not absent(u) and np.shape(u) != np.shape(w):
+                raise ValueError(
+                    f"The gradient of {path or '/'} must have the shape of its "
+                    f"parameter, {np.shape(w)}, got {np.shape(u)}. Average gradients "
+                    "over the batch or over replicas first. What takes one gradient "
+                    "per example comes before, not inside: `optax.chain(optax.contrib."
+                    "differentially_private_aggregate(...), lawn.wrap(optax.sgd(...)))`"
+                )
         return leaves, [None if absent(u) else w for u, w in pairs]
 
     def free_leaves(self) -> "Grouping":
@@ -92,33 +117,69 @@ class Grouping:
 
 
 def absent(leaf: Any) -> bool:
-    """Whether None, a `MaskedNode` or another empty container stands for a leaf."""
+    """Whether None, a `MaskedNode` or another empty container stands for a leaf.
+
+    Functions and names, which models of Equinox have as leaves, count as absent too.
+    """
+    if jax.tree_util.all_leaves([leaf]):
+        return _dtype(leaf) is None
     return not jax.tree.leaves(leaf)
+
+
+def _dtype(leaf: Any) -> Any:
+    """The type of an array or a number, else None."""
+    try:
+        return jnp.result_type(leaf)
+    except TypeError:
+        return None
+
+
+def _why_free(dtype: Any) -> str:
+    """Why a leaf of this type cannot have a norm, or ""."""
+    if dtype is None:
+        return NO_ARRAY
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return f"not floating point ({dtype})"
+    if jnp.finfo(dtype).bits < 16:
+        return f"too few digits to keep a norm ({dtype})"
+    return ""
 
 
 def resolve(groups: Groups, params: PyTree) -> Grouping:
     """The grouping of `params`; raises if there are leaves and all are free."""
-    leaves = leaf_paths(params)
-    paths = tuple(path_string(path) for path, _ in leaves)
-    shapes = tuple(tuple(np.shape(leaf)) for _, leaf in leaves)
-    dtypes = [jnp.result_type(leaf) for _, leaf in leaves]
+    leaves = leaves_of(params)
+    paths = tuple(leaf.name for leaf in leaves)
+    dtypes = [_dtype(leaf.value) for leaf in leaves]
+    free = {i: why for i, dtype in enumerate(dtypes) if (why := _why_free(dtype))}
+    shapes = tuple(
+        () if dtype is None else leaf.shape
+        for leaf, dtype in zip(leaves, dtypes, strict=True)
+    )
     real_sizes = tuple(
-        math.prod(shape) * (2 if jnp.issubdtype(dtype, jnp.complexfloating) else 1)
+        math.prod(shape) * (2 if dtype in COMPLEX else 1)
         for shape, dtype in zip(shapes, dtypes, strict=True)
     )
-    free: dict[int, str] = {}
+    slices = [None if i in free else shape for i, shape in enumerate(shapes)]
+    notes: dict[int, str] = {}
     members: dict[Hashable, list[tuple[int, tuple[int, ...]]]] = {}
     for i, label in enumerate(labels_of(groups, params)):
-        if not jnp.issubdtype(dtypes[i], jnp.inexact):
-            free[i] = f"not floating point ({dtypes[i]})"
-        elif label is None:
+        if i in free:
+            continue
+        if label is None:
             free[i] = "left free by `groups`"
         elif isinstance(label, Free):
             free[i] = label.reason
         else:
-            axes = label.axes if isinstance(label, PerSlice) else ()
-            key = label.label if isinstance(label, PerSlice) else label
-            members.setdefault(key, []).append((i, _normal(axes, shapes[i], paths[i])))
+            axes: tuple[int, ...] = ()
+            if isinstance(label, PerSlice):
+                axes = normal_axes(label.axes, shapes[i], paths[i])
+                stacked = axes[: label.stacked]
+                own = enumerate(shapes[i])
+                slices[i] = tuple(n for a, n in own if a not in stacked)
+                if label.note:
+                    notes[i] = label.note
+                label = label.label
+            members.setdefault(label, []).append((i, axes))
 
     blocks: list[Block] = []
     for key, group in members.items():
@@ -141,7 +202,8 @@ def resolve(groups: Groups, params: PyTree) -> Grouping:
             continue
         start = blocks[-1].start + blocks[-1].size if blocks else 0
         members_, axes_ = zip(*group, strict=True)
-        blocks.append(Block(name, members_, axes_, shape, start))
+        found = isinstance(key, Found)
+        blocks.append(Block(name, members_, axes_, shape, start, found))
 
     if leaves and not blocks:
         lines = "\n".join(f"  {paths[i]}: {free[i]}" for i in sorted(free))
@@ -149,7 +211,8 @@ def resolve(groups: Groups, params: PyTree) -> Grouping:
             "No parameter is constrained: every leaf is free. Choose other `groups`.\n"
             + lines
         )
-    floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
+    _check_trained(leaves, blocks)
+    floating = [dtype for dtype in dtypes if not _why_free(dtype)]
     return Grouping(
         treedef=jax.tree.structure(params),
         paths=paths,
@@ -158,13 +221,46 @@ def resolve(groups: Groups, params: PyTree) -> Grouping:
         blocks=tuple(blocks),
         free=tuple(sorted(free.items())),
         dtype=np.dtype(jnp.finfo(jnp.result_type(jnp.float32, *floating)).dtype),
+        modules=tuple(leaf.module for leaf in leaves),
+        slices=tuple(slices),
+        notes=tuple(notes.items()),
     )
 
 
-def _normal(axes: tuple[int, ...], shape: tuple[int, ...], path: str) -> tuple:
-    try:
-        return tuple(range(len(shape))[axis] for axis in axes)
-    except IndexError:
+def _check_trained(leaves: list[Leaf], blocks: list[Block]) -> None:
+    """Raises an error if a group has statistics, a cache or an optimizer's state."""
+    tops = {leaf.name.partition("/")[0] for leaf in leaves}
+    for leaf in (leaves[i] for block in blocks for i in block.leaves):
+        top = leaf.name.partition("/")[0]
+        kinds = UNTRAINED.intersection(leaf.kinds)
+        kinds |= UNTRAINED.intersection({top} if "params" in tops else ())
+        if kinds:
+            raise ValueError(
+                f"`params` must have nothing but trained parameters, but {leaf.name} "
+                f"is of the kind {min(kinds)}. Pass `nnx.state(model, nnx.Param)` of "
+                "an nnx model, or `variables['params']` of a linen model."
+            )
+
+
+def resolve_reported(groups: Groups, params: PyTree) -> Grouping:
+    """`resolve` for reports, which refuses what an optimizer gets only in part."""
+    for node, _ in jax.tree_util.tree_flatten_with_path(
+        params, is_leaf=lambda x: x is not params
+    )[0]:
+        name = jax.tree_util.keystr(node, simple=True)
+        if name == "opt_state":
+            raise ValueError(
+                "`params` must be the parameters alone, got an optimizer or a train "
+                "state: pass `train_state.params`, or `nnx.state(model, nnx.Param)` of "
+                "an nnx model, and the rest as `state`."
+            )
+    grouping, leaves = resolve(groups, params), leaves_of(params)
+    constrained = [leaves[i] for block in grouping.blocks for i in block.leaves]
+    kinds = {leaf.kinds for leaf in constrained if leaf.owned}
+    if len(kinds) > 1:
         raise ValueError(
-            f"`groups` keeps the axes {axes} of {path}, whose shape is {shape}"
-        ) from None
+            "The nnx model has variables of several kinds, so the report cannot know "
+            "which of them the optimizer trains: pass `nnx.state(model, wrt)`, with "
+            "the `wrt` of the optimizer."
+        )
+    return grouping

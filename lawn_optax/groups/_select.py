@@ -1,6 +1,7 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """Helpers that make the `groups` argument."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from lawn_optax._types import Groups, GroupsFn, PyTree
+from lawn_optax.groups._doubts import stacked_axes
 from lawn_optax.groups._labels import (
     Free,
     PerSlice,
-    label_tree,
     labels_of,
-    leaf_paths,
     neuron_labels,
-    path_string,
+    normal_axes,
 )
+from lawn_optax.groups._matrices import judge
+from lawn_optax.groups._tree import Leaf, leaves_of
 
 Axis = int | tuple[int, ...]
 
@@ -46,17 +48,23 @@ def neuron(axis: Axis | Callable[[str], Axis] = -1) -> GroupsFn:
     return lambda params: neuron_labels(params, axis)
 
 
-def stacked(*paths: str, axis: int = 0, base: Groups = "layer") -> GroupsFn:
+def stacked(*paths: str, axis: Axis = 0, base: Groups = "layer") -> GroupsFn:
     """One norm per index of a stacked axis, such as that of scanned layers or experts.
+
+    For experts in scanned layers, nest one in the other, in any order:
+    ``stacked("layers", base=stacked("layers/experts", axis=1))`` gives one norm per
+    layer and expert.
 
     Args:
       *paths: Paths of the stacked leaves; without any, all leaves are stacked.
-      axis: The stacked axis.
+      axis: The stacked axis, or several, of the leaves as they are in the parameters,
+        also in a `stacked` that is the base of another. A leaf that lacks it is free.
       base: Groups of the leaves within one slice, as if they had no stacked axis, and
         groups of all other leaves.
 
     Returns:
-      A callable for `groups`.
+      A callable for `groups`, which raises ValueError if a path matches no leaf or if
+      nested calls stack the same axis of a leaf.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -65,53 +73,134 @@ def stacked(*paths: str, axis: int = 0, base: Groups = "layer") -> GroupsFn:
       group   norms  elements  leaves
       blocks      6        72  blocks/bias (6, 3), blocks/kernel (6, 3, 3)
     """
+    wanted = (axis,) if isinstance(axis, int) else tuple(axis)
 
     def groups(params: PyTree) -> PyTree:
-        chosen = _matches(params, paths) if paths else [True] * len(leaf_paths(params))
-        leaves, treedef = jax.tree.flatten(params)
+        leaves, treedef = leaves_of(params), jax.tree.structure(params)
+        chosen = _matches(params, paths) if paths else [True] * len(leaves)
+        stacks = [
+            _positions(leaf, wanted) if inside else None
+            for leaf, inside in zip(leaves, chosen, strict=True)
+        ]
         slices = [
-            jax.ShapeDtypeStruct(
-                tuple(np.delete(np.shape(x), axis)), jnp.result_type(x)
-            )
-            if inside and np.ndim(x)
-            else x
-            for x, inside in zip(leaves, chosen, strict=True)
+            _Slice(leaf.value, axes) if axes else leaf.value
+            for leaf, axes in zip(leaves, stacks, strict=True)
         ]
         labels = labels_of(base, treedef.unflatten(slices))
         return treedef.unflatten(
-            _stack(label, x, axis) if inside else label
-            for label, x, inside in zip(labels, leaves, chosen, strict=True)
+            label if axes is None else _stack(label, leaf, axes)
+            for label, leaf, axes in zip(labels, leaves, stacks, strict=True)
         )
 
     return groups
 
 
-def _stack(label: Any, leaf: Any, axis: int) -> Any:
+class _Slice(jax.ShapeDtypeStruct):
+    """A leaf without its stacked axes."""
+
+    def __init__(self, leaf: Any, axes: tuple[int, ...]):
+        left = [a for a in range(np.ndim(leaf)) if a not in axes]
+        shape = tuple(np.shape(leaf)[a] for a in left)
+        super().__init__(shape, jnp.result_type(leaf))
+        whole = getattr(leaf, "whole", tuple(range(np.ndim(leaf))))
+        self.whole = tuple(whole[a] for a in left)  # its axes, as in the parameter
+        self.taken = (*getattr(leaf, "taken", ()), *(whole[a] for a in axes))
+
+
+def _positions(leaf: Leaf, wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of a leaf, or of its slice, that are stacked; () if it lacks one."""
+    value = leaf.value
+    whole = getattr(value, "whole", tuple(range(len(leaf.shape))))
+    taken = getattr(value, "taken", ())
+    every = range(len(whole) + len(taken))
+    if not all(-len(every) <= axis < len(every) for axis in wanted):
+        return ()
+    axes = [every[axis] for axis in wanted]
+    for axis in axes:
+        if axis in taken or axes.count(axis) > 1:
+            raise ValueError(
+                f"Axis {axis} of {leaf.name} is stacked twice. `axis` counts the axes "
+                "of the parameters, also in a `stacked` that is the base of another."
+            )
+    return tuple(whole.index(axis) for axis in axes)
+
+
+def _stack(label: Any, leaf: Leaf, axes: tuple[int, ...]) -> Any:
     if label is None or isinstance(label, Free):
         return label
-    if not np.ndim(leaf):
+    if not axes:
         return Free("no axis to slice")
-    axis = range(np.ndim(leaf))[axis]
+    left = [a for a in range(len(leaf.shape)) if a not in axes]
     if not isinstance(label, PerSlice):
-        return PerSlice(label, (axis,))
-    kept = [range(np.ndim(leaf) - 1)[a] for a in label.axes]
-    return PerSlice(label.label, (axis, *(a + (a >= axis) for a in kept)))
+        return PerSlice(label, axes, len(axes))
+    kept = normal_axes(label.axes, tuple(leaf.shape[a] for a in left), leaf.name)
+    return dataclasses.replace(
+        label,
+        axes=(*axes, *(left[a] for a in kept)),
+        stacked=len(axes) + label.stacked,
+    )
 
 
 def only_matrices(base: Groups = "layer") -> GroupsFn:
     """Leaves biases, norm layers' scales and other vectors free.
 
+    A leaf with two axes or more is no matrix if its name is bias, scale, offset, beta
+    or gamma, if it has one entry per unit of a kernel beside it, or if it is in a norm
+    layer. The axes of stacked layers do not count. `describe` shows the reasons, and
+    notes doubtful leaves, which count as matrices.
+
     Args:
-      base: Groups of the leaves with two axes or more.
+      base: Groups of the matrices.
 
     Returns:
       A callable for `groups`.
+
+    Examples:
+      >>> import jax.numpy as jnp, lawn_optax as lawn
+      >>> params = {"query": {"kernel": jnp.ones((8, 2, 4)), "bias": jnp.ones((2, 4))}}
+      >>> print(lawn.describe(params, lawn.groups.only_matrices()))
+      group  norms  elements  leaves
+      query      1        64  query/kernel (8, 2, 4)
+      <BLANKLINE>
+      free        elements  why
+      query/bias         8  not a matrix: its name is bias
     """
-    return _only(
-        base,
-        lambda params: [np.ndim(leaf) > 1 for _, leaf in leaf_paths(params)],
-        "not a matrix",
-    )
+
+    def groups(params: PyTree) -> PyTree:
+        leaves, labels = leaves_of(params), labels_of(base, params)
+        shapes = [_without_stack(*x) for x in zip(leaves, labels, strict=True)]
+        names = [leaf.name for leaf in leaves]
+        axes = stacked_axes(names, [leaf.module for leaf in leaves], shapes)
+        shapes = [
+            shape if a is None else (*shape[:a], *shape[a + 1 :])
+            for shape, a in zip(shapes, axes, strict=True)
+        ]
+        return jax.tree.unflatten(
+            jax.tree.structure(params),
+            [
+                Free(reason) if reason else _noted(label, note)
+                for label, (reason, note) in zip(
+                    labels, judge(leaves, shapes), strict=True
+                )
+            ],
+        )
+
+    return groups
+
+
+def _without_stack(leaf: Leaf, label: Any) -> tuple[int, ...]:
+    if not isinstance(label, PerSlice):
+        return leaf.shape
+    axes = normal_axes(label.axes[: label.stacked], leaf.shape, leaf.name)
+    return tuple(n for a, n in enumerate(leaf.shape) if a not in axes)
+
+
+def _noted(label: Any, note: str) -> Any:
+    if not note or label is None or isinstance(label, Free):
+        return label
+    if not isinstance(label, PerSlice):
+        label = PerSlice(label, ())
+    return dataclasses.replace(label, note=note)
 
 
 def not_paths(*paths: str, base: Groups = "layer") -> GroupsFn:
@@ -176,14 +265,16 @@ def _only(
 ) -> GroupsFn:
     def groups(params: PyTree) -> PyTree:
         labels = zip(labels_of(base, params), chosen(params), strict=True)
-        kept = iter([label if keep else Free(reason) for label, keep in labels])
-        return label_tree(params, lambda path, leaf: next(kept))
+        return jax.tree.unflatten(
+            jax.tree.structure(params),
+            [label if keep else Free(reason) for label, keep in labels],
+        )
 
     return groups
 
 
 def _matches(params: PyTree, paths: tuple[str, ...]) -> list[bool]:
-    names = [f"/{path_string(path)}/" for path, _ in leaf_paths(params)]
+    names = [f"/{leaf.name}/" for leaf in leaves_of(params)]
     for path in paths:
         if names and not any(f"/{path}/" in name for name in names):
             known = ", ".join(name.strip("/") for name in names)

@@ -111,7 +111,12 @@ def normalized_margin(margins: ArrayLike, norms: ArrayLike) -> jax.Array:
     """
     margins = to_float32(margins)
     log_product = jnp.log(to_float32(norms)).sum()
-    return jnp.sign(margins) * jnp.exp(jnp.log(jnp.abs(margins)) - log_product)
+    zero = margins == 0  # its logarithm has no derivative
+    size = jnp.log(jnp.abs(jnp.where(zero, 1, margins)))
+    scaled = jnp.sign(margins) * jnp.exp(size - log_product)
+    most = jnp.log(jnp.finfo(margins.dtype).max)  # 0 * inf would be NaN
+    slope = jnp.exp(jnp.minimum(-log_product, most))
+    return jnp.where(zero, margins * slope, scaled)
 
 
 def smoothed_normalized_margin(mean_loss: ArrayLike, norms: ArrayLike) -> jax.Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lawn_optax._guards import root
 from lawn_optax._types import as_float
 
 
@@ -207,7 +208,7 @@ def alignment_sde(
     noise = rate * isotropic(sigma) / square
     drift = 2 * rate / square * (twice_loss - spectrum[0]) * f
     drift = drift + noise**2 * (1 - x.shape[-1] * f)
-    return drift, 2 * noise * jnp.sqrt(f * jnp.maximum(1 - f, 0))
+    return drift, 2 * noise * root(f * jnp.maximum(1 - f, 0))
 
 
 def loss_bounds(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lawn_optax._guards import quotient, root
 from lawn_optax._types import as_float
 from lawn_optax.nrq._motion import angular_update, isotropic, norm
 
@@ -199,9 +200,8 @@ def escape_norm(
     room = bounds.low_risk - as_float(tail)
     noise = (spectrum.shape[0] - 1) * isotropic(sigma) ** 2
     pull = 2 * room * (spectrum[1] - spectrum[0]) * xi
-    return jnp.where(
-        room > 0, jnp.sqrt(noise * as_float(learning_rate) / pull), jnp.inf
-    )
+    squared = quotient(noise * as_float(learning_rate), pull, room > 0)
+    return jnp.where(room > 0, root(squared), jnp.inf)
 
 
 def _inside(xi: float) -> float:

@@ -100,7 +100,7 @@ def rescaled_sgd(rates: ExponentialRates) -> optax.GradientTransformationExtraAr
         return RescaledState(zero, zero, momentum.init(params))
 
     def update_fn(updates, state, params=None, **extra_args):
-        check_params(params, "rescaled_sgd")
+        params = check_params(params, "rescaled_sgd")
         moments, trace = momentum.update(updates, state.trace)
         rate = look_up(held_rates.astype(jnp.result_type(float)), state.count)
         times = look_up(halve, state.count)
@@ -184,7 +184,7 @@ def plateau_sgd(
         )
 
     def update_fn(updates, state, params=None, *, value=None, **extra_args):
-        check_params(params, "plateau_sgd")
+        params = check_params(params, "plateau_sgd")
         seen = _observed(reduce, state.plateau, value)
         log_rate = state.log_rate
         if instant_decay:

@@ -219,3 +219,21 @@ def test_an_impossible_number_of_projections_is_refused(projections):
     ):
         with pytest.raises(ValueError, match="must be 1 or 2, got"):
             make(projections=projections)
+
+
+@pytest.mark.parametrize("shape", [(1,), (32,)])
+def test_a_statistic_that_is_no_scalar_is_refused(shape):
+    tx = lawn.wrap(optax.sgd(0.1), lawn.switch_when(3.0, key="margin"))
+    params = network()
+    with pytest.raises(ValueError, match=r"`margin` must be a scalar.*shape \("):
+        tx.update(params, tx.init(params), params, margin=jnp.ones(shape))
+
+
+def test_a_state_of_replicas_is_refused_where_the_update_does_not_know_of_them():
+    params = network()
+    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), params)
+    for tx in (lawn.wrap(optax.sgd(0.1, 0.9), 1), lawn.reset_at(1, optax.trace(0.5))):
+        state = jax.vmap(tx.init)(stacked)
+        with pytest.raises(ValueError, match="leading axis.*`jax.vmap`"):
+            tx.update(stacked, state, stacked)
+        jax.vmap(tx.update)(stacked, state, stacked)

@@ -19,6 +19,7 @@ from tests.support.numpy_layers import (
     multiply_adds,
     pictures,
 )
+from tests.support.trees import sharing
 
 # Parameters and multiply-adds per image as others publish them (two are computed by
 # hand), and the number of groups.
@@ -53,6 +54,10 @@ def test_parameters_and_costs_are_the_published_ones(name):
     assert multiply_adds(model, (size, size, 3)) == products
     table = lawn.describe(params).splitlines()[1:]
     assert len(table) == groups and not any("free" in line for line in table)
+    assert sharing(params) == {
+        tuple(sorted(f"{module}/{leaf}" for leaf in leaves)): ()
+        for module, leaves in layers(params)
+    }
     # Each convolution has its own norm; scale and bias of a norm layer share one.
     kinds = {tuple(sorted(leaves)) for _, leaves in layers(params)}
     assert kinds == {("kernel",), ("bias", "scale"), ("bias", "kernel")}

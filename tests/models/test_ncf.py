@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lawn_optax as lawn
 from models import NCF, TOWERS
 from tests.support.asserts import close
+from tests.support.trees import sharing
 
 USERS, ITEMS = 7, 11
 
@@ -54,6 +56,11 @@ def test_layers_have_the_names_and_sizes_that_group_names_rely_on(tower):
         "item_embedding": {"embedding": (ITEMS, 128)},
     }
     assert jax.tree.map(jnp.shape, params) == tables | dense
+    assert set(sharing(params)) == {
+        tuple(f"{module}/{leaf}" for leaf in sorted(leaves))
+        for module, leaves in (tables | dense).items()
+    }
+    assert "note" not in lawn.describe(jax.eval_shape(lambda: params))
 
 
 @pytest.mark.parametrize("tower", TOWERS)

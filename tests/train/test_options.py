@@ -25,6 +25,7 @@ WHERE = {
     "quiet",
     "shard_state",
 }
+FILLED_IN = {"preset", "shortened"}
 SWEEP = {"checkpoint_minutes", "data_dir", "micro_batch", "out", "quiet"}
 
 
@@ -33,9 +34,12 @@ SWEEP = {"checkpoint_minutes", "data_dir", "micro_batch", "out", "quiet"}
     [
         (digits.Config(), {"checkpoint_minutes", "out", "quiet"}),
         # What a preset decides is in other options, once it has been looked up.
-        (recsys_options.resolve(recsys_options.Config()), WHERE | {"preset"}),
-        (image_options.resolve(image_options.Config()), WHERE | {"preset", "workers"}),
-        (language_options.resolve(language_options.Config()), WHERE | {"preset"}),
+        (recsys_options.resolve(recsys_options.Config()), WHERE | FILLED_IN),
+        (
+            image_options.resolve(image_options.Config()),
+            WHERE | FILLED_IN | {"workers"},
+        ),
+        (language_options.resolve(language_options.Config()), WHERE | FILLED_IN),
         (recsys_options.SweepConfig(), SWEEP | {"at_once"}),
         (image_options.SweepConfig(), SWEEP | {"workers"}),
         (language_options.SweepConfig(), SWEEP | {"at_once"}),

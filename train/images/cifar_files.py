@@ -291,6 +291,13 @@ class _Array:
         self.values = np.frombuffer(content, np.uint8).reshape(shape)
 
 
+def _encode(text: Any, coding: Any) -> bytes:
+    """Stands in for ``_codecs.encode``, by which Python 3 writes bytes for Python 2."""
+    if type(text) is not str or coding != "latin1":
+        raise ValueError("a text that does not stand for bytes")
+    return text.encode("latin1")
+
+
 class _Unpickler(pickle.Unpickler):
     """Loads only plain Python objects and arrays of bytes: pickles can run any code.
 
@@ -302,6 +309,7 @@ class _Unpickler(pickle.Unpickler):
         ("numpy._core.multiarray", "_reconstruct"): _Array,
         ("numpy", "ndarray"): _Array,
         ("numpy", "dtype"): _Dtype,
+        ("_codecs", "encode"): _encode,
     }
 
     def find_class(self, module: str, name: str) -> Any:

@@ -7,6 +7,7 @@ Gupta et al. 2021, arXiv:2108.05839, D.4.1). Pillow does this on the CPU.
 import io
 import math
 import warnings
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -44,15 +45,40 @@ def decode(content: bytes, name: str) -> Image.Image:
     """
     try:
         image = Image.open(io.BytesIO(content))
+        _check_mode(image)
         image.load()
         return _in_colour(_upright(image))
     except Exception as error:  # Pillow's decoders can raise any exception.
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            reason = "unknown format" if content else "it is empty"
-        raise InputError(
-            f"{name} cannot be decoded ({reason}); get the file again, or delete it"
-        ) from None
+        raise _refusal(name, error, empty=not content) from None
+
+
+def check_header(path: Path) -> None:
+    """Reads the header of an image file.
+
+    Raises:
+        InputError: If the file cannot be read, or is no image that `decode` takes.
+    """
+    try:
+        with Image.open(path) as image:
+            _check_mode(image)
+    except Exception as error:
+        raise _refusal(str(path), error) from None
+
+
+def _check_mode(image: Image.Image) -> None:
+    if image.mode == "F":
+        raise ValueError("it has floating-point pixels, whose white is not known")
+
+
+def _refusal(name: str, error: Exception, empty: bool = False) -> InputError:
+    if isinstance(error, OSError) and error.strerror:
+        return InputError(f"cannot read {name} ({error.strerror})")
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        reason = "it is empty" if empty else "unknown format"
+    return InputError(
+        f"{name} cannot be decoded ({reason}); get the file again, or delete it"
+    )
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -66,6 +66,7 @@ def load_data(config: Settings) -> Images | PhotoSet:
             photos = photo_files.hold_out(photos, HELD_OUT, config.split_seed)
         if config.images:
             photos = photo_files.sample(photos, config.images, config.split_seed)
+        photo_files.check(photos)
         return photos
     images = data.load_cifar(config.dataset, config.data_dir)
     train, test, limit = images.train, images.test, config.images
@@ -179,6 +180,7 @@ def introduction(config: Settings, images: Images | PhotoSet, task: Task) -> str
     shapes = jax.eval_shape(partial(programs.start, task), trial).params
     weights = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     schedule = hyperparameters.describe(config, task.steps_per_epoch)
+    shortened = f"{config.shortened}\n" if config.shortened else ""
     if isinstance(images, PhotoSet):
         sizes, tests = photo_files.statistics(images), len(images.val)
     else:
@@ -188,7 +190,7 @@ def introduction(config: Settings, images: Images | PhotoSet, task: Task) -> str
         f"{config.model} ({weights:,} weights, {config.dtype}), {config.optimizer},"
         f" batch {task.batch_size:,} ({task.steps_per_epoch} steps per epoch on"
         f" {task.devices} x {device}),\n"
-        f"{schedule}.\n"
+        f"{schedule}.\n{shortened}"
         f"Accuracy on {tests:,} {tested} images."
     )
 
@@ -209,7 +211,7 @@ def make_programs(config: Settings, images: Images | PhotoSet, task: Task) -> Pr
         arrays=arrays,
         start=partial(programs.start, task),
         advance=partial(programs.advance, task),
-        step=partial(programs.step, task) if task.unrolled else None,
+        compile_step=partial(programs.compile_step, task) if task.unrolled else None,
         evaluate=partial(programs.evaluate, task),
         steps_per_epoch=task.steps_per_epoch,
         epoch_size=task.epoch_size,

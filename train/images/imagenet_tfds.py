@@ -106,6 +106,9 @@ class PreparedPhotos:
         name = name.decode() if isinstance(name, bytes) else str(name)
         return Photo(example["image"], int(example["label"]), name)
 
+    def path(self, index: int) -> None:
+        """There is none: the photographs are in archives."""
+
 
 def load() -> PhotoSet:
     """Lists the photographs of ImageNet; prepares them the first time.

@@ -7,19 +7,12 @@ step.
 """
 
 import math
-import multiprocessing
 import os
-import signal
-import threading
 import time
-from collections.abc import Generator, Iterator
-from contextlib import closing
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-import grain
 import numpy as np
-from absl import flags
 
 from train import require
 from train.images.decoding import (
@@ -30,10 +23,10 @@ from train.images.decoding import (
     random_view,
 )
 from train.images.photo_files import Photos
+from train.images.workers import by_processes, by_thread
 
 CHUNK = 32  # Photographs that a worker decodes at a time.
 PADDING = -1  # Label of images that fill up the last batch of an evaluation.
-_UNSHARED = 2**62  # Bytes from which workers use shared memory: never reached.
 
 
 class Batch(NamedTuple):
@@ -66,21 +59,26 @@ class Share(NamedTuple):
     processes: int = 1
 
 
-class Chunks:
-    """Decoded photographs by the number of a chunk. Workers compute this."""
+class Chunk(NamedTuple):
+    """Some photographs of a batch, as a worker decoded them."""
 
-    def __init__(self, photos: Photos, order: Order, share: Share, last_step: int):
+    images: np.ndarray  # uint8[n, 224, 224, 3]
+    labels: np.ndarray  # int32[n]
+    seconds: float  # Time that decoding took.
+
+
+class Chunks:
+    """Decodes photographs by the number of a chunk. Workers receive a copy."""
+
+    def __init__(self, photos: Photos, order: Order, share: Share):
         self._photos, self._order = photos, order
         self._size = order.batch_size // share.processes
         self._first = share.process * self._size
         self.per_batch = math.ceil(self._size / CHUNK)
-        self._count = last_step * self.per_batch
 
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Batch:
-        step, chunk = divmod(index, self.per_batch)
+    def __call__(self, number: int) -> Chunk:
+        began = time.perf_counter()
+        step, chunk = divmod(number, self.per_batch)
         epoch, step = divmod(step, self._order.steps)
         first = chunk * CHUNK
         positions = np.arange(first, min(first + CHUNK, self._size))
@@ -90,7 +88,7 @@ class Chunks:
         for i, position in enumerate(positions):
             if position < self._order.count:
                 images[i], labels[i] = self._view(epoch, int(position))
-        return Batch(images, labels)
+        return Chunk(images, labels, time.perf_counter() - began)
 
     def _view(self, epoch: int, position: int) -> tuple[np.ndarray, int]:
         seed, index = self._order.seed, position
@@ -148,117 +146,81 @@ def evaluation_order(
     return Order(len(photos), batch_size, None, scaling)
 
 
-def batches(
-    photos: Photos,
-    order: Order,
-    first_step: int,
-    last_step: int,
-    share: Share = Share(),  # noqa: B008 (immutable)
-    workers: int | None = None,
-) -> Generator[Batch, None, None]:
-    """Decodes the batches of some steps, ahead of time.
+class Batches:
+    """Iterator over this process's part of the batches of some steps, decoded ahead.
 
     Step s is batch s % order.steps of epoch s // order.steps. About two batches, or a
-    few chunks of each worker, are decoded ahead. Closing the iterator ends its workers.
-    They take seconds to start: to evaluate repeatedly, use one iterator over many
-    epochs.
-
-    Args:
-        photos: Photographs that `order` was made for.
-        order: Order from `training_order` or `evaluation_order`.
-        first_step: First step, from 0.
-        last_step: First step that is left out.
-        share: Share of this process.
-        workers: Number of processes that decode. `None` takes one for each processor
-            that this process may use, 0 decodes in a thread of this process.
-
-    Returns:
-        An iterator over the part of each batch that belongs to this process.
-
-    Raises:
-        InputError: If a batch cannot be split equally among the processes; from the
-            iterator, if a file cannot be read or decoded.
+    few chunks of each worker, are decoded ahead. Workers start with the first batch and
+    end with the last one, or with `close`. They take a second to start: to evaluate
+    repeatedly, use one iterator over many epochs.
     """
-    require(
-        order.batch_size % share.processes == 0,
-        f"the batch size must be a multiple of the {share.processes} processes; got"
-        f" {order.batch_size}",
-    )
-    if workers is None:
-        workers = _processors()
-    chunks = Chunks(photos, order, share, last_step)
-    return _batches(chunks, range(first_step, last_step), workers)
+
+    def __init__(
+        self,
+        photos: Photos,
+        order: Order,
+        first_step: int,
+        last_step: int,
+        share: Share = Share(),  # noqa: B008 (immutable)
+        workers: int | None = None,
+    ):
+        """Starts nothing yet.
+
+        Args:
+            photos: Photographs that `order` was made for.
+            order: Order from `training_order` or `evaluation_order`.
+            first_step: First step, from 0.
+            last_step: First step that is left out.
+            share: Share of this process.
+            workers: Number of processes that decode. `None` takes one for each
+                processor that this process may use, 0 decodes in a thread of this
+                process.
+
+        Raises:
+            InputError: If a batch cannot be split equally among the processes; from the
+                iterator, if a file cannot be read or decoded.
+        """
+        require(
+            order.batch_size % share.processes == 0,
+            f"the batch size must be a multiple of the {share.processes} processes; got"
+            f" {order.batch_size}",
+        )
+        workers = _processors() if workers is None else workers
+        chunks = Chunks(photos, order, share)
+        self._per_batch, self._workers = chunks.per_batch, max(1, workers)
+        self._left = iter(range(first_step, last_step))
+        numbers = range(first_step * self._per_batch, last_step * self._per_batch)
+        ahead = math.ceil(self._per_batch / self._workers)
+        if workers:
+            decoded = by_processes(chunks, numbers, workers, ahead)
+        else:
+            decoded = by_thread(chunks, numbers, ahead + 1)
+        self._decoded = decoded
+        self._images, self._seconds = 0, 0.0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        if next(self._left, None) is None:
+            self.close()
+            raise StopIteration
+        parts: list[Chunk] = [next(self._decoded) for _ in range(self._per_batch)]
+        self._images += sum(len(part.labels) for part in parts)
+        self._seconds += sum(part.seconds for part in parts)
+        images, labels, _ = zip(*parts, strict=True)
+        return Batch(np.concatenate(images), np.concatenate(labels))
+
+    def images_per_second(self) -> float | None:
+        """The images that all workers can decode in a second; None before a batch."""
+        return self._workers * self._images / self._seconds if self._images else None
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._decoded.close()
 
 
 def _processors() -> int:
     if hasattr(os, "sched_getaffinity"):  # macOS lacks it.
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _batches(
-    chunks: Chunks, steps: range, workers: int
-) -> Generator[Batch, None, None]:
-    per_batch = chunks.per_batch
-    source = grain.MapDataset.source(chunks)[steps.start * per_batch :]
-    # One thread decodes, and buffers a batch here or a chunk in each worker.
-    ahead = per_batch if workers == 0 else 1
-    decoded = source.to_iter_dataset(
-        grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
-    )
-    if workers:
-        if not flags.FLAGS.is_parsed():  # Grain reads flags of its own; we have none.
-            flags.FLAGS.mark_as_parsed()
-        # Shared memory saves a copy, but it is small in many containers. A worker that
-        # fills it dies, and arrays that are in it at the end of a run are never freed.
-        options = grain.experimental.DatasetOptions(min_shm_size=_UNSHARED)
-        decoded = grain.experimental.WithOptionsIterDataset(decoded, options)
-        decoded = decoded.mp_prefetch(
-            grain.MultiprocessingOptions(
-                num_workers=workers,
-                per_worker_buffer_size=max(1, math.ceil(per_batch / workers)),
-            ),
-            _start_worker,
-        )
-    with closing(iter(decoded)) as parts:
-        for _ in steps:
-            images, labels = zip(*(next(parts) for _ in range(per_batch)), strict=True)
-            yield Batch(np.concatenate(images), np.concatenate(labels))
-
-
-def _start_worker(number: int, workers: int) -> None:
-    """Makes a worker end when its parent ends, and not before."""
-    # On Ctrl-C the parent ends its workers. If they ended by themselves, Grain might
-    # wait half a minute for them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def follow() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()  # A parent that is killed cannot tell its workers.
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def ahead(workers: int | None) -> int:
-    """The most photographs that the workers decode ahead, beyond two batches."""
-    return 2 * CHUNK * (_processors() if workers is None else workers)
-
-
-def images_per_second(stream: Iterator[Batch], warm_up: int) -> float:
-    """Measures how fast batches come when nothing else slows them down.
-
-    Args:
-        stream: Iterator from `batches`, which is used up.
-        warm_up: Number of first batches that are not counted, because workers start and
-            buffers fill meanwhile. Take at least three: the buffers hold two.
-
-    Returns:
-        Images of this process per second.
-    """
-    for _ in range(warm_up):
-        next(stream)
-    begin = time.perf_counter()
-    count = sum(len(batch.labels) for batch in stream)
-    return count / (time.perf_counter() - begin)

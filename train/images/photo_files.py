@@ -1,6 +1,7 @@
 """A folder of photographs in the layout of ImageNet: ``train/CLASS``, ``val/CLASS``."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -8,9 +9,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from train import InputError, require
+from train.images import decoding
 
 PARTS = ("train", "val")
 ENDINGS = (".jpeg", ".jpg", ".png")  # In any case; other files are ignored.
+_CHECKED = 10_000  # Most files of a part whose headers are read before training.
 
 
 class Photo(NamedTuple):
@@ -28,6 +31,9 @@ class Photos(Protocol):
 
     def __getitem__(self, index: int) -> Photo: ...
 
+    def path(self, index: int) -> Path | None:
+        """Path of the file; None where it is in an archive."""
+
 
 class PhotoSet(NamedTuple):
     """A data set of photographs."""
@@ -35,6 +41,7 @@ class PhotoSet(NamedTuple):
     classes: tuple[str, ...]  # A label is an index into it.
     train: Photos
     val: Photos
+    ignored: str = ""  # The files that were passed over, in words.
 
 
 class FilePhotos:
@@ -42,10 +49,15 @@ class FilePhotos:
 
     The names are an array: a list of a million paths would take five times the memory,
     in every worker.
+
+    Args:
+        folder: Folder of the part.
+        classes: Names of its folders.
+        ignored: Counts of the files that are passed over, by ending; this adds to them.
     """
 
-    def __init__(self, folder: Path, classes: Sequence[str]):
-        names = [_files(folder / name) for name in classes]
+    def __init__(self, folder: Path, classes: Sequence[str], ignored: Counter[str]):
+        names = [_files(folder / name, ignored) for name in classes]
         self._folder, self._classes = folder, tuple(classes)
         self._names = np.concatenate(names)
         self.labels = np.repeat(
@@ -84,9 +96,18 @@ class PhotoSubset:
         return sum(map(len, self._rows))
 
     def __getitem__(self, index: int) -> Photo:
+        photos, row = self._find(index)
+        return photos[row]
+
+    def path(self, index: int) -> Path | None:
+        """Path of the file with this number."""
+        photos, row = self._find(index)
+        return photos.path(row)
+
+    def _find(self, index: int) -> tuple[Photos, int]:
         for photos, rows in zip(self._photos, self._rows, strict=True):
             if index < len(rows):
-                return photos[int(rows[index])]
+                return photos, int(rows[index])
             index -= len(rows)
         raise IndexError(index)
 
@@ -110,7 +131,7 @@ def hold_out(photos: PhotoSet, count: int, seed: int) -> PhotoSet:
     order = np.random.default_rng(seed).permutation(total)
     held, kept = order[:count], np.sort(order[count:])
     train, val = (PhotoSubset((photos.train, rows)) for rows in (kept, held))
-    return PhotoSet(photos.classes, train, val)
+    return photos._replace(train=train, val=val)
 
 
 def sample(photos: PhotoSet, count: int, seed: int) -> PhotoSet:
@@ -120,15 +141,31 @@ def sample(photos: PhotoSet, count: int, seed: int) -> PhotoSet:
         PhotoSubset((part, np.sort(rng.permutation(len(part))[:count])))
         for part in (photos.train, photos.val)
     )
-    return PhotoSet(photos.classes, train, val)
+    return photos._replace(train=train, val=val)
 
 
 def statistics(photos: PhotoSet) -> str:
-    """The sizes of a data set, in a line."""
+    """The sizes of a data set, and what was ignored."""
     return (
         f"{len(photos.classes):,} classes, {len(photos.train):,} training photographs,"
-        f" {len(photos.val):,} others"
+        f" {len(photos.val):,} others{photos.ignored and f'. {photos.ignored}'}"
     )
+
+
+def check(photos: PhotoSet) -> None:
+    """Reads the headers of the files before a training meets them.
+
+    Of a part with very many files it takes some, evenly spaced.
+
+    Raises:
+        InputError: If a file cannot be read or is no image.
+    """
+    for part in (photos.train, photos.val):
+        count = min(_CHECKED, len(part))
+        for index in np.linspace(0, len(part) - 1, count).astype(int):
+            path = part.path(int(index))
+            if path is not None:
+                decoding.check_header(path)
 
 
 def list_folder(data_dir: Path) -> PhotoSet:
@@ -155,12 +192,29 @@ def list_folder(data_dir: Path) -> PhotoSet:
                 f"{', ...' if absent[3:] else ''}, which the other part has; each class"
                 " needs a folder of that name in both",
             )
-        train, val = (FilePhotos(root / part, classes[0]) for part in PARTS)
+        require(
+            len(classes[0]) > 1,
+            f"{root} has one class ({classes[0][0]}); a classifier needs a folder for"
+            " each of two or more",
+        )
+        ignored: Counter[str] = Counter()
+        train, val = (FilePhotos(root / part, classes[0], ignored) for part in PARTS)
     except OSError as error:
         raise InputError(
             f"cannot read {error.filename} ({error.strerror}); check --data-dir"
         ) from None
-    return PhotoSet(tuple(classes[0]), train, val)
+    return PhotoSet(tuple(classes[0]), train, val, _in_words(ignored))
+
+
+def _in_words(ignored: Counter[str]) -> str:
+    """The files that were passed over, and why; empty if there were none."""
+    if not ignored:
+        return ""
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in ignored.most_common(5))
+    return (
+        f"Ignored {ignored.total():,} files ({kinds}): only {', '.join(ENDINGS)} are"
+        " read"
+    )
 
 
 def _find(data_dir: Path) -> Path:
@@ -194,13 +248,22 @@ def _folders(part: Path) -> list[str]:
     return sorted(names)
 
 
-def _files(folder: Path) -> np.ndarray:
-    """Names of the images, sorted; bytes[n]."""
+def _files(folder: Path, ignored: Counter[str]) -> np.ndarray:
+    """Names of the images, sorted; bytes[n]. Counts the other files by ending."""
+    names, own = [], Counter()
     with os.scandir(folder) as entries:
-        names = sorted(
-            os.fsencode(entry.name)
-            for entry in entries
-            if entry.name.lower().endswith(ENDINGS) and not entry.name.startswith(".")
-        )
-    require(bool(names), f"{folder} has no image ({', '.join(ENDINGS)})")
-    return np.array(names)
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not entry.name.lower().endswith(ENDINGS):
+                own[os.path.splitext(entry.name)[1].lower() or "without ending"] += 1
+                continue
+            require(
+                entry.stat().st_size > 0,
+                f"{entry.path} is empty; get the file again, or delete it",
+            )
+            names.append(os.fsencode(entry.name))
+    others = f"; {_in_words(own)}" if own else ""
+    require(bool(names), f"{folder} has no image ({', '.join(ENDINGS)}){others}")
+    ignored.update(own)
+    return np.array(sorted(names))

@@ -6,6 +6,7 @@ are on the device as bytes.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ import optax
 import lawn_optax as lawn
 from lawn_optax import metrics
 from train import step as training_step
+from train.devices import Devices
 from train.images import augmentation, inputs
 from train.images.inputs import DeviceImages, PhotoBatch
 from train.optimizers import Trial
@@ -75,6 +77,59 @@ def step(
     count = epoch * task.steps_per_epoch + number + 1
     gradient, batch = partial(_gradient, task), (trial, epoch, number, data)
     return training_step.step(task, state, trial, count, gradient, *batch)
+
+
+def compile_step(task: Task, devices: Devices, *arguments: Any) -> Callable[..., Any]:
+    """Compiles `step` for arguments like these, which it leaves as they are.
+
+    Where Python loops over the parts of a batch, on one device, a part is a program of
+    its own. In one program for all parts, XLA would compile each of them.
+
+    Returns:
+        ``(state, trial, data, epoch, number) -> (state, loss)``; reuses the state's
+        memory.
+    """
+    if not task.unrolled or task.parts == 1 or task.axis:
+        whole = devices.compile(partial(step, task), donate=True)
+        return whole.lower(*arguments).compile()
+
+    def begin(state):
+        return _zeros(state.params), state.statistics
+
+    def add(carry, part, state, *batch):
+        scale = training_step.logit_scale(task, state)
+        sums, statistics, margins = _add_part(
+            task, state.params, scale, batch, *carry, part
+        )
+        return (sums, statistics), margins if task.watch else ()
+
+    def finish(state, carry, margins, trial, count):
+        sums, statistics = carry
+        if task.watch:
+            margins = jnp.stack(margins)
+        grads, loss, watched = _means(task, sums, margins)
+        found = grads, statistics, loss, watched
+        return training_step.step(task, state, trial, count, lambda *_: found)
+
+    begin, add, finish = (
+        devices.compile(begin),
+        devices.compile(add, donate=True),
+        devices.compile(finish, donate=True),
+    )
+    parts = [devices.replicate(np.int32(part)) for part in range(task.parts)]
+
+    def run(state, trial, data, epoch, number):
+        carry, margins = begin(state), []
+        for part in parts:
+            carry, found = add(carry, part, state, trial, epoch, number, data)
+            margins.append(found)
+        count = epoch * task.steps_per_epoch + number + 1
+        return finish(state, carry, margins, trial, count)
+
+    # To compile, it runs once, on a copy.
+    state, *rest = arguments
+    jax.block_until_ready(run(jax.tree.map(jnp.copy, state), *rest))
+    return run
 
 
 def advance(
@@ -210,19 +265,55 @@ def _gradient(
     data: DeviceImages | PhotoBatch,
 ) -> tuple[optax.Updates, Any, jax.Array, jax.Array]:
     """Gradient of a batch's mean loss, new statistics, that loss, margin to watch."""
+    batch = trial, epoch, number, data
+    sums, statistics, margins = training_step.accumulate(
+        task, partial(_add_part, task, params, scale, batch), _zeros(params), statistics
+    )
+    grads, loss, watched = _means(task, sums, margins)
+    return grads, statistics, loss, watched
+
+
+def _zeros(params: optax.Params) -> tuple[optax.Updates, jax.Array]:
+    """Gradient and loss of no part."""
+    return jax.tree.map(jnp.zeros_like, (params, jnp.zeros([])))
+
+
+def _add_part(
+    task: Task,
+    params: optax.Params,
+    scale: jax.Array,
+    batch: tuple[Trial, jax.Array, jax.Array, DeviceImages | PhotoBatch],
+    sums: Any,
+    statistics: Any,
+    part: int | jax.Array,
+) -> tuple[Any, Any, jax.Array]:
+    """Adds the gradient and the loss of a part of this device's share of a batch.
+
+    Args:
+        task: Task of the run.
+        params: Weights.
+        scale: Factor of the logits.
+        batch: Trial, epoch, number of the step, and its rows or its photographs.
+        sums: Gradient and loss of the parts before.
+        statistics: Statistics of batch norm before the part.
+        part: Number of the part.
+
+    Returns:
+        The sums, the statistics, and the margins of the part.
+    """
+    trial, epoch, number, data = batch
     size = task.batch_size // (task.parts * task.devices)
     order_key, change_key = (training_step.key(trial, purpose) for purpose in (1, 2))
-
-    def take(part):
-        if isinstance(data, PhotoBatch):
-            return inputs.of_batch(data, part * size, size)
+    if isinstance(data, PhotoBatch):
+        images, labels = inputs.of_batch(data, part * size, size)
+    else:
         first = number * task.batch_size + training_step.place(task, part, size)
         positions = first + jnp.arange(size, dtype=jnp.int32)
-        return inputs.at_positions(
+        images, labels = inputs.at_positions(
             data, positions, epoch, order_key, change_key, task.degrees
         )
 
-    def part_loss(params, statistics, images, labels):
+    def part_loss(params, statistics):
         variables = {"params": params, "batch_stats": statistics}
         logits, changed = task.model.apply(
             variables, images, train=True, mutable=["batch_stats"]
@@ -232,20 +323,20 @@ def _gradient(
         statistics = changed.get("batch_stats", {})
         return task.loss(logits, labels).sum(), (statistics, margins)
 
-    def add_part(sums, statistics, part):
-        (loss, (statistics, margins)), grads = jax.value_and_grad(
-            part_loss, has_aux=True
-        )(params, statistics, *take(part))
-        return jax.tree.map(jnp.add, sums, (grads, loss)), statistics, margins
-
-    zeros = jax.tree.map(jnp.zeros_like, (params, jnp.zeros([])))
-    sums, statistics, margins = training_step.accumulate(
-        task, add_part, zeros, statistics
+    (loss, (statistics, margins)), grads = jax.value_and_grad(part_loss, has_aux=True)(
+        params, statistics
     )
+    return jax.tree.map(jnp.add, sums, (grads, loss)), statistics, margins
+
+
+def _means(
+    task: Task, sums: Any, margins: Any
+) -> tuple[optax.Updates, jax.Array, jax.Array]:
+    """Gradient of a batch's mean loss, that loss, and the margin to watch."""
     grads, loss = jax.tree.map(lambda x: x / task.batch_size, sums)
     factor = training_step.flood_factor(task, loss)
     grads = jax.tree.map(lambda g: g * jnp.asarray(factor, g.dtype), grads)
     watched = jnp.float32(jnp.nan)
     if task.watch:
         watched = (jnp.mean if task.watch == "mean-margin" else jnp.median)(margins)
-    return grads, statistics, loss, watched
+    return grads, loss, watched

@@ -7,26 +7,28 @@ process's rows of a batch → devices → `programs.step`, or `programs.classify
 
 import itertools
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
+from train import interrupts
 from train.devices import Devices
 from train.images import loader, programs
 from train.images.decoding import SIDE
 from train.images.inputs import PhotoBatch
-from train.images.loader import Order, Share
+from train.images.loader import Batches, Order, Share
 from train.images.options import Settings
 from train.images.photo_files import Photos, PhotoSet, PhotoSubset
 from train.images.programs import Task
 
 PROBES = 2_000  # Training photographs whose margins (of their middles) are reported.
-_AT_ONCE = 256  # Photographs per device in evaluation, and to measure the workers.
+_AT_ONCE = 256  # Photographs per device in evaluation.
 _ALWAYS = 2**40  # Steps; more than any run evaluates.
-_TIMED = 3  # Steps.
+_TIMED = 3  # Most steps that are timed alone,
+_ENOUGH = 1.0  # and the seconds after which no other one begins.
 
 
 class StreamTrainer:
@@ -60,8 +62,8 @@ class StreamTrainer:
             self._evaluated, own * devices.count, config.scaling
         )
         self._order = loader.training_order(photos.train, task.batch_size, config.seed)
-        self._training: Generator[loader.Batch, None, None] | None = None
-        self._testing: Generator[loader.Batch, None, None] | None = None
+        self._training: Batches | None = None
+        self._testing: Batches | None = None
         self._number = lambda count: devices.replicate(np.int32(count))
         self._classify = devices.compile(partial(programs.classify, task))
         self._measure = devices.compile(partial(programs.measure, task))
@@ -70,10 +72,8 @@ class StreamTrainer:
         """Compiles; needs no batch."""
         size = self._task.batch_size // jax.process_count()
         blank = self._put(self._blank(size))
-        train = partial(programs.step, self._task)
-        step = self._devices.compile(train, donate=True)
         arguments = state, trial, blank, self._number(0), self._number(0)
-        self._step = step.lower(*arguments).compile()
+        self._step = programs.compile_step(self._task, self._devices, *arguments)
         size = self._evaluation.batch_size // jax.process_count()
         jax.block_until_ready(self._classify(state, self._put(self._blank(size))))
         return state
@@ -94,6 +94,7 @@ class StreamTrainer:
             numbers = self._number(epoch), self._number(step)
             state, loss = self._step(state, trial, batch, *numbers)
             losses.append(loss)
+            interrupts.safe_point(state)
         return state, float(np.mean(self._devices.gather(losses)))
 
     def evaluate(self, state: Any, trial: Any) -> tuple[Any, Any]:
@@ -102,6 +103,7 @@ class StreamTrainer:
             self._testing = self._batches(self._evaluated, self._evaluation, 0, _ALWAYS)
         found = []
         for batch in itertools.islice(self._testing, self._evaluation.steps):
+            interrupts.safe_point()
             found.append(self._devices.gather(self._classify(state, self._put(batch))))
         logits, labels = (
             np.concatenate(parts)[: len(self._evaluated)]
@@ -113,23 +115,19 @@ class StreamTrainer:
 
     def speeds(self, state: Any, trial: Any) -> dict[str, float]:
         """Images per second of steps alone and of workers alone; consumes the state."""
-        self.close()
         size, processes = self._task.batch_size, jax.process_count()
         batch = self._put(self._blank(size // processes))
         zero = self._number(0)
-        began = time.perf_counter()
-        for _ in range(_TIMED):
+        steps, began, seconds = 0, time.perf_counter(), 0.0
+        while steps < _TIMED and seconds < _ENOUGH:
             state, loss = self._step(state, trial, batch, zero, zero)
-        jax.block_until_ready((state, loss))
-        of_steps = _TIMED * size / (time.perf_counter() - began)
-        at_once = min(size, _AT_ONCE * processes)
-        order = loader.training_order(self._photos.train, at_once, self._config.seed)
-        # When the first batch arrives, the workers have more than one batch ready.
-        ahead = loader.ahead(self._config.workers) * processes
-        warm_up = 2 + -(-ahead // at_once)
-        stream = self._batches(self._photos.train, order, 0, 3 * warm_up)
-        of_workers = processes * loader.images_per_second(stream, warm_up)
-        return {"steps alone": of_steps, "workers alone": of_workers}
+            jax.block_until_ready((state, loss))
+            steps, seconds = steps + 1, time.perf_counter() - began
+        found = {"steps alone": steps * size / seconds}
+        of_workers = self._training and self._training.images_per_second()
+        if of_workers:  # None if an earlier process has done all steps.
+            found["workers alone"] = processes * of_workers
+        return found
 
     def close(self) -> None:
         """Ends the workers."""
@@ -137,11 +135,9 @@ class StreamTrainer:
             if stream is not None:
                 stream.close()
 
-    def _batches(
-        self, photos: Photos, order: Order, first: int, last: int
-    ) -> Generator[loader.Batch, None, None]:
+    def _batches(self, photos: Photos, order: Order, first: int, last: int) -> Batches:
         share = Share(jax.process_index(), jax.process_count())
-        return loader.batches(photos, order, first, last, share, self._config.workers)
+        return Batches(photos, order, first, last, share, self._config.workers)
 
     def _put(self, batch: Sequence[np.ndarray]) -> PhotoBatch:
         return PhotoBatch(*self._devices.shard_batch(tuple(batch)))

@@ -139,12 +139,13 @@ def introduction(config: Settings, text: Text, task: Task) -> str:
     )
     weights = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
     held_out = "validation text" if config.validation else "held-out text"
+    shortened = f"{config.shortened}\n" if config.shortened else ""
     return (
         f"{texts.statistics(text)}\n\n"
         f"Transformer of width {config.width}, depth {config.depth}, {config.heads}"
         f" heads ({weights:,} weights, {config.dtype}), batch {task.batch_size:,} x"
         f" {task.block} bytes on {task.devices} x {device},\n"
-        f"{routing.describe(config)}.\n"
+        f"{routing.describe(config)}.\n{shortened}"
         f"Loss on the {held_out}."
     )
 

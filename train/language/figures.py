@@ -10,7 +10,7 @@ from train.plots import finish
 
 
 def draw(
-    path: Path, rows: list[dict[str, Any]], switched_at: int, heading: str = ""
+    path: Path, rows: list[dict[str, Any]], switched_at: int, heading: str
 ) -> None:
     """Draws losses, accuracy, margins and weight norms against steps.
 
@@ -21,7 +21,7 @@ def draw(
         heading: Title of the figure.
     """
     figure = Figure(figsize=(10, 7.5), layout="constrained")
-    figure.suptitle(heading)
+    figure.suptitle(heading.replace("epochs", "steps"))
     loss, accuracy, margin, norm = panels = list(figure.subplots(2, 2).flat)
     steps = [row["step"] for row in rows]
 

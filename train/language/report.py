@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from train.language.options import PRESETS
+from train.language.presets import PRESETS
 from train.report.definition import DIFFERENCE_NOTE, OPTIONS, Protocol, Report
 from train.report.papers import Published
 

@@ -109,6 +109,7 @@ def introduction(config: Settings, data: Interactions, task: Task) -> str:
     device = jax.devices()[0].device_kind
     protocol = "validation (second-latest)" if config.validation else "test (latest)"
     schedule = hyperparameters.describe(config, task.steps_per_epoch)
+    shortened = f"{config.shortened}\n" if config.shortened else ""
     candidates = f"{config.candidate_draws} draws of 99 other items"
     if not config.candidate_draws:
         candidates = "the 99 other items of the files"
@@ -117,7 +118,7 @@ def introduction(config: Settings, data: Interactions, task: Task) -> str:
         f"NCF, tower {config.tower}, initial weights {config.init}, {config.optimizer},"
         f" batch {task.batch_size:,} ({task.steps_per_epoch} steps per epoch on"
         f" {task.devices} x {device}),\n"
-        f"{schedule}.\n"
+        f"{schedule}.\n{shortened}"
         f"Ranked: each user's {protocol} item among {candidates}."
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from train.plots import COLOURS, new_figure, range_over_seeds
+from train.plots import COLOURS, label_values, new_figure, range_over_seeds
 from train.report import papers
 from train.report.read import FinishedRun, Group
 
@@ -190,7 +190,7 @@ def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
     axes = figure.subplots()
     report = panel[0].report
     dataset = papers.dataset_of(panel[0].options["dataset"])
-    drawn = []
+    drawn, shown = [], {g.options["batch_size"] for g in panel}
     for members, colour in zip(
         _split(panel, _method),
         itertools.cycle(COLOURS),
@@ -219,7 +219,9 @@ def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
             label = f"{method}, {next(iter(values.values())).source}"
             label += f"; Fail at {', '.join(fails)}" if fails else ""
             axes.plot(list(values), scores, **style, label=label)
+            shown |= values.keys()
     axes.set(xscale="log", xlabel="batch size (samples, log scale)")
+    label_values(axes, shown)
     axes.set_ylabel(f"{report.score} %")
     axes.grid(alpha=0.3)
     epochs = sorted({g.options["epochs"] for g in drawn})
@@ -283,6 +285,7 @@ def _draw_free_phases(panel: Sequence[Sequence[Group]]) -> Figure:
         axes.set_xscale("log")
     else:  # The axis is linear from 0 to the smallest other value.
         axes.set_xscale("symlog", linthresh=min(value for value in free if value))
+    label_values(axes, free)
     axes.set(xlabel="free epochs before the switch (log scale)")
     axes.set_ylabel(f"{panel[0][0].report.score} %")
     axes.grid(alpha=0.3)

@@ -25,6 +25,7 @@ SOURCES = {
 }
 
 FAIL = (None, None)  # Printed as "Fail".
+EPOCHS = {"imagenet": 90}  # Epochs of the papers' runs; of other data sets 300 or more.
 
 # Mean and standard error at each batch size, by data set and optimizer. Those without
 # LAWN have a tuned weight decay.
@@ -160,8 +161,10 @@ def published(options: Mapping[str, Any]) -> Published | None:
 
     Returns:
         The number for the same data set, batch size, optimizer, loss and remedy, or
-        None where the papers have none.
+        None where the papers have none and for shorter runs.
     """
+    if not is_full_length(options):
+        return None
     dataset, batch = dataset_of(options["dataset"]), options["batch_size"]
     # The papers' Adam has weight decay: either kind of decay is compared with it.
     name = options["optimizer"]
@@ -195,7 +198,7 @@ def published_accuracy(options: Mapping[str, Any]) -> Published | None:
 
     Returns:
         The number for the same data set, batch size and optimizer, or None where the
-        papers have none.
+        papers have none and for shorter runs.
     """
     dataset, name = options["dataset"], options["optimizer"]
     method = "adam" if name == "adamw" else name
@@ -204,9 +207,14 @@ def published_accuracy(options: Mapping[str, Any]) -> Published | None:
     model, source = IMAGE_SOURCES.get(dataset, ("", ""))
     if options["batch_size"] not in known or options["model"] != model:
         return None
-    if options.get("images") or tried_remedy(options):
+    if options.get("images") or tried_remedy(options) or not is_full_length(options):
         return None
     return Published(*known[options["batch_size"]], source)
+
+
+def is_full_length(options: Mapping[str, Any]) -> bool:
+    """Whether a run is as long as the papers' runs on its data set."""
+    return options.get("epochs", math.inf) >= EPOCHS.get(options["dataset"], 300)
 
 
 def tried_remedy(options: Mapping[str, Any]) -> str:

@@ -128,6 +128,11 @@ def test_traced_static_arguments_name_static_args():
     make = optax.inject_hyperparams(lawn.adam)  # takes every number for a rate
     with pytest.raises(TypeError, match="`projections`.*`static_args`"):
         make(learning_rate=0.1, projections=2).init(network())
+    for lamb in (lawn.lamb, lawn.lamb_plus):  # takes every function for a schedule
+        with pytest.raises(TypeError, match="`phi`.*`static_args`"):
+            optax.inject_hyperparams(lamb)(learning_rate=0.1).init(network())
+        make = optax.inject_hyperparams(lamb, static_args=("phi", "groups", "reset"))
+        make(learning_rate=0.1).init(network())
     tx = lawn.wrap(optax.sgd(0.1), groups=jnp.ones([]))
     with pytest.raises(TypeError, match="(?s)`groups`.*`static_args`"):
         tx.init(network())
@@ -235,3 +240,25 @@ def test_vmap_over_switch_step_and_learning_rate_equals_single_runs():
         assert_close(member, single(rates[i], steps[i])[:2], rtol=1e-5, atol=1e-6)
     run_one, _ = run(lawn.wrap(optax.adam(0.1), 3), network(), 5)
     assert_close(jax.tree.map(lambda x: x[2], params), run_one[-1], rtol=1e-5)
+
+
+@pytest.mark.filterwarnings('ignore:"seed" is deprecated:DeprecationWarning')
+def test_gradients_of_another_shape_are_refused_with_the_way_out():
+    params = network()
+    per_example = jax.tree.map(lambda w: jnp.stack([w] * 8), params)
+    private = 1.0, 0.1, 0  # clip, noise, key
+    message = r"(?s)gradient of first/bias must have the shape.*aggregate"
+    for tx in (
+        lawn.wrap(optax.contrib.dpsgd(0.1, *private)),
+        lawn.lamb(0.1),
+        lawn.diagnostics.observe(),
+        lawn.baselines.adamp(0.1),
+        lawn.baselines.reparametrize(optax.sgd(0.1)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tx.update(per_example, tx.init(params), params)
+    aggregate = optax.contrib.differentially_private_aggregate(*private)
+    tx = optax.chain(aggregate, lawn.wrap(optax.sgd(0.1)))
+    updates, _ = tx.update(per_example, tx.init(params), params)
+    after = optax.apply_updates(params, updates)
+    assert_close(norms_of(after), norms_of(params), rtol=1e-6)

@@ -152,6 +152,39 @@ def test_equinox_style_modules_keep_a_norm_per_layer():
         assert_close(lengths[1], lengths[0], rtol=1e-6)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class WithFunction:  # as in Equinox, whose activation functions are leaves
+    weight: jax.Array | None
+    activation: Any = jnp.tanh
+    name: Any = "layer"
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        lawn.wrap(optax.adamw(0.05, weight_decay=0.1), 1),
+        lawn.lamb(0.05),
+        optax.chain(lawn.project_tangent(), lawn.reset_at(1, optax.adam(0.1))),
+        optax.chain(lawn.baselines.adamp(0.1), lawn.diagnostics.observe()),
+        lawn.baselines.reparametrize(optax.sgd(0.1)),
+        lawn.baselines.nmgd(0.1),
+    ],
+    ids=["wrap", "lamb", "parts", "adamp", "reparametrize", "nmgd"],
+)
+def test_a_whole_module_may_be_given_to_update(tx):
+    weight = jnp.array([[3.0, 1.0], [4.0, 2.0]])
+    model = [WithFunction(weight), WithFunction(weight + 1)]
+    strip = lambda x: dataclasses.replace(x, activation=None, name=None)  # noqa: E731
+    arrays = [strip(layer) for layer in model]
+    grads = [dataclasses.replace(x, weight=jnp.eye(2)) for x in arrays]
+    state = expected = tx.init(arrays)
+    for _ in range(2):
+        updates, state = tx.update(grads, state, model)
+        wanted, expected = tx.update(grads, expected, arrays)
+        assert_same_bits((updates, state), (wanted, expected))
+
+
 class Pair(NamedTuple):
     kernel: jax.Array
     bias: jax.Array

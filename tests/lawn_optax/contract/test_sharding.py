@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import lawn_optax as lawn
+from lawn_optax import baselines
 from tests.support.asserts import assert_close, moved
 from tests.support.optimizers import INNERS, batch, loss, network, run, stepper
 
@@ -144,19 +145,59 @@ def pulled(tx):
     return step
 
 
-def test_explicit_axes_equal_unsharded():
-    tx = lawn.wrap(optax.adam(0.05), SWITCH)
+SGD = optax.sgd(0.05, 0.9)
+DECAY = optax.piecewise_constant_schedule(0.05, {1: 0.5})
+EXPLICIT = {
+    "wrap": lambda g: lawn.wrap(optax.adam(0.05), SWITCH, groups=g),
+    "lamb": lambda g: lawn.lamb(0.05, weight_decay=0.1, switch_step=SWITCH, groups=g),
+    "observe": lambda g: optax.chain(SGD, lawn.diagnostics.observe(g)),
+    "natural": lambda g: optax.chain(SGD, baselines.unit_norm("natural", groups=g)),
+    "layca": lambda g: optax.chain(
+        SGD, baselines.hyperball(0.05, project=True, groups=g)
+    ),
+    "control": lambda g: optax.chain(SGD, baselines.weight_norm_control(0.1, groups=g)),
+    "adamp": lambda g: baselines.adamp(0.05, delta=0.7, groups=g),
+    "reparametrize": lambda g: baselines.reparametrize(SGD, SWITCH, groups=g),
+    "bounded": lambda g: baselines.bounded_weight_norm(SGD, groups=g),
+    "weight_normalization": lambda g: baselines.weight_normalization(SGD, groups=g),
+    "rescale_on_decay": lambda g: optax.chain(
+        SGD, lawn.rescale_on_decay(DECAY, groups=g)
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [
+        ("wrap", "neuron"),
+        *(
+            pytest.param(name, groups, marks=pytest.mark.slow)
+            for name, groups in [
+                *(("wrap", groups) for groups in ("layer", "leaf", "by_input", "all")),
+                *((name, "neuron") for name in EXPLICIT if name != "wrap"),
+            ]
+        ),
+    ],
+)
+def test_explicit_axes_equal_unsharded(name, groups):
+    tx = EXPLICIT[name](GROUPS.get(groups, groups))
+
+    @jax.jit
+    def train(params, state):  # `scan` compares the types of the carry, axes included
+        body = lambda carry, _: (pulled(tx)(*carry), None)  # noqa: E731
+        return jax.lax.scan(body, (params, state), None, STEPS)[0]
+
+    expected = train(network(), tx.init(network()))
     mesh = mesh_of(AxisType.Explicit, data=4, model=2)
     with jax.set_mesh(mesh):
         params = jax.device_put(
             network(), jax.tree.map(lambda spec: NamedSharding(mesh, spec), SPECS)
         )
-        state, step = tx.init(params), jax.jit(pulled(tx))
-        for _ in range(STEPS):
-            params, state = step(params, state)
+        params, state = train(params, tx.init(params))
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             assert jax.typeof(leaf).sharding.spec == SPECS[path[0].key][path[1].key]
-    assert_same_run((params, state.norms), unsharded(tx, loss=pull), "float32")
+    assert moved(network(), params)
+    assert_same_run((params, state), expected, "float32")
 
 
 def test_pmap_data_parallel_equals_one_device():

@@ -225,6 +225,8 @@ def test_reset_renews_the_moments_and_what_belongs_to_them(name, reset):
         is_moment = matches(path, f"(.*/)?({MOMENTS[name]})")
         restarts = reset == "restart" and matches(path, COMPANIONS.get(name, ""))
         expected = fresh if reset and (is_moment or restarts) else old
+        if (name, path) == ("lbfgs", "2/value"):  # of a point that is left
+            expected = np.inf
         np.testing.assert_array_equal(new, expected, err_msg=path)
         assert new.dtype == old.dtype
         if np.any(new != old):

@@ -222,5 +222,5 @@ def test_a_fingerprint_is_the_same_in_every_process():
 
 def test_the_state_holds_the_fingerprint():
     state = lawn.wrap(optax.sgd(0.1)).init({"w": jnp.ones(3)})
-    assert state.fingerprint.dtype == np.uint32
+    assert state.fingerprint.dtype == np.int32
     assert int(state.fingerprint) == fingerprint({"w": shape(3)}, "layer")

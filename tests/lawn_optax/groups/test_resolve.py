@@ -232,6 +232,163 @@ def test_only_matrices_frees_vectors_and_scalars():
     assert sharing(params, groups.only_matrices("neuron")) == {("d/kernel",): (3,)}
 
 
+def test_only_matrices_judges_by_names_and_by_the_shapes_beside():
+    params = {
+        "query": {"kernel": shape(8, 2, 4), "bias": shape(2, 4)},
+        "conv": {"weight": shape(4, 3, 3, 3), "bias": shape(4, 1, 1)},
+        "conv_b": {"w": shape(4, 3, 3, 3), "b": shape(4, 1, 1)},
+        "haiku": {"w": shape(8, 2, 4), "b": shape(2, 4)},
+        "norm": {"scale": shape(6, 3)},
+        "rms_norm": {"weight": shape(6, 3)},
+        "affine": {"weight": shape(6, 3), "bias": shape(6, 3)},
+        "lora": {"a": shape(8, 2), "b": shape(2, 8)},
+        "unit": {"kernel": shape(8, 1), "bias": shape(1)},
+        "ln_1": {"weight": shape(6, 3)},
+        "normal": {"weight": shape(6, 3)},
+        "table": shape(5, 4),
+    }
+    matrices = {"query/kernel", "conv/weight", "conv_b/w", "haiku/w", "lora/a",
+                "lora/b", "unit/kernel", "normal/weight", "table"}  # fmt: skip
+    found = sharing(params, groups.only_matrices("leaf"))
+    assert {name for group in found for name in group} == matrices
+    free = reasons(params, groups.only_matrices())
+    assert all(why.startswith("not a matrix") for why in free.values())
+    assert free["query/bias"] == "not a matrix: its name is bias"
+
+
+def test_only_matrices_leaves_out_the_stacked_axis():
+    block = {
+        "dense": {"kernel": shape(6, 3, 4), "offsets": shape(6, 4)},
+        "rms": {"weight": shape(6, 3)},
+    }
+    vectors = {"blocks/dense/offsets", "blocks/rms/weight"}
+    params = {"blocks": block, "head": {"kernel": shape(3, 2)}}
+    stacked = groups.stacked("blocks")
+    for choice in (
+        groups.only_matrices(),  # the stack is recognised
+        groups.only_matrices(stacked),
+        groups.stacked("blocks", base=groups.only_matrices()),
+    ):
+        assert set(reasons(params, choice)) == vectors
+    assert sharing(params, groups.only_matrices(stacked)) == {
+        ("blocks/dense/kernel",): (6,), ("head/kernel",): ()
+    }  # fmt: skip
+
+
+def test_only_matrices_reports_what_is_doubtful():
+    params = {
+        "class_token": shape(1, 1, 8),
+        "dense": {"weight": shape(8, 2, 4), "shift": shape(2, 4)},
+    }
+    report = lawn.describe(params, groups.only_matrices("leaf"))
+    assert "free" not in report
+    assert report.split("\n\n")[1].splitlines() == [
+        "note: class_token: counted as a matrix, but only one of its axes is longer"
+        " than 1.",
+        "note: dense/shift: counted as a matrix, but it could be the bias of weight.",
+    ]
+
+
+def test_neuron_joins_the_bias_of_an_equinox_convolution():
+    params = {
+        "conv": {"weight": shape(4, 3, 3, 3), "bias": shape(4, 1, 1)},
+        "last": {"weight": shape(1, 4, 3, 3), "bias": shape(1, 1, 1)},
+        "query": {"weight": shape(4, 8), "bias": shape(4)},
+    }
+    assert sharing(params, groups.neuron(0)) == {
+        ("conv/bias", "conv/weight"): (4,),
+        ("last/bias", "last/weight"): (1,),
+        ("query/bias", "query/weight"): (4,),
+    }
+    params["conv"]["bias"] = np.full((4, 1, 1), 2.0)
+    params["conv"]["weight"] = np.ones((4, 3, 3, 3))
+    norms = lawn.diagnostics.group_norms(
+        {"conv": params["conv"]}, groups=groups.neuron(0)
+    )
+    np.testing.assert_allclose(norms, np.full(4, np.sqrt(27 + 4)), rtol=1e-6)
+
+
+def test_neuron_does_not_take_a_bias_of_two_axes_for_a_kernel():
+    params = {"query": {"kernel": shape(8, 2, 4), "bias": shape(2, 4)}}
+    assert sharing(params, groups.neuron((-2, -1))) == {
+        ("query/bias", "query/kernel"): (2, 4)
+    }
+    assert sharing(params, "neuron") == {("query/kernel",): (4,)}
+    with pytest.raises(ValueError, match=r"axes \(3,\) of query/kernel"):
+        resolve(groups.neuron(3), params)
+
+
+# --- nested stacks --------------------------------------------------------------------
+
+EXPERTS = {
+    "layers": {"experts": {"up": shape(4, 8, 5, 6)}, "norm": shape(4, 5)},
+    "out": shape(6, 3),
+}
+
+
+def test_nested_stacks_are_products_in_either_order():
+    layers = functools.partial(groups.stacked, "layers")
+    experts = functools.partial(groups.stacked, "experts", axis=1)
+    for choice in (layers(base=experts()), experts(base=layers()), layers(
+        base=groups.stacked("experts", axis=-3)
+    )):  # fmt: skip
+        shapes = sharing(EXPERTS, choice)
+        assert sorted(shapes.pop(("layers/experts/up",))) == [4, 8]
+        assert shapes == {("layers/norm",): (4,), ("out",): ()}
+    both = groups.stacked("experts", axis=(0, 1))
+    assert sharing(EXPERTS, both)[("layers/experts/up",)] == (4, 8)
+    units = groups.stacked("experts", axis=(1, 0), base="neuron")
+    assert sharing(EXPERTS, units)[("layers/experts/up",)] == (8, 4, 6)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        groups.stacked("layers", base=groups.stacked("experts")),
+        groups.stacked("experts", base=groups.stacked("layers")),
+        groups.stacked("experts", axis=(1, -3)),
+    ],
+    ids=["inside", "outside", "tuple"],
+)
+def test_an_axis_is_stacked_once(choice):
+    with pytest.raises(ValueError, match="of layers/experts/up is stacked twice"):
+        resolve(choice, EXPERTS)
+
+
+def test_what_lacks_the_stacked_axis_is_free():
+    params = {"blocks": {"kernel": shape(3, 6, 2), "gain": shape(6)}}
+    choice = groups.stacked("blocks", axis=1)
+    assert sharing(params, choice) == {("blocks/kernel",): (6,)}
+    assert reasons(params, choice) == {"blocks/gain": "no axis to slice"}
+
+
+# --- leaves without a norm ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choice", ["layer", "leaf", "neuron", groups.only_matrices()])
+def test_leaves_that_can_have_no_norm_are_free(choice):
+    kinds = {
+        "float8": jnp.ones((2, 3), jnp.float8_e4m3fn),
+        "float4": jnp.ones((2, 3), jnp.float4_e2m1fn),
+        "integer": jnp.ones((2, 3), jnp.int32),
+        "function": jax.nn.relu,
+        "key": jax.random.key(0),
+        "name": "relu",
+    }
+    kernel = jnp.array([[3.0, 4.0]]).T
+    params = {"dense": {"kernel": kernel}, "more": kinds}
+    assert set(reasons(params, choice)) == {f"more/{kind}" for kind in kinds}
+    norms = lawn.diagnostics.group_norms(params, groups=choice)
+    np.testing.assert_allclose(norms, [5.0], rtol=1e-6)
+    assert "float8_e4m3fn" in lawn.describe(params, choice)
+    grads = jax.tree.map(lambda leaf: None, params)
+    grads["dense"]["kernel"] = kernel[::-1]
+    tx = lawn.wrap(optax.sgd(0.1), groups=choice)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    new = kernel + updates["dense"]["kernel"]
+    np.testing.assert_allclose(jnp.linalg.norm(new), 5, rtol=1e-6)
+
+
 def test_integer_and_key_leaves_are_free():
     params = {"d": {"w": shape(3), "n": shape(3, dtype=jnp.int32)}, "k": None}
     params["k"] = jax.random.key(0)
@@ -279,6 +436,47 @@ def test_integer_dict_keys_are_items_of_a_list():
 def test_a_bare_array_is_one_group():
     assert sharing(shape(2, 3)) == {("",): ()}
     assert lawn.describe(shape(3)).splitlines()[1].split()[0] == "/"
+
+
+@jax.tree_util.register_pytree_node_class
+class Keyless:
+    """A node that does not name its children."""
+
+    def __init__(self, *children):
+        self.children = children
+
+    def tree_flatten(self):
+        return self.children, None
+
+    @classmethod
+    def tree_unflatten(cls, aux, children):
+        return cls(*children)
+
+
+def test_a_list_in_a_node_without_keys_is_a_list():
+    w, b = shape(2, 3), shape(3)
+    assert sharing(Keyless(w, b)) == {("0", "1"): ()}
+    assert sharing(Keyless([w, w], {"out": [w]})) == {
+        ("0/0",): (), ("0/1",): (), ("1/out/0",): ()
+    }  # fmt: skip
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["array"], meta_fields=["axes"]
+)
+class NamedArray:
+    """What Haliax has in the place of an array."""
+
+    __module__ = "haliax.core"
+
+    def __init__(self, array, axes):
+        self.array, self.axes = array, axes
+
+
+def test_named_arrays_of_haliax_are_seen_through():
+    weight, bias = shape(3, 2), shape(3)
+    named = Linear(NamedArray(weight, ("out", "in")), NamedArray(bias, ("out",)))
+    assert sharing(named) == sharing(Linear(weight, bias)) == {("weight", "bias"): ()}
 
 
 def test_attribute_paths_of_equinox_modules():

@@ -74,6 +74,17 @@ def test_our_pickles_are_as_python_2_wrote_them():
     assert found[b"coarse_labels"] == table[:, 0].tolist()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_pickles_that_python_3_wrote_for_python_2_are_read(name, tmp_path):
+    tables = some_tables(name)
+    data = read_folder(name, write_pickled(tmp_path, name, tables))
+    for file, table in tables.items():
+        content = pickle.dumps(batch(name, table), protocol=2)
+        assert b"c_codecs\nencode\n" in content
+        (tmp_path / file.removesuffix(".bin")).write_bytes(content)
+    same(read_folder(name, tmp_path), data)
+
+
 def test_data_sets_need_no_tensorflow_datasets():
     code = "import sys; from train.images import data;"
     code += "sys.exit('tensorflow_datasets' in sys.modules)"

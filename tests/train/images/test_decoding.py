@@ -96,6 +96,11 @@ def test_damaged_exif_data_are_left_alone():
         assert decode(content, "a").size == (40, 30)
 
 
+def test_numbers_without_a_known_white_are_refused():
+    floats = encoded(Image.fromarray(np.full((4, 5), 0.5, np.float32)), "TIFF")
+    refused(lambda: decode(floats, "a.png"), "a.png cannot be decoded (it has floating")
+
+
 @pytest.mark.parametrize(
     "damage, reason",
     [

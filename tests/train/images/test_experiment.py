@@ -173,7 +173,7 @@ WRONG = {
     "--split-seed -1": "--split-seed must be",
     "--images 0": "--images must be",
     "--images 15": "--batch-size 16 is more than the 15 training images",
-    "--epochs 5 --warmup-epochs 3": "fewer than the 8 of the free phase",
+    "--epochs 5 --warmup-epochs 3 --free-epochs 5": "fewer than the 8 of the free",
     "--dataset cifar100": "cifar-100",
     "--data-dir nowhere": "nowhere",
 }

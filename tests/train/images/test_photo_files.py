@@ -5,10 +5,11 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.support.image_files import write_folder
+from tests.support.image_files import encoded, write_folder
 from tests.support.rating_files import refused
-from train.images.photo_files import list_folder
+from train.images.photo_files import check, list_folder, sample, statistics
 
 
 def listed(photos):
@@ -104,6 +105,58 @@ def test_classes_without_images_are_named(tmp_path):
     for path in (tmp_path / "val" / "n10").iterdir():
         path.rename(path.with_suffix(".gif"))
     refused(lambda: list_folder(tmp_path), "n10 has no image (.jpeg, .jpg, .png)")
+
+
+def test_what_is_passed_over_is_counted(tmp_path):
+    root = write_folder(tmp_path)
+    assert statistics(list_folder(root)) == (
+        "3 classes, 9 training photographs, 6 others"
+    )
+    for name in ("a.webp", "b.WebP", "c.tif", "d", ".hidden.bmp"):
+        (root / "train" / "n01" / name).write_bytes(b"")
+    data = list_folder(root)
+    assert statistics(sample(data, 2, 0)) == (
+        "3 classes, 2 training photographs, 2 others. Ignored 4 files (2 .webp, 1 .tif,"
+        " 1 without ending): only .jpeg, .jpg, .png are read"
+    )
+    for path in (root / "val" / "n10").iterdir():
+        path.rename(path.with_suffix(".bmp"))
+    refused(lambda: list_folder(root), "n10 has no image", "; Ignored 2 files (2 .bmp)")
+
+
+def test_one_class_is_none(tmp_path):
+    refused(
+        lambda: list_folder(write_folder(tmp_path, classes=("cats",))),
+        "has one class (cats); a classifier needs a folder for each of two or more",
+    )
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "is empty; get the file again, or delete it"),
+        (b"<html>", "cannot be decoded (unknown format); get the file again"),
+        (
+            encoded(Image.fromarray(np.full((4, 4), 0.5, np.float32)), "TIFF"),
+            "cannot be decoded (it has floating-point pixels",
+        ),
+    ],
+)
+def test_sizes_and_headers_are_checked_before_training(content, message, tmp_path):
+    path = write_folder(tmp_path) / "val" / "n02" / "n02_1.png"
+    path.write_bytes(content)
+    refused(lambda: check(list_folder(tmp_path)), f"{path} {message}")
+
+
+def test_of_many_headers_some_are_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.images.photo_files._CHECKED", 3)
+    data = list_folder(write_folder(tmp_path, train=3))
+    read = []
+    monkeypatch.setattr("train.images.decoding.check_header", read.append)
+    check(data)
+    assert read == [data.train.path(i) for i in (0, 4, 8)] + [
+        data.val.path(i) for i in (0, 2, 5)
+    ]
 
 
 def test_images_outside_of_classes_are_missed(tmp_path):

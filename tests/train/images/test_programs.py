@@ -86,6 +86,30 @@ def test_epochs_equal_numpy(options):
     assert state.diverged_step == -1
 
 
+@pytest.mark.parametrize("watch", [None, "median-margin"])
+def test_the_parts_of_a_batch_are_one_program(watch, monkeypatch):
+    def see():  # An optimizer whose state is the margin that it was shown.
+        def update(grads, _, params=None, switch_value=jnp.nan):
+            return jax.tree.map(lambda g: -RATE * g, grads), switch_value
+
+        return optax.GradientTransformationExtraArgs(lambda _: jnp.zeros([]), update)
+
+    options = {"parts": 4, "unrolled": True, "watch": watch}
+    task = tiny.make_task(see(), cross_entropy, tiny.Normalised(), **options)
+    arguments = tiny.start(task), tiny.TRIAL, tiny.data(), jnp.int32(1), jnp.int32(2)
+    expected = jax.jit(partial(classifier.step, task))(*arguments)
+    traced, add_part = [], classifier._add_part
+    monkeypatch.setattr(
+        classifier,
+        "_add_part",
+        lambda *arguments: traced.append(1) or add_part(*arguments),
+    )
+    step = classifier.compile_step(task, Devices(limit=1), *arguments)
+    found = step(*arguments)
+    assert len(traced) == 1
+    jax.tree.map(partial(close, rtol=1e-5, atol=1e-7), found, expected)
+
+
 def test_an_epoch_has_different_images_and_leaves_out_others_each_time():
     task = tiny.make_task(optax.sgd(RATE), cross_entropy)
     epochs = [tiny.batches(task, epoch) for epoch in range(8)]

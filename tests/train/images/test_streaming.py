@@ -102,7 +102,7 @@ def test_training_and_evaluation_equal_numpy(photos):
     w, b = (np.asarray(state.params["head"][k], float) for k in ("kernel", "bias"))
     order = image_loader.training_order(photos.train, 16, seed=7)
     for step, batch in enumerate(
-        image_loader.batches(photos.train, order, 0, 2, workers=0)
+        image_loader.Batches(photos.train, order, 0, 2, workers=0)
     ):
         x, targets = rows(batch), np.eye(3)[batch.labels]
         logs = log_softmax(x @ w + b)
@@ -114,7 +114,7 @@ def test_training_and_evaluation_equal_numpy(photos):
 
     def logits(photos):
         order = image_loader.evaluation_order(photos, len(photos))
-        (batch,) = image_loader.batches(photos, order, 0, 1, workers=0)
+        (batch,) = image_loader.Batches(photos, order, 0, 1, workers=0)
         return rows(batch) @ w + b, batch.labels
 
     test, labels = logits(photos.val)
@@ -311,12 +311,12 @@ def test_sweep_of_photographs_chooses_the_warm_up_too(
     command += f" --warmups 1 2 --seeds 1 --quiet --data-dir={folder}"
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "finals", lambda *_: None)
+        patch.setattr(sweep, "finals", lambda *_: "")
         assert main([*command.split(), f"--out={out}"]) == 0
     output = capsys.readouterr().out
-    assert "lamb-lawn, trial 2 of 2: rate 0.01, free 2, warm-up 2\n" in output
+    assert "lamb-lawn, trial 2 of 2, seed 0: rate 0.01, free 2, warm-up 2\n" in output
     assert "on 2 held-out training images" in output
-    assert "Written to" not in output  # A line for a trial, and the table.
+    assert output.count("Written to") == 1  # A line for a trial, and the table.
     for number, warmup in ((1, 0.5), (2, 1.0)):  # Of half the schedule.
         path = out / "trials" / f"lamb-lawn-{number}" / "config.json"
         config = json.loads(path.read_text())["config"]

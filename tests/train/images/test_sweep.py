@@ -87,7 +87,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
 ):
     monkeypatch.setattr(image, "HELD_OUT", 12)
     monkeypatch.setattr(sweep, "Devices", partial(Devices, limit=1))
-    monkeypatch.setattr(sweep, "finals", lambda *_: None)
+    monkeypatch.setattr(sweep, "finals", lambda *_: "")
     out = tmp_path / "run"
     command = [*SWEEP.split(), f"--data-dir={files}", f"--out={out}"]
     with killed.interrupted_at(2):

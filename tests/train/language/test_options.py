@@ -47,6 +47,9 @@ def test_given_options_count_more_than_the_preset(tmp_path):
     # A tied head is trained as the embeddings are.
     assert (other.head, other.embeddings) == ("method", "adam")
     assert resolve(Config(data_dir=tmp_path)).dataset == "files"
+    short = resolve(nanogpt(epochs=200))
+    assert short.warmup_epochs == 10
+    assert short.shortened.startswith("Shortened from 2000 steps, with warm-up (10 st")
 
 
 @pytest.mark.parametrize(
@@ -106,3 +109,4 @@ def test_grids_have_three_rates_around_the_default():
         assert grid.decays == ((0.0, 0.1, 0.3) if name == "adamw" else (decay,))
     given = options.SweepConfig(rates=(1.0,), decays=(0.5,), free=(3.0,))
     assert options.grid(given, "adam-lawn") == ((1.0,), (0.5,), (3.0,), ())
+    assert options.grid(given, "muonh").decays == (0.0,)

@@ -41,8 +41,9 @@ WRONG = {
     "--label-smoothing -0.1": "--label-smoothing must be",
     "--optimizer adam --weight-decay 0.1": "adam takes no --weight-decay",
     "--optimizer adam-bounded --weight-decay 0.1": "adam-bounded takes no",
-    "--epochs 79": "--epochs 79 are fewer than the 80 of the free phase",
-    "--optimizer adam --epochs 29": "--epochs 29 are fewer than the 30",
+    "--epochs 79 --free-epochs 50 --warmup-epochs 30": "--epochs 79 are fewer than the"
+    " 80 of the free phase",
+    "--optimizer adam --epochs 29 --warmup-epochs 30": "--epochs 29 are fewer than the",
     "--optimizer adam --switch mean-margin": "needs a -lawn optimizer",
     "--switch mean-margin --schedule three-phase": "needs --schedule two-phase",
     "--optimizer adam --alpha 0.5": "--alpha needs a -lawn optimizer",
@@ -71,8 +72,8 @@ def test_wrong_options_are_one_line_and_leave_no_trace(files, tmp_path, capsys):
 
 def test_the_least_epochs_and_the_forms_with_decay_are_accepted():
     for options in (
-        {"epochs": 80},
-        {"epochs": 30, "schedule": "two-phase"},
+        {"epochs": 80, "free_epochs": 50.0, "warmup_epochs": 30.0},
+        {"epochs": 30, "schedule": "two-phase", "warmup_epochs": 30.0},
         {"optimizer": "adamw", "epochs": 30, "weight_decay": 0.1},
         {"weight_decay": 0.1},
         {"label_smoothing": 1.0},
@@ -88,7 +89,7 @@ def test_defaults_are_those_of_the_papers():
     assert resolved() == (300, "three-phase", 30)
     assert resolved(preset="arxiv-500") == (500, "three-phase", 30)
     assert resolved(preset="submission") == (300, "two-phase", 30)
-    assert resolved(preset="submission", epochs=90) == (90, "two-phase", 30)
+    assert resolved(preset="submission", epochs=90) == (90, "two-phase", 9)
     assert resolved(switch="mean-margin") == (300, "two-phase", 30)
 
 

@@ -65,6 +65,9 @@ def test_figure_3_has_a_line_per_method_and_the_published_ones(tmp_path):
     assert axes.get_xscale() == "log"
     ours = {c.get_label(): c.lines[0].get_xydata() for c in axes.containers}
     np.testing.assert_allclose(ours["adam-lawn"], [[1e4, 65], [1e5, 62], [4e5, 60]])
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    # Those of the papers too; the figure shows their numbers.
+    assert labels == ["1,000", "10,000", "100,000", "400,000"]
     # The papers' Adam is tuned over weight decays, 0 among them.
     np.testing.assert_allclose(ours["adam or adamw"], [[1e4, 61], [1e5, 62]])
     published = lines(axes)["adam-lawn, arXiv Table 9"]
@@ -89,6 +92,8 @@ def test_figure_7b_varies_the_free_phase_alone(tmp_path):
     np.testing.assert_allclose(
         points.get_xydata(), [[0.1, 60], [5, 65.5], [50, 63]], atol=1e-9
     )
+    ticks = [label.get_text() for label in axes.get_xticklabels()]
+    assert ticks == ["0.1", "5", "50"] and not len(axes.get_xticks(minor=True))
     heights = [np.ptp(segment[:, 1]) / 2 for segment in bars.get_segments()]
     np.testing.assert_allclose(heights, [0, np.std([65, 66], ddof=1), 0], atol=1e-9)
     assert not any("Figure 7(b) " in line for line in missing)

@@ -49,7 +49,7 @@ def test_a_group_of_seeds_is_one_row_with_its_statistics(tmp_path):
 
 
 def test_vgg_stands_beside_the_papers(tmp_path):
-    options = {"model": "vgg19", "batch_size": 4_000}
+    options = {"model": "vgg19", "batch_size": 4_000, "epochs": 300}
     write_image_run(tmp_path / "runs" / "0", 372, **options)
     write_image_run(tmp_path / "runs" / "1", 368, **options | BASE)
     text = make_report(tmp_path)
@@ -99,7 +99,7 @@ def test_runs_on_imagenet_stand_beside_table_1():
 
 
 def test_figures_over_batch_sizes_and_free_epochs(tmp_path):
-    options = {"model": "vgg19", "free_epochs": 5.0}
+    options = {"model": "vgg19", "free_epochs": 5.0, "epochs": 300}
     write_image_run(tmp_path / "a", 360, **options)
     write_image_run(tmp_path / "b", 364, batch_size=4_000, **options)
     write_image_run(tmp_path / "c", 352, **options | {"free_epochs": 20.0})

@@ -74,3 +74,17 @@ def test_other_tables_repeat_table_10_where_they_overlap():
 def test_published_numbers_go_to_the_runs_they_are_of(options, text):
     value = papers.published(OPTIONS | {"dataset": "ml-1m"} | options)
     assert (value and value.text()) == text
+
+
+def test_shorter_runs_have_no_number():
+    run = OPTIONS | {"dataset": "ml-1m", "optimizer": "adamw", "batch_size": 100_000}
+    assert papers.published(run | {"epochs": 300}).value == 69.28
+    assert papers.published(run | {"epochs": 500}).value == 69.28
+    assert papers.published(run | {"epochs": 299}) is None
+    image = {"dataset": "cifar10", "optimizer": "sgd", "batch_size": 256}
+    image |= {"model": "vgg19"}
+    assert papers.published_accuracy(image | {"epochs": 300}).value == 93.99
+    assert papers.published_accuracy(image | {"epochs": 90}) is None
+    image |= {"dataset": "imagenet", "model": "resnet50"}
+    assert papers.published_accuracy(image | {"epochs": 90}).value == 76.0
+    assert papers.published_accuracy(image | {"epochs": 30}) is None

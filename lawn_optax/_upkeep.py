@@ -1,0 +1,269 @@
+# Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
+"""States between two updates: checked, captured again, or adopted in mid-run."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lawn_optax import diagnostics
+from lawn_optax._constraint import CapturedNorms, Sphere, has_value
+from lawn_optax._describe import _find as find_states
+from lawn_optax._radius import Radius
+from lawn_optax._reset import ResetState
+from lawn_optax._types import AxisName, Groups, PyTree
+from lawn_optax._wrap import LawnState
+from lawn_optax.groups._resolve import Grouping, resolve
+from lawn_optax.groups._select import _matches as matches
+
+
+def check(
+    state: optax.OptState,
+    params: PyTree,
+    *,
+    groups: Groups = "layer",
+    rtol: float | None = None,
+) -> None:
+    """Raises an error if a state does not fit the parameters, or a norm is not kept.
+
+    Call it outside `jit`: once after a restore, where it finds renamed modules and
+    other groups, and once after the first constrained updates, where it finds a
+    transformation behind `wrap` that changes updates. (An `update` outside `jit` finds
+    the former by itself.)
+
+    Args:
+      state: Optimizer state with a LAWN state at any depth.
+      params: Parameters as the last update left them.
+      groups: Weights that share one norm, as given to the optimizer.
+      rtol: Largest relative distance of a norm from the captured one. None is 1e-4, or
+        twice the machine epsilon of the narrowest parameter if that is more.
+
+    Raises:
+      ValueError: If there is no LAWN state, none was made for these groups, the state
+        has an axis of replicas, or a norm is off. Norms are compared in the constrained
+        phase only. Use it for optimizers that keep norms, which `project_tangent` alone
+        does not.
+
+    Returns:
+      None.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, lawn_optax as lawn
+      >>> tx = optax.chain(lawn.wrap(optax.sgd(0.1)), optax.scale(2.0))  # wrong order
+      >>> w = jnp.array([3.0, 4.0])
+      >>> updates, state = tx.update(jnp.array([4.0, -3.0]), tx.init(w), w)
+      >>> lawn.check(state, w + updates)
+      Traceback (most recent call last):
+      ValueError: 1 of 1 norms left their spheres:
+        /: captured 5, now 5.04938
+      A transformation behind `lawn.wrap` changed the updates, or the parameters were
+      changed. Put transformations inside: `lawn.wrap(optax.chain(...))`. If you
+      changed the parameters yourself, use `lawn.recapture(state, params)`.
+    """
+    grouping = resolve(groups, params)
+    for node in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, CapturedNorms)):
+        if isinstance(node, CapturedNorms) and jnp.ndim(node.norms) != 1:
+            raise ValueError(
+                "The optimizer state has an axis of replicas: pass one of them, "
+                "`jax.tree.map(lambda x: x[0], state)`, with its parameters."
+            )
+    now = np.asarray(diagnostics.group_norms(params, groups=groups))
+    if rtol is None:
+        leaves = [i for block in grouping.blocks for i in block.leaves]
+        types = [jnp.result_type(jax.tree.leaves(params)[i]) for i in leaves]
+        rtol = max([1e-4, *(2 * float(jnp.finfo(t).eps) for t in types)])
+    for found in find_states(state, grouping):
+        bound = found.norms > 0
+        captured = np.where(bound, found.norms, 1)
+        # `not <=`, so that NaN counts.
+        off = bound & ~(np.abs(now / captured - 1) <= rtol)
+        if off.any():
+            raise ValueError(
+                f"{off.sum()} of {len(off)} norms left their spheres:\n"
+                + _listed(grouping, off, captured, now)
+                + "A transformation behind `lawn.wrap` changed the updates, or the "
+                "parameters were\nchanged. Put transformations inside: "
+                "`lawn.wrap(optax.chain(...))`. If you\nchanged the parameters "
+                "yourself, use `lawn.recapture(state, params)`."
+            )
+
+
+def _listed(grouping: Grouping, off: Any, captured: Any, now: Any) -> str:
+    lines = []
+    for block in grouping.blocks:
+        for k in range(block.start, block.start + block.size):
+            if off[k]:
+                index = f"[{k - block.start}]" if block.size > 1 else ""
+                name = f"{block.name}{index}"
+                lines.append(f"  {name}: captured {captured[k]:.6g}, now {now[k]:.6g}")
+    rest = [f"  and {len(lines) - 5} more"] if len(lines) > 5 else []
+    return "\n".join([*lines[:5], *rest, ""])
+
+
+def recapture(
+    state: optax.OptState,
+    params: PyTree,
+    *,
+    paths: tuple[str, ...] | None = None,
+    groups: Groups = "layer",
+    radius: Radius = None,
+    axis_name: AxisName = None,
+) -> optax.OptState:
+    """The same state with norms read anew from the parameters.
+
+    Use it after you changed weights in mid-run, by a new initialisation of a layer for
+    example: with its old norm in the state, the layer would jump back to it in the next
+    update. A group that is zero is free from then on; a group that was free because it
+    was zero is constrained. In the free phase nothing changes, since no norm is
+    captured yet. Moments stay as they are.
+
+    Args:
+      state: Optimizer state with LAWN states at any depth.
+      params: Parameters with the new weights.
+      paths: Whole path components of the leaves that changed, such as "decoder/head";
+        their whole groups are captured again. None is all of them, and then modules may
+        have other names than those that the state was made with.
+      groups: Weights that share one norm, as given to the optimizer.
+      radius: Norms that are given instead of read, as given to the optimizer.
+      axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
+
+    Returns:
+      A state of the same structure. Works under `jit` and `vmap`.
+
+    Raises:
+      TypeError: If `paths` is one string.
+      ValueError: If no LAWN state has the norms of these groups, if a path matches no
+        leaf, or for `reparametrize` and `bounded_weight_norm`, whose states hold the
+        weights too.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, lawn_optax as lawn
+      >>> params = {"body": jnp.array([[3.0, 4.0]]), "head": jnp.array([[6.0, 8.0]])}
+      >>> tx = lawn.wrap(optax.sgd(0.1), groups="leaf")
+      >>> _, state = tx.update(params, tx.init(params), params)
+      >>> params["head"] = jnp.array([[0.6, 0.8]])
+      >>> state = lawn.recapture(state, params, paths=("head",), groups="leaf")
+      >>> print(state.norms)
+      [5. 1.]
+    """
+    if isinstance(paths, str):
+        raise TypeError(f"`paths` must be a tuple of paths, got {paths!r}.")
+    grouping = resolve(groups, params)
+    chosen = np.ones(grouping.num_norms, bool)
+    if paths is not None:
+        leaves = matches(params, paths)
+        for block in grouping.blocks:
+            own = slice(block.start, block.start + block.size)
+            chosen[own] = any(leaves[i] for i in block.leaves)
+    renewed = 0
+
+    def fits(node: Any) -> bool:
+        if not isinstance(node, CapturedNorms):
+            return False
+        same = jnp.shape(node.norms) == (grouping.num_norms,)
+        if paths is not None and has_value(node.fingerprint):
+            same &= int(node.fingerprint) == grouping.fingerprint
+        return same
+
+    def renew(node: Any) -> Any:
+        nonlocal renewed
+        if fits(node):
+            if hasattr(node, "trained"):
+                raise ValueError(
+                    f"A {type(node).__name__} holds the weights themselves: start with "
+                    "a new state, `tx.init(params)`."
+                )
+            renewed += 1
+            mark = jnp.asarray(grouping.fingerprint, jnp.int32)
+            node = node._replace(fingerprint=mark)
+            on = jnp.ones([], bool)
+            sphere, _ = Sphere.capture(
+                grouping, axis_name, params, params, node, on, on, radius
+            )
+            new = chosen & (node.phase.switched_at >= 0)
+            norms = jnp.where(new, sphere.norm_vector(), node.norms)
+            node = node._replace(norms=norms)
+        if jax.tree_util.all_leaves([node]):
+            return node
+        children, treedef = jax.tree.flatten(node, is_leaf=lambda x: x is not node)
+        return treedef.unflatten(map(renew, children))
+
+    out = renew(state)
+    if not renewed:
+        raise ValueError(
+            "No LAWN state in the optimizer state has the norms of these groups: pass "
+            "the `groups` and the parameters that the optimizer was made with (under "
+            "`optax.masked` or `optax.partition`, with None for what they mask out)."
+        )
+    return out
+
+
+def adopt(state: optax.OptState, running: optax.OptState) -> optax.OptState:
+    """A new LAWN state around the state of an optimizer that is in mid-run.
+
+    With it you switch LAWN on in a run that began without: moments, counts and
+    schedules of the running optimizer go on, and the switch counts from here. For
+    ``switch_step=0`` the next update captures the norms and treats the moments as
+    `reset` says, as if `wrap` had been there from the start with a switch at this
+    update.
+
+    Args:
+      state: New state, ``tx.init(params)``, of an optimizer with `wrap` in it.
+      running: State of the same optimizer without `wrap`.
+
+    Returns:
+      The state to go on with.
+
+    Raises:
+      ValueError: If the two optimizers differ in more than `wrap`.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, lawn_optax as lawn
+      >>> w = jnp.array([3.0, 4.0])
+      >>> _, running = (adam := optax.adam(0.1)).update(w, adam.init(w), w)
+      >>> tx = lawn.wrap(optax.adam(0.1), switch_step=10)
+      >>> state = lawn.adopt(tx.init(w), running)
+      >>> int(state.inner_state[0].count), int(state.phase.count)
+      (1, 0)
+    """
+    found = 0
+
+    def walk(new: Any, old: Any) -> Any:
+        nonlocal found
+        if isinstance(new, LawnState | ResetState):
+            found += 1
+            return new._replace(inner_state=walk(new.inner_state, old))
+        (children, treedef), (others, other) = (
+            jax.tree.flatten(node, is_leaf=lambda x, node=node: x is not node)
+            for node in (new, old)
+        )
+        leaf = jax.tree_util.all_leaves([new])
+        if leaf:
+            same = jax.tree_util.all_leaves([old]) and _kind(new) == _kind(old)
+        else:
+            same = treedef == other
+        if not same:
+            raise ValueError(
+                "The running state must be that of the same optimizer without "
+                f"`lawn.wrap`; got\n  running: {_named(old)}\n  new: {_named(new)}"
+            )
+        if leaf:
+            return old
+        return treedef.unflatten(map(walk, children, others))
+
+    out = walk(state, running)
+    if not found:
+        raise ValueError("There is no state of `lawn.wrap` in the new state.")
+    return out
+
+
+def _kind(leaf: Any) -> tuple:
+    return getattr(leaf, "dtype", type(leaf)), jnp.shape(leaf)
+
+
+def _named(node: Any) -> str:
+    if jax.tree_util.all_leaves([node]):
+        return "{} of the shape {}".format(*_kind(node))
+    return f"{type(node).__name__}, {jax.tree.structure(node)}"

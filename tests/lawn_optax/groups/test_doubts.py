@@ -1,0 +1,329 @@
+"""Groups that are probably not meant are named, with a remedy; good trees are not."""
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+import lawn_optax as lawn
+from lawn_optax import groups
+from lawn_optax.groups._doubts import doubts
+from lawn_optax.groups._resolve import resolve
+from tests.support.trees import MLP, dense, shape, sharing
+
+
+class Weights(NamedTuple):
+    w1: Any
+    b1: Any
+    w2: Any
+    b2: Any
+
+
+def kernel(*sizes):
+    return {"kernel": shape(*sizes)}
+
+
+def stacked_block(layers, axis):
+    """A transformer's scanned layers, as MaxText (axis 1) and big_vision have them."""
+
+    def stack(*sizes):
+        return shape(*sizes[:axis], layers, *sizes[axis:])
+
+    return {
+        "attention": {
+            "query": {"kernel": stack(8, 2, 4)},
+            "out": {"kernel": stack(2, 4, 8)},
+        },
+        "mlp": {"wi": {"kernel": stack(8, 16)}, "wo": {"kernel": stack(16, 8)}},
+        "norm": {"scale": stack(8)},
+    }
+
+
+BAD = {
+    "scanned, axis 0": (
+        {"decoder": {"layers": stacked_block(6, 0), "norm": {"scale": shape(8)}}},
+        'groups.stacked("decoder/layers")',
+    ),
+    "scanned, axis 1": (
+        {"decoder": {"layers": stacked_block(6, 1), "embed": dense(9, 8)}},
+        'groups.stacked("decoder/layers", axis=1)',
+    ),
+    "an ensemble": (stacked_block(6, 0), "groups.stacked()"),
+    "scanned, with biases": (
+        {"blocks": {"up": {"kernel": shape(6, 8, 9), "bias": shape(6, 9)},
+                    "down": {"kernel": shape(6, 9, 8), "bias": shape(6, 8)}}},
+        'groups.stacked("blocks")',
+    ),
+    "scanned, one module": (
+        {"blocks": {"kernel": shape(6, 8, 9), "bias": shape(6, 9)}, "out": dense()},
+        'groups.stacked("blocks")',
+    ),
+    "vmapped, Equinox": (
+        {"layers": {"linear": {"weight": shape(6, 9, 8), "bias": shape(6, 9)},
+                    "norm": {"weight": shape(6, 8), "bias": shape(6, 8)}}},
+        'groups.stacked("layers")',
+    ),
+    "scanned, leaf": (
+        {"decoder": {"layers": stacked_block(6, 0), "norm": {"scale": shape(8)}}},
+        'groups.stacked("decoder/layers")',
+    ),
+    "experts": (
+        {"moe": {"gate": shape(4, 8, 16), "up": shape(4, 8, 16),
+                 "down": shape(4, 16, 8)}, "out": dense()},
+        'groups.stacked("moe", base="leaf")',
+    ),
+    "network in a dict": (
+        {"W1": shape(8, 5), "b1": shape(5), "W2": shape(5, 3), "b2": shape(3)},
+        "Give each layer a dict",
+    ),
+    "network in a NamedTuple": (
+        Weights(shape(8, 5), shape(5), shape(5, 3), shape(3)),
+        "Give each layer a dict",
+    ),
+    "network in a tuple": (
+        (shape(8, 5), shape(5), shape(5, 3), shape(3)),
+        "Give each layer a dict",
+    ),
+    "Gemma's MLP": (
+        {"mlp": {"gating_einsum": shape(2, 8, 16), "linear": shape(16, 8)}},
+        'groups="leaf"',
+    ),
+    "LoRA": (
+        {"query": {"lora_a": shape(8, 2), "lora_b": shape(2, 8)}, "out": dense()},
+        'groups="leaf"',
+    ),
+    "LoRA of equal names": (
+        {"query": {"a": shape(8, 2), "b": shape(2, 8)}, "out": dense()},
+        'groups="leaf"',
+    ),
+    "CLIP's root": (
+        {"text_projection": shape(6, 6), "positional_embedding": shape(7, 6),
+         "logit_scale": shape(), "visual": dense()},
+        'groups="leaf"',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_tree_warns_once_in_init_and_is_noted_in_describe(name):
+    params, remedy = BAD[name]
+    choice = "leaf" if name.endswith("leaf") else "layer"
+    with pytest.warns(UserWarning, match="probably not what you want") as caught:
+        jax.eval_shape(lawn.wrap(optax.sgd(0.1), groups=choice).init, params)
+    assert len(caught) == 1 and remedy in str(caught[0].message)
+    (line,) = doubts(resolve(choice, params))
+    assert remedy in line
+    report = lawn.describe(params, choice)
+    assert report.endswith(f"\n\nnote: {line}")
+
+
+def test_a_chain_warns_once():
+    tx = optax.chain(lawn.project_tangent(), optax.sgd(0.1), lawn.renormalize())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")  # as users have it
+        jax.eval_shape(tx.init, BAD["LoRA"][0])
+    assert len(caught) == 1
+
+
+def test_a_network_in_an_nnx_vmap_is_noted():
+    @nnx.split_rngs(splits=6)
+    @nnx.vmap
+    def stack(rngs):
+        return nnx.Linear(2, 3, rngs=rngs)
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.layers, self.out = stack(rngs), nnx.Linear(3, 2, rngs=rngs)
+
+    state = nnx.state(nnx.eval_shape(lambda: Net(nnx.Rngs(0))), nnx.Param)
+    (line,) = doubts(resolve("layer", state))
+    assert 'groups.stacked("layers")' in line
+
+
+REMEDIES = {
+    "axis 0": (BAD["scanned, axis 0"], groups.stacked("decoder/layers")),
+    "axis 1": (BAD["scanned, axis 1"], groups.stacked("decoder/layers", axis=1)),
+    "ensemble": (BAD["an ensemble"], groups.stacked()),
+    "one module": (BAD["scanned, one module"], groups.stacked("blocks")),
+    "experts": (BAD["experts"], groups.stacked("moe", base="leaf")),
+    "leaf": (BAD["LoRA"], "leaf"),
+    "all": (BAD["LoRA"], "all"),
+    "own labels": (BAD["LoRA"], lambda params: {"query": "query", "out": "out"}),
+}
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_remedies_and_chosen_labels_are_not_doubted(name):
+    (params, _), choice = REMEDIES[name]
+    assert doubts(resolve(choice, params)) == []
+
+
+def test_many_modules_of_one_kind_are_listed_shortly():
+    params = {f"layer_{i}": BAD["LoRA"][0]["query"] for i in range(6)}
+    lines = doubts(resolve("layer", params))
+    assert len(lines) == 4 and lines[-1] == "Likewise: layer_3, layer_4, layer_5."
+
+
+def test_leaves_without_a_norm_do_not_hide_a_stack():
+    params = {"layers": stacked_block(6, 0), "count": shape(dtype=jnp.int32)}
+    params["layers"]["norm"]["steps"] = shape(dtype=jnp.int32)
+    assert 'stacked("layers")' in doubts(resolve("layer", params))[0]
+
+
+# --- good trees -----------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        for i in range(2):
+            y = nn.BatchNorm(use_running_average=True)(nn.Conv(8, (3, 3))(x))
+            x = y if i == 0 else x + y
+        return nn.Dense(5)(x.mean((1, 2)))
+
+
+class Transformer(nn.Module):
+    bias: bool = True
+    heads: int = 2
+
+    @nn.compact
+    def __call__(self, tokens):
+        x = nn.Embed(11, 8)(tokens)
+        x += self.param("position", nn.initializers.ones, (1, 4, 8))
+        x = jnp.concatenate([self.param("cls", nn.initializers.ones, (1, 1, 8)), x], 1)
+        for _ in range(2):
+            y = nn.LayerNorm(use_bias=self.bias)(x)
+            x += nn.MultiHeadDotProductAttention(self.heads, use_bias=self.bias)(y, y)
+            y = nn.LayerNorm(use_bias=self.bias)(x)
+            y = nn.Dense(16, use_bias=self.bias)(y)
+            x += nn.Dense(8, use_bias=self.bias)(nn.gelu(y))
+        return nn.Dense(11, use_bias=False)(nn.LayerNorm(use_bias=self.bias)(x))
+
+
+class Recurrent(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(nn.RNN(nn.OptimizedLSTMCell(8))(nn.RNN(nn.GRUCell(8))(x)))
+
+
+def of(module, *inputs):
+    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+
+
+def heads(inputs=8, count=2, width=4):
+    return {"kernel": shape(inputs, count, width)}
+
+
+GOOD = {
+    "MLP": lambda: MLP,
+    "list of pairs": lambda: [(shape(8, 5), shape(5)), (shape(5, 3), shape(3))],
+    "one layer": lambda: {"w": shape(8, 5), "b": shape(5)},
+    "ResNet": lambda: of(Residual(), jnp.ones((1, 4, 4, 3))),
+    "GPT and ViT": lambda: of(Transformer(), jnp.ones((1, 4), int)),
+    "without biases": lambda: of(Transformer(bias=False), jnp.ones((1, 4), int)),
+    "one head": lambda: of(Transformer(heads=1), jnp.ones((1, 4), int)),
+    "as many heads as layers": lambda: of(
+        Transformer(heads=4), jnp.ones((1, 4), int)
+    ),
+    "LSTM and GRU": lambda: of(Recurrent(), jnp.ones((1, 4, 8))),
+    "depthwise and 1D convolutions": lambda: {
+        "a": {"kernel": shape(3, 3, 1, 8)}, "b": {"kernel": shape(3, 8, 8)},
+        "norm": {"scale": shape(8), "bias": shape(8)},
+    },
+    "Equinox's convolutions": lambda: [
+        {"weight": shape(4, 3, 3, 3), "bias": shape(4, 1, 1)},
+        {"weight": shape(4, 4, 3, 3), "bias": shape(4, 1, 1)},
+    ],
+    "Llama, grouped queries": lambda: {
+        f"layer_{i}": {
+            "attention": {"q": heads(), "k": heads(count=1), "v": heads(count=1),
+                          "o": {"kernel": shape(2, 4, 8)}},
+            "mlp": {"gate": kernel(8, 16), "up": kernel(8, 16), "down": kernel(16, 8)},
+            "norm": {"scale": shape(8)},
+        }
+        for i in range(3)
+    },
+    "attention and a square kernel": lambda: {
+        "block": {"q": heads(), "k": heads(), "v": heads(), "gate": kernel(8, 8)}
+    },
+    "queries with as many heads as features": lambda: {
+        "qkv": {name: {"kernel": shape(8, 4, 4), "bias": shape(4, 4)} for name in "qkv"}
+    },
+    "Haiku": lambda: {
+        "net/~/linear_0": {"w": shape(8, 5), "b": shape(5)},
+        "net/~/linear_1": {"w": shape(5, 3), "b": shape(3)},
+    },
+    "torch names": lambda: {
+        "layers.0.weight": shape(5, 8), "layers.0.bias": shape(5),
+        "layers.1.weight": shape(3, 5), "layers.1.bias": shape(3),
+    },
+    "embeddings of users and items": lambda: {
+        "users": {"embedding": shape(50, 8)}, "items": {"embedding": shape(40, 8)},
+        "tower": {"dense_0": dense(16, 8), "dense_1": dense(8, 1)},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("choice", ["layer", "leaf", "neuron"])
+def test_a_good_tree_is_not_doubted(name, choice):
+    params = GOOD[name]()
+    # Warnings are errors in tests.
+    jax.eval_shape(lawn.wrap(optax.sgd(0.1), groups=choice).init, params)
+    assert "note:" not in lawn.describe(params, choice)
+
+
+# --- flat names and the root ----------------------------------------------------------
+
+
+def test_flat_names_are_split_where_a_module_ends():
+    expected = {
+        ("enc/a/bias", "enc/a/kernel"): (), ("enc/b/bias", "enc/b/kernel"): (),
+    }  # fmt: skip
+    nested = {"enc": {"a": dense(), "b": dense(3, 3)}}
+    flat = {
+        (outer, inner, leaf): value
+        for outer, modules in nested.items()
+        for inner, leaves in modules.items()
+        for leaf, value in leaves.items()
+    }
+    assert sharing(nested) == expected
+    assert sharing(flat) == expected
+    fingerprint = resolve("layer", nested).fingerprint
+    for separator in ("/", "."):
+        named = {separator.join(path): value for path, value in flat.items()}
+        assert sharing(named) == expected
+        assert resolve("layer", named).fingerprint == fingerprint
+        assert sharing(named, groups.not_paths("enc/a")) == {
+            ("enc/b/bias", "enc/b/kernel"): ()
+        }
+
+
+def test_numbers_at_the_end_of_flat_names_are_items():
+    flat = {"scales.0": shape(3), "scales.1": shape(3), "head.weight": shape(2, 3)}
+    assert len(sharing(flat)) == 3
+
+
+def test_a_scalar_at_the_root_is_free():
+    towers = {"image": dense(), "text": dense()}
+    clip = {"logit_scale": shape(), "text_projection": shape(6, 6), **towers}
+    siglip = {"t": shape(1), "b": shape(1), **towers}
+    for params, names in ((clip, {"logit_scale"}), (siglip, {"t", "b"})):
+        for tree, prefix in ((params, ""), ({"params": params}, "params/")):
+            report = lawn.describe(tree)
+            free = report.split("\n\n")[1]
+            assert {line.split()[0] for line in free.splitlines()[1:]} == {
+                prefix + name for name in names
+            }
+            assert "one element: no tangent direction" in free
+
+
+def test_a_bias_of_one_unit_at_the_root_joins_its_kernel():
+    assert sharing({"w": shape(3, 1), "b": shape(1)}) == {("b", "w"): ()}
+    assert sharing({"w": shape(3), "b": shape()}) == {("b", "w"): ()}
+    assert sharing((shape(3, 1), shape(1))) == {("0", "1"): ()}

@@ -1,0 +1,34 @@
+"""What the command line says of itself."""
+
+import pytest
+
+from train.__main__ import main
+from train.images import grids
+from train.recommenders.options import TUNED
+
+
+def printed(capsys, *words):
+    assert main(words) == 0
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_the_list_of_commands_has_sweeps(capsys):
+    text = printed(capsys)
+    for name in ("digits", "recsys", "image", "sweep", "study", "evaluate", "report"):
+        assert f" {name} " in text
+    assert "sweep --help" in text
+
+
+@pytest.mark.parametrize(
+    "name, tuned, time",
+    [
+        ("recsys", TUNED, "five minutes on 2 CPU cores"),
+        ("image", grids.TUNED, "20 minutes on a CPU core"),
+    ],
+)
+def test_help_has_the_defaults_by_optimizer_and_the_time(name, tuned, time, capsys):
+    text = printed(capsys, name, "--help")
+    for optimizer, (rate, _, free) in tuned.items():
+        assert f"{optimizer} {rate:g}" in text
+        assert not free or f"{optimizer} {free:g}" in text
+    assert time in text
