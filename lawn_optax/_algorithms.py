@@ -24,6 +24,7 @@ from lawn_optax._types import (
     Scalar,
     check_static,
 )
+from lawn_optax._versions import add_decayed_weights
 from lawn_optax._wrap import constrain
 
 
@@ -326,5 +327,5 @@ def _free_decay(
     """Weight decay that ends at the switch, as a list of at most one transformation."""
     if isinstance(weight_decay, int | float) and weight_decay == 0:
         return []
-    decay = optax.add_decayed_weights(weight_decay, mask)
+    decay = add_decayed_weights(weight_decay, mask)
     return [switch_at(step, optax.identity(), before=decay)]

@@ -88,7 +88,8 @@ def describe(
         a train state, `nnx.state` of an optimizer, replicated), of one member if it is
         vmapped. The table then says whether and when it switched, and shows each
         captured norm beside the present one: they differ where something breaks the
-        constraint. `rms` is the captured norm by the root of the group's elements.
+        constraint. `rms` is the captured norm divided by the root of the number of
+        elements.
 
     Returns:
       The table, one line per group and per free leaf, and notes.

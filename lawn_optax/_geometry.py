@@ -27,6 +27,7 @@ from jax.sharding import PartitionSpec
 
 from lawn_optax._guards import quotient
 from lawn_optax._types import AxisName, PyTree
+from lawn_optax._versions import inner_product, varying_axes
 from lawn_optax.groups._resolve import Block, Grouping, absent
 
 Leaves = Sequence[Any]
@@ -40,18 +41,13 @@ def reduction_axes(axis_name: AxisName, params: PyTree, ws: Leaves) -> list[tupl
     then be counted once per device.
     """
     if axis_name is None:
-        return [() if absent(w) else _varying(w) for w in ws]
+        return [() if absent(w) else tuple(sorted(varying_axes(w))) for w in ws]
     if isinstance(axis_name, str):
         return [(axis_name,)] * len(ws)
     if isinstance(axis_name, tuple):
         return [axis_name] * len(ws)
     named = jax.tree.structure(params).flatten_up_to(axis_name(params))
     return [(n,) if isinstance(n, str) else tuple(n or ()) for n in named]
-
-
-def _varying(w: jax.Array) -> tuple[str, ...]:
-    kind: Any = jax.typeof(w)
-    return tuple(sorted(kind.manual_axis_type.varying))
 
 
 def inner_products(
@@ -63,17 +59,21 @@ def inner_products(
         total = jnp.zeros(block.shape, grouping.dtype)
         for i, kept in zip(block.leaves, block.axes, strict=True):
             if not (absent(xs[i]) or absent(ys[i])):
-                part = _dot(xs[i], ys[i], kept, grouping.dtype)
+                part = dot(xs[i], ys[i], grouping.dtype, kept)
                 total = total + (jax.lax.psum(part, axes[i]) if axes[i] else part)
         sums.append(total)
     return sums
 
 
-def _dot(x: jax.Array, y: jax.Array, kept: tuple[int, ...], dtype: Any) -> jax.Array:
+def dot(
+    x: jax.Array, y: jax.Array, dtype: Any, kept: tuple[int, ...] = ()
+) -> jax.Array:
+    """The real inner product of two arrays, one per slice along the axes kept."""
     x, y = jnp.asarray(x), jnp.asarray(y)
     if jnp.iscomplexobj(x) or jnp.iscomplexobj(y):
         x, y = x.astype(_complex(dtype)), y.astype(_complex(dtype))
-        return _dot(x.real, y.real, kept, dtype) + _dot(x.imag, y.imag, kept, dtype)
+        real, imaginary = (x.real, y.real), (x.imag, y.imag)
+        return dot(*real, dtype, kept) + dot(*imaginary, dtype, kept)
     x, y = x.astype(dtype), y.astype(dtype)
     summed = tuple(a for a in range(x.ndim) if a not in kept)
     if any(getattr(jax.typeof(x * y).sharding, "spec", ())):
@@ -82,11 +82,7 @@ def _dot(x: jax.Array, y: jax.Array, kept: tuple[int, ...], dtype: Any) -> jax.A
         # The state keeps all norms everywhere, so they must not be split as x is.
         total = jax.sharding.reshard(total, PartitionSpec(*[None] * total.ndim))
         return jnp.transpose(total, [sorted(kept).index(axis) for axis in kept])
-    # On a CPU, sum(x * y) is accumulated term by term for some shapes, with an error of
-    # 5e-6 where the weights are alike.
-    highest = jax.lax.Precision.HIGHEST
-    contract = (summed, summed), (kept, kept)
-    return jax.lax.dot_general(x, y, contract, precision=highest)
+    return inner_product(x, y, kept, summed)
 
 
 def _complex(dtype: Any) -> Any:

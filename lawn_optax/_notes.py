@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from lawn_optax._types import PyTree
 from lawn_optax.groups._resolve import Block, Grouping
@@ -49,7 +50,7 @@ def doubtful_norms(
 
 def _has_values(leaf: Any) -> bool:
     """Whether values are at hand: no shapes, tracers, donated or remote arrays."""
-    if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+    if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
         return leaf.is_fully_addressable and not leaf.is_deleted()
     return isinstance(leaf, np.ndarray)
 

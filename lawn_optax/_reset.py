@@ -17,6 +17,7 @@ from lawn_optax._switch import (
     phase_now,
 )
 from lawn_optax._types import check_params, check_static, select
+from lawn_optax._versions import tree_map_params
 from lawn_optax.groups._resolve import absent
 
 Reset = Literal["restart", "moments"] | None
@@ -68,7 +69,7 @@ def _mark_moments(
 ) -> Any:
     """The state with `_MOMENTS` for each part that is shaped like the parameters."""
     try:
-        marks = optax.tree_utils.tree_map_params(
+        marks = tree_map_params(
             inner, lambda _: _MOMENTS, state, is_leaf=lambda _: True
         )
     except (AttributeError, IndexError, TypeError, ValueError):

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from lawn_optax._types import select
+from lawn_optax._versions import safe_increment
 
 
 class Trigger(NamedTuple):
@@ -119,7 +120,7 @@ def switch_when(
             )
         finite = jnp.isfinite(value)
         value = jnp.where(finite, value, 0)
-        count = jnp.asarray(optax.safe_increment(state.count))
+        count = jnp.asarray(safe_increment(state.count))
         weight = 1 - jnp.asarray(decay, jnp.float32) ** count
         mean = decay * state.mean + (1 - decay) * value
         lagged = decay * state.lagged + (1 - decay) * (mean / weight)
@@ -183,7 +184,7 @@ def next_phase(
 ) -> PhaseState:
     """The phase of the next update; `first` comes from `phase_now`."""
     switched_at = jnp.where(first, phase.count, phase.switched_at)
-    count = jnp.asarray(optax.safe_increment(phase.count))
+    count = jnp.asarray(safe_increment(phase.count))
     watched = trigger.observe(phase.watched, extra_args)
     due = (switched_at >= 0) | trigger.is_due(watched, count)
     return PhaseState(count, switched_at, due, watched)

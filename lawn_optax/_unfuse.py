@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from lawn_optax._types import PyTree, check_params
-from lawn_optax.groups._labels import path_string
+from lawn_optax.groups._tree import path_string
 
 
 class Parts(NamedTuple):
@@ -68,7 +68,7 @@ def unfuse(
         return inner.init(unfused(params, fused))
 
     def update_fn(updates, state, params=None, **extra_args):
-        check_params(params, "unfuse")
+        params = check_params(params, "unfuse")
         layers = _Layers(params, fused)
         parts, state = inner.update(
             layers.split(updates), state, layers.split(params), **extra_args

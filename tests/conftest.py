@@ -1,9 +1,12 @@
 """What all tests share: eight CPU devices, one compilation cache, strict settings."""
 
 import atexit
+import importlib.util
 import os
+import re
 import shutil
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 flags = os.environ.get("XLA_FLAGS", "")
@@ -21,6 +24,27 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from tests.support import compilation  # noqa: E402
+
+
+def _without_flax() -> list[str]:
+    """The test files that cannot run here, because the trainer is not installed."""
+    if importlib.util.find_spec("flax"):
+        return []
+    needs = re.compile(r"^(import|from) (flax|orbax|models|train)\b", re.MULTILINE)
+    here = Path(__file__).parent
+    of_library = (here / "lawn_optax").rglob("test_*.py")
+    found = [str(path) for path in of_library if needs.search(path.read_text())]
+    return [*found, *(str(here / name) for name in ("benchmarks", "models", "train"))]
+
+
+collect_ignore = _without_flax()
+
+
+def pytest_report_header(config):
+    if collect_ignore:
+        names = ", ".join(os.path.relpath(path) for path in collect_ignore)
+        return f"not collected, because Flax is not installed: {names}"
+    return None
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,6 +8,8 @@ import string
 import pytest
 
 import lawn_optax as lawn
+from tests.support import commands
+from train.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -101,3 +103,22 @@ def test_papers_to_code_names_studies_that_exist():
     assert studies
     for study in studies:
         importlib.import_module(f"train.studies.{study}")
+
+
+SHOWN = sorted(
+    {
+        shown
+        for page in [*PAGES, *sorted((ROOT / "benchmarks").glob("**/*.md"))]
+        for shown in commands.in_text(page.read_text())
+        if "NAME" not in shown[0]
+    }
+)
+
+
+@pytest.mark.parametrize("command, whole", SHOWN)
+def test_a_command_of_the_pages_is_one(command, whole):
+    try:
+        commands.check(command)
+    except InputError as error:
+        # A sentence may leave out the rest.
+        assert not whole and "Missing" in str(error), error

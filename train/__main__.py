@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,13 +15,23 @@ if "--deterministic" in sys.argv:  # XLA reads its flags once, when JAX starts.
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
 
-import tyro
+_MISSING = (
+    "the Python package {} is not installed; python -m pip install '.[train]' installs"
+    " all that python -m train needs"
+)
+try:
+    import tyro
 
-from train import evaluate, loop, sweep
-from train.errors import InputError
-from train.registry import EXPERIMENTS
-from train.report import command as report
-from train.studies import command as study
+    from train import evaluate, loop, sweep
+    from train.errors import Diverged, InputError
+    from train.registry import EXPERIMENTS
+    from train.report import command as report
+    from train.studies import command as study
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] in ("lawn_optax", "models", "train"):
+        raise
+    print(f"error: {_MISSING.format(error.name)}", file=sys.stderr)
+    sys.exit(2)
 
 PROG = "python -m train"
 Command = tuple[type, Callable[[Any], None]]  # Class of the options, function.
@@ -61,6 +72,8 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
         names = ", ".join(known if known is SWEEPS else [*known, "sweep"])
         raise InputError(f"unknown experiment {arguments[0]!r}; choose from: {names}")
     messages = io.StringIO()
+    if os.environ.get("NO_COLOR"):
+        tyro._experimental_options["ansi_codes"] = False
     try:
         with contextlib.redirect_stderr(messages):
             config = tyro.extras.subcommand_cli_from_dict(
@@ -83,9 +96,10 @@ def _first_paragraph(box: str) -> str:
     """
 
     def is_frame(line: str) -> bool:
-        return not line.strip("─-╭╮╰╯ ")
+        return not line.strip("─-╭╮╰╯+| ")
 
-    body = [line.strip("│ ") for line in box.splitlines()[1:]]
+    box = re.sub(r"\x1b\[[0-9;]*m", "", box)  # Colours, at a terminal.
+    body = [line.strip("│| ") for line in box.splitlines()[1:]]
     body = itertools.dropwhile(is_frame, body)
     text = " ".join(itertools.takewhile(lambda line: not is_frame(line), body))
     return f"{text.rstrip('.')}; see {PROG} NAME --help"
@@ -98,13 +112,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after ``python -m train``; `None` means ``sys.argv``.
 
     Returns:
-        0 on success, 2 for bad input, 130 when interrupted.
+        0 on success, 2 for bad input, 3 if the run diverged, 130 when interrupted, 141
+        if the reader of the output went away before its end.
     """
     try:
         parse(sys.argv[1:] if arguments is None else arguments)()
+        sys.stdout.flush()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        line = re.sub(r"\s*\n\s*", " ", str(error))
+        print(f"error: {line}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:  # Of a package that only some commands need.
+        print(f"error: {_MISSING.format(error.name)}", file=sys.stderr)
+        return 2
+    except Diverged:  # The result says so.
+        return 3
+    except BrokenPipeError:
+        # Else Python would complain when it flushes the output at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt as interrupt:
         what = str(interrupt) or "no results were written"
         print(f"interrupted: {what}", file=sys.stderr)

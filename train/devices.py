@@ -8,6 +8,7 @@ arrays, wherever their parts are: a norm is that of the whole tensor.
 """
 
 import math
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -48,6 +49,8 @@ def connect(coordinator: str, processes: int, process: int) -> None:
     try:
         if process > 0:
             _await_listener(coordinator)
+        else:
+            _check_free(coordinator)
         jax.distributed.initialize(
             coordinator, processes, process, initialization_timeout=TIMEOUT, **own
         )
@@ -59,13 +62,53 @@ def connect(coordinator: str, processes: int, process: int) -> None:
         ) from None
 
 
+def check_address(coordinator: str) -> None:
+    """Raises an `InputError` unless this is HOST:PORT."""
+    host, _, port = coordinator.rpartition(":")
+    known = port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 2**16
+    require(
+        bool(host) and known,
+        f"--coordinator must be HOST:PORT, with a port of 1 to {2**16 - 1};"
+        f" got {coordinator!r}",
+    )
+
+
+def memory() -> int:
+    """The memory of a device in bytes, so far as it is known; on CPUs the machine's."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return stats.get("bytes_limit", machine)
+
+
+def _address(coordinator: str) -> tuple[str, int]:
+    host, port = coordinator.rsplit(":", 1)
+    return host.strip("[]"), int(port)
+
+
+def _check_free(coordinator: str) -> None:
+    """Takes the address for a moment: JAX aborts where it cannot."""
+    host, port = _address(coordinator)
+    failure: OSError | None = None
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM
+    ):
+        try:
+            with socket.socket(family, kind, protocol) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+            return
+        except OSError as error:
+            failure = error
+    if failure:
+        raise failure
+
+
 def _await_listener(coordinator: str) -> None:
     """Waits until process 0 listens: JAX kills a process that cannot connect."""
-    host, port = coordinator.rsplit(":", 1)
     deadline = time.monotonic() + TIMEOUT
     while True:
         try:
-            socket.create_connection((host, int(port)), timeout=5).close()
+            socket.create_connection(_address(coordinator), timeout=5).close()
             return
         except OSError:
             if time.monotonic() > deadline:

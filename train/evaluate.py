@@ -1,7 +1,7 @@
 """``evaluate``: a finished run, loaded again, and its metrics."""
 
 import dataclasses
-import json
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -9,13 +9,14 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import tyro
 
+from train import recorded
 from train.devices import Devices
 from train.errors import InputError, require
-from train.experiment import Experiment
+from train.experiment import FINISHED, Experiment
 from train.options import neutral_names
 from train.registry import EXPERIMENTS
-from train.runs import records
-from train.runs.folder import CHECKPOINTS, open_run
+from train.runs import documents, records
+from train.runs.folder import CHECKPOINTS, Run, open_run
 from train.single_run import Programs, SingleRun
 
 
@@ -47,8 +48,10 @@ class FinishedRun(NamedTuple):
         job: The job that the loop trained.
         variables: Variables for ``model.apply``, in NumPy: ``params``, and the
             ``batch_stats`` of a classifier.
-        state: The whole state at the end of the run, in NumPy.
-        epoch: Passes over the data.
+        state: The whole state at the end of the run, in NumPy; of a run that diverged,
+            at its last checkpoint before.
+        epoch: Passes over the data until then.
+        outcome: ``finished`` or ``diverged at step n``.
         data: The run's data set as it was loaded. For a recommender it is a pair: the
             interactions that it was trained on, and the candidates, int32[draws, users,
             100], of which the test item is first.
@@ -60,6 +63,7 @@ class FinishedRun(NamedTuple):
     variables: dict[str, Any]
     state: Any
     epoch: int
+    outcome: str
     data: Any
 
     @property
@@ -76,6 +80,11 @@ def run(config: Config) -> None:
     with closing(finished.job) as job:
         values, details = job.measure(job.place(finished.state))
     assert finished.experiment.evaluation is not None
+    if finished.outcome != FINISHED:
+        print(
+            f"The run {finished.outcome}; these are the weights of its last checkpoint,"
+            f" after {finished.epoch} epochs."
+        )
     print(finished.experiment.evaluation(finished, values, details))
 
 
@@ -102,7 +111,8 @@ def load(
 
     Raises:
         InputError: If the folder holds no finished run that can be evaluated, the data
-            set is not there or another one, or the checkpoint is damaged.
+            set is not there or another one, or the checkpoint of the run's end is
+            damaged or lost.
     """
     folder = Path(folder)
     experiment, config = _read_config(folder)
@@ -124,22 +134,42 @@ def load(
     )
     with open_run(folder, content) as files:
         require(files.finished, f"{folder} is not finished; run its command again")
+        outcome, end = _ending(files)
         state, epoch = files.restore(job.start())
+    require(epoch > 0, f"{folder} ({outcome}) has no checkpoint of trained weights")
+    require(
+        epoch == end or outcome != FINISHED,
+        f"{folder} has lost the checkpoint of its end, after {end} epochs (the newest"
+        f" is of epoch {epoch}); run its command again, with another --out",
+    )
     variables = {"params": state.params}
     if jax.tree.leaves(state.statistics):
         variables["batch_stats"] = state.statistics
-    return FinishedRun(config, experiment, job, variables, state, epoch, data)
+    return FinishedRun(config, experiment, job, variables, state, epoch, outcome, data)
+
+
+def _ending(files: Run) -> tuple[str, int]:
+    """How a finished run ended, and the epoch of its last row of metrics."""
+    outcome = files.summary().get("outcome")
+    if not isinstance(outcome, str) or not files.rows():
+        raise documents.malformed(files.folder, "no outcome or no rows of metrics")
+    return outcome, files.rows()[-1]["epoch"]
 
 
 def _read_config(folder: Path) -> tuple[Experiment, Any]:
     """The kind of a run and its options, read back."""
     known = {name: e for name, e in EXPERIMENTS.items() if e.evaluation}
-    try:
-        given = json.loads((folder / "config.json").read_text())["config"]
-        experiment = known[given.pop("experiment")]
-        return experiment, experiment.resolve(experiment.Options(**given))
-    except (OSError, ValueError, KeyError, TypeError, InputError):
+    given = {}
+    if os.path.isfile(folder / "config.json"):
+        given = documents.read_config(folder)["config"]
+    experiment = known.get(given.get("experiment", ""))
+    if experiment is None:
         raise InputError(
             f"{folder} holds no run of {' or '.join(known)}; name the folder that it"
             " printed"
-        ) from None
+        )
+    options = recorded.read(experiment.Options, given, folder)
+    try:
+        return experiment, experiment.resolve(options)
+    except InputError as error:
+        raise documents.malformed(folder / "config.json", str(error)) from None

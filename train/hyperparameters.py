@@ -9,6 +9,7 @@ import optax
 import lawn_optax as lawn
 from lawn_optax import schedules
 from train import optimizers
+from train.errors import require
 from train.optimizers import Trial
 from train.options import ResolvedOptions
 
@@ -20,6 +21,11 @@ def make_trial(config: ResolvedOptions, steps: int) -> dict[str, Any]:
         config: Options of the run.
         steps: Updates per epoch.
     """
+    require(
+        config.epochs * steps < 2**31,
+        f"{config.epochs} epochs of {steps} steps are more than 2^31 - 1 steps; lower"
+        " --epochs or raise --batch-size",
+    )
     free_steps = 0
     if optimizers.is_lawn(config.optimizer):
         free_steps = schedules.epochs_to_steps(config.free_epochs, steps)

@@ -1,18 +1,17 @@
 """The loop of a training that may be interrupted at any moment."""
 
-import json
 import time
-from contextlib import closing
-from pathlib import Path
+from contextlib import closing, nullcontext
 from typing import Any
 
 import jax
 
 from train import interrupts
 from train.devices import Devices
+from train.errors import Diverged
 from train.experiment import FINISHED, Clock, Experiment, Job
 from train.options import neutral_names
-from train.runs import records
+from train.runs import documents, records
 from train.runs.folder import Run, open_run
 from train.runs.progress import ProgressReport
 
@@ -23,10 +22,15 @@ def run(experiment: Experiment, config: Any) -> None:
     Args:
         experiment: Kind of the run.
         config: Options from the command line.
+
+    Raises:
+        Diverged: If the run diverged; its results are written.
     """
     config = experiment.resolve(config)
     devices = experiment.take_devices(config)
-    execute(experiment, config, devices, experiment.load(config))
+    outcome = execute(experiment, config, devices, experiment.load(config))
+    if outcome != FINISHED:
+        raise Diverged(outcome)
 
 
 def execute(
@@ -36,7 +40,7 @@ def execute(
     loaded: Any,
     *,
     brief: bool = False,
-) -> Path:
+) -> str:
     """Runs or resumes one run on loaded data.
 
     Args:
@@ -47,7 +51,7 @@ def execute(
         brief: Whether to leave out the introduction and the result.
 
     Returns:
-        The run's folder.
+        `FINISHED`, or why the training ended early.
     """
     options = records.run_config(experiment.name, config, neutral_names(config))
     folder = config.out or records.default_folder(options)
@@ -61,15 +65,18 @@ def execute(
     ):
         if leader and not brief:
             print(job.introduction, flush=True)
+        # What an earlier process wrote may have been damaged since.
+        checked = documents.as_written(folder) if files.finished else nullcontext()
         if not files.finished:
             train(job, files, show=leader and not config.quiet)
+        summary = files.summary()
         if leader:
             # Done again on every start: an earlier kill may have come before it.
-            summary = json.loads((folder / "summary.json").read_text())
-            result = job.conclude(folder, options, files.rows(), summary)
+            with checked:
+                result = job.conclude(folder, options, files.rows(), summary)
             if not brief:
                 print(f"\n{result}\n\nWritten to {folder}", flush=True)
-    return folder
+    return summary.get("outcome", FINISHED)
 
 
 @interrupts.held()

@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 
 from train import optimizers
+from train.devices import check_address
 from train.errors import require
 
+EPOCHS = 2**20  # A run has fewer; more are a slip, and their steps overflow.
 SEEDS = 2**32  # There are this many; JAX takes the seed as 32 bits.
 
 
@@ -65,7 +67,7 @@ def check_bounds(config: Any) -> None:
     """Raises an `InputError` for a number outside the bounds of its option."""
     for name, (least, above, below) in _rules(config, "bounds").items():
         value = getattr(config, name)
-        if value is None:
+        if not isinstance(value, int | float):  # It is to be filled in.
             continue
         inside = value > above if least is None else value >= least
         flag = name.replace("_", "-")
@@ -104,12 +106,12 @@ class CommonOptions(FolderOptions):
     Datasets downloads them)."""
     batch_size: int | None = option(None, least=1, below=2**31)
     """Samples per step, over all devices."""
-    epochs: int | None = option(None, least=1)
+    epochs: int | None = option(None, least=1, below=EPOCHS)
     """Passes over the data (default: from the preset)."""
     schedule: Literal["three-phase", "two-phase"] | None = None
     """Learning-rate schedule; three-phase has a second warm-up after the switch of the
     -lawn forms (default: from the preset; two-phase if a margin decides the switch)."""
-    warmup_epochs: float | None = option(None, least=0)
+    warmup_epochs: float | None = option(None, least=0, below=EPOCHS)
     """Epochs of the (second) warm-up (default: from the preset)."""
     reset: Literal["restart", "moments"] = "restart"
     """State that the switch resets: moments and Adam's count, or the moments alone."""
@@ -143,7 +145,7 @@ class RunOptions:
     -bounded (bounded weight norm)."""
     learning_rate: float | None = option(None, above=0)
     """Highest learning rate (default: by optimizer, tuned on the default data set)."""
-    free_epochs: float | None = option(None, least=0)
+    free_epochs: float | None = option(None, least=0, below=EPOCHS)
     """Epochs before the switch of the -lawn forms (default: by optimizer, tuned)."""
     weight_decay: float | None = option(None, least=0)
     """Decoupled decay; in the -lawn forms it ends at the switch."""
@@ -336,3 +338,5 @@ def check(config: ResolvedOptions) -> None:
         (config.coordinator is None) == (config.processes == 1),
         "several --processes need --coordinator HOST:PORT, and one needs none",
     )
+    if config.coordinator is not None:
+        check_address(config.coordinator)

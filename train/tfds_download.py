@@ -12,7 +12,7 @@ import requests
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import download_manager
 
-from train import InputError
+from train.errors import InputError
 
 ERRORS = (
     OSError,

@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import arms
-from train import InputError
+from train.errors import InputError
 from train.recommenders.data import load
 
 RATE = 1e-3

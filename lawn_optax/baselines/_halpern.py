@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax._types import check_params
+from lawn_optax._versions import safe_increment
 from lawn_optax.groups._resolve import absent
 
 
@@ -76,7 +77,7 @@ def halpern(
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         params = check_params(params, "halpern")
-        count = jnp.asarray(optax.safe_increment(state.count))
+        count = jnp.asarray(safe_increment(state.count))
         treedef = jax.tree.structure(params)
         pairs = zip(
             treedef.flatten_up_to(updates), jax.tree.leaves(params), strict=True

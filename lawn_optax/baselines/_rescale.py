@@ -9,6 +9,7 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._types import Groups, check_params
+from lawn_optax._versions import safe_increment
 from lawn_optax.groups._resolve import resolve
 
 
@@ -99,7 +100,7 @@ def rescale_on_decay(
         params = check_params(params, "rescale_on_decay")
         grouping = resolve(groups, params)
         leaves, _ = grouping.flatten_moving(updates, params)
-        count = jnp.asarray(optax.safe_increment(state.count))
+        count = jnp.asarray(safe_increment(state.count))
         now, then = (jnp.asarray(schedule(t)) for t in (state.count, count))
         decays = (then > 0) & (then < now)
         ratio = jnp.where(decays, then / jnp.where(decays, now, 1), 1)

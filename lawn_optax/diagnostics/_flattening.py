@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
 from lawn_optax._logits import to_float32
 from lawn_optax._types import PyTree
-from lawn_optax.diagnostics._lanczos import norm
+from lawn_optax.diagnostics._lanczos import norm, vdot
 from lawn_optax.diagnostics._per_example import count, fold, widen
 
 
@@ -106,8 +105,8 @@ def gradient_noise(
         shift = jax.tree.map(jnp.subtract, local, mean)
         total = before + size
         mean = jax.tree.map(lambda x, d: x + d * (size / total), mean, shift)
-        between = optax.tree.vdot(shift, shift) * (before * size / total)
-        return total, mean, squares + optax.tree.vdot(apart, apart) + between
+        between = vdot(shift, shift) * (before * size / total)
+        return total, mean, squares + vdot(apart, apart) + between
 
     zeros = jax.tree.map(jnp.zeros_like, wide)
     nothing = jnp.zeros_like(norm(wide))

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from lawn_optax import _geometry as geometry
 from lawn_optax._guards import root
 from lawn_optax._types import PyTree
 
@@ -49,9 +49,9 @@ def top_eigenvalue(
 
     def step(carry, _):
         v, before, beta, alive = carry
-        r = optax.tree.add_scale(operator(v), -beta, before)
-        alpha = jnp.asarray(optax.tree.vdot(v, r))
-        r = optax.tree.add_scale(r, -alpha, v)
+        r = _minus(operator(v), beta, before)
+        alpha = vdot(v, r)
+        r = _minus(r, alpha, v)
         following = norm(r)
         # If `following` is 0, the recurrence has found all eigenvalues that the start
         # can reach.
@@ -69,6 +69,12 @@ def top_eigenvalue(
     return Eigenvalue(values[-1], betas[-1] * jnp.abs(vectors[-1, -1]))
 
 
+def vdot(x: PyTree, y: PyTree) -> jax.Array:
+    """The inner product of two trees of one real dtype."""
+    pairs = zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
+    return jnp.stack([geometry.dot(a, b, a.dtype) for a, b in pairs]).sum()
+
+
 def norm(x: PyTree) -> jax.Array:
     """The L2 norm, scaled by the largest entry so that tiny squares do not underflow.
 
@@ -77,7 +83,12 @@ def norm(x: PyTree) -> jax.Array:
     sizes = [jnp.max(jnp.abs(a), initial=0) for a in jax.tree.leaves(x)]
     largest = jnp.stack(sizes).max()
     scale = jnp.where(largest > 0, largest, 1)
-    return scale * root(optax.tree.norm(_divided(x, scale), squared=True))
+    scaled = _divided(x, scale)
+    return scale * root(vdot(scaled, scaled))
+
+
+def _minus(x: PyTree, factor: jax.Array, y: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: a - factor * b, x, y)
 
 
 def _divided(x: PyTree, length: jax.Array) -> PyTree:

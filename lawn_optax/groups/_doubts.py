@@ -27,13 +27,18 @@ def doubts(grouping: Grouping) -> list[str]:
     Groups that the user has labelled are not doubted.
     """
     found = [block for block in grouping.blocks if block.found]
-    ours = {i for block in found for i in block.leaves}
+    ours = {
+        i: axes
+        for block in found
+        for i, axes in zip(block.leaves, block.axes, strict=True)
+    }
     lines, stacked = [], set()
     for path, axis, leaves in _stacks(
         grouping.paths, grouping.modules, grouping.slices
     ):
-        sizes = {grouping.slices[i] == grouping.shapes[i] for i in leaves}
-        if ours.intersection(leaves) and sizes == {True}:
+        kept = [ours[i] for i in leaves if i in ours]
+        whole = all(grouping.slices[i] == grouping.shapes[i] for i in leaves)
+        if kept and whole and not any(axis in axes for axes in kept):
             stacked.update(leaves)
             size = grouping.shapes[leaves[0]][axis]
             arguments = [f'"{path}"'] if path else []
@@ -123,7 +128,10 @@ def _common_axis(
 
 def _mixed(grouping: Grouping, block: Block) -> str:
     """The remedy, if arrays of the group do not fit as a kernel and its bias do."""
-    shapes = {i: grouping.slices[i] or () for i in block.leaves}
+    shapes = {
+        i: tuple(n for a, n in enumerate(grouping.shapes[i]) if a not in kept)
+        for i, kept in zip(block.leaves, block.axes, strict=True)
+    }
     long = {i: tuple(n for n in shape if n != 1) for i, shape in shapes.items()}
     arrays = [i for i in block.leaves if len(long[i]) > 1]
     if all(
@@ -135,14 +143,13 @@ def _mixed(grouping: Grouping, block: Block) -> str:
     listed = ", ".join(f"{grouping.paths[i]} {shapes[i]}" for i in arrays[:3])
     listed += f" and {len(arrays) - 3} more" if len(arrays) > 3 else ""
     line = f"{block.name}: one norm for {listed}. "
-    whole = all(shapes[i] == grouping.shapes[i] for i in block.leaves)
     counts = {len(shapes[i]) for i in arrays}
     smaller = [i for i in arrays if len(shapes[i]) == min(counts)]
     names = {grouping.paths[i].rpartition("/")[2].lower() for i in smaller}
     vectors = len(counts) > 1 and names <= VECTORS | {"b"}
     for axis in (0, 1):
         sizes = {shapes[i][axis] for i in arrays if len(shapes[i]) > axis}
-        if whole and len(sizes) == 1 and (vectors or min(counts) > 2):
+        if not block.shape and len(sizes) == 1 and (vectors or min(counts) > 2):
             path = "" if block.name == "/" else f'"{block.name}", '
             along = f"axis={axis}, " if axis else ""
             base = "" if vectors else 'base="leaf", '

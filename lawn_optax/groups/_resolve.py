@@ -244,17 +244,14 @@ def _check_trained(leaves: list[Leaf], blocks: list[Block]) -> None:
 
 def resolve_reported(groups: Groups, params: PyTree) -> Grouping:
     """`resolve` for reports, which refuses what an optimizer gets only in part."""
-    for node, _ in jax.tree_util.tree_flatten_with_path(
-        params, is_leaf=lambda x: x is not params
-    )[0]:
-        name = jax.tree_util.keystr(node, simple=True)
-        if name == "opt_state":
-            raise ValueError(
-                "`params` must be the parameters alone, got an optimizer or a train "
-                "state: pass `train_state.params`, or `nnx.state(model, nnx.Param)` of "
-                "an nnx model, and the rest as `state`."
-            )
-    grouping, leaves = resolve(groups, params), leaves_of(params)
+    leaves = leaves_of(params)
+    if any(leaf.name.startswith("opt_state/") for leaf in leaves):
+        raise ValueError(
+            "`params` must be the parameters alone, got an optimizer or a train state: "
+            "pass `train_state.params`, or `nnx.state(model, nnx.Param)` of an nnx "
+            "model, and the rest as `state`."
+        )
+    grouping = resolve(groups, params)
     constrained = [leaves[i] for block in grouping.blocks for i in block.leaves]
     kinds = {leaf.kinds for leaf in constrained if leaf.owned}
     if len(kinds) > 1:

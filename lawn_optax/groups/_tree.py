@@ -41,6 +41,11 @@ class Leaf(NamedTuple):
         return self.name.rpartition("/")[2].lower()
 
 
+def path_string(path: tuple[Any, ...]) -> str:
+    """A readable path such as ``Dense_0/kernel``."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def leaves_of(params: PyTree) -> list[Leaf]:
     """All leaves in the order of `jax.tree.leaves`."""
     found: list[Leaf] = []
@@ -59,10 +64,8 @@ def leaves_of(params: PyTree) -> list[Leaf]:
         owned = owned or ("flax", "Pytree") in classes
         for (key,), child in children:
             parts = _parts(key, child)
-            split = len(parts) > 1 and parts[-1].isdigit()  # "layers.0"
-            walk(
-                child, (*names, *parts), split or _is_item(node, key), kinds, owned
-            )  # fmt: skip
+            item = _is_item(node, key) or (len(parts) > 1 and parts[-1].isdigit())
+            walk(child, (*names, *parts), item, kinds, owned)
 
     walk(params, (), False, (), False)
     return found
@@ -70,9 +73,8 @@ def leaves_of(params: PyTree) -> list[Leaf]:
 
 def _children(node: Any) -> list[tuple[tuple[Any, ...], Any]]:
     """(keys, child) pairs; the node itself, without a key, if it is a leaf."""
-    return jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)[
-        0
-    ]
+    flat = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
+    return flat[0]
 
 
 @functools.cache
@@ -88,7 +90,7 @@ def _parts(key: Any, child: Any) -> tuple[str, ...]:
     "layers.0.weight". A module may have a dot in its name, so only names of leaves are
     split at dots.
     """
-    text = jax.tree_util.keystr((key,), simple=True)
+    text = path_string((key,))
     name = getattr(key, "key", None)
     if isinstance(name, tuple):
         return tuple(map(str, name)) or (text,)

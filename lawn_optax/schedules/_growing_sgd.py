@@ -16,6 +16,7 @@ import optax
 from jax.typing import ArrayLike
 
 from lawn_optax._types import check_params, select
+from lawn_optax._versions import safe_increment
 from lawn_optax.schedules._exponential import ExponentialRates, look_up
 
 _LOG_2 = math.log(2)
@@ -105,7 +106,7 @@ def rescaled_sgd(rates: ExponentialRates) -> optax.GradientTransformationExtraAr
         rate = look_up(held_rates.astype(jnp.result_type(float)), state.count)
         times = look_up(halve, state.count)
         return _step(moments, params, rate, times), RescaledState(
-            jnp.asarray(optax.safe_increment(state.count)),
+            jnp.asarray(safe_increment(state.count)),
             state.halvings + times,
             _doubled(trace, times),
         )

@@ -19,6 +19,7 @@ import pytest
 
 import lawn_optax as lawn
 from tests.support import reference
+from tests.support.optional import enable_x64
 
 STEPS, GROWS, SCALED = 200, 9, 120
 SWITCHES = {"constrained from the start": 0, "switch at 7": 7, "never switching": 999}
@@ -243,7 +244,7 @@ def library(name: str, dtype: str) -> Callable:
 
 
 def actual(name: str, switch_step: int, dtype: str) -> tuple[dict, np.ndarray]:
-    with jax.enable_x64(dtype == "float64"):
+    with enable_x64(dtype == "float64"):
         params, noise, _ = jax.tree.map(lambda x: jnp.asarray(x, dtype), data())
         steps, norms = library(name, dtype)(jnp.asarray(switch_step), params, noise)
         assert {leaf.dtype.name for leaf in [norms, *steps.values()]} == {dtype}

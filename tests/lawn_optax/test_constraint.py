@@ -47,7 +47,8 @@ def test_the_trust_ratio_of_a_nearly_radial_small_group_is_exact():
 def test_only_small_groups_under_a_trust_ratio_are_projected_ahead(name, params, more):
     ours = operations(getattr(lawn, name)(0.1, groups="leaf"), params)
     plain = operations(lawn.wrap(optax.adam(0.1), groups="leaf"), params)
-    assert ours["dot_general"] == plain["dot_general"] + more
+    products = [found["dot_general"] + found["cond"] for found in (ours, plain)]
+    assert products[0] == products[1] + more  # jax 0.10.1 has conditions around them
 
 
 def test_the_division_by_one_is_for_cpus_and_for_updates_without_a_scale(monkeypatch):

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
-from flax.training.train_state import TrainState
 
 import lawn_optax as lawn
+from tests.support.optional import partition
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -161,170 +160,6 @@ def test_groups_found_free_at_the_switch_are_named_also_when_they_have_grown():
     assert float(why.removeprefix(reason).removesuffix(" now")) > 0
 
 
-def test_matrices_that_hyperball_leaves_free_are_not_listed_as_constrained():
-    zeros = {"dense": PARAMS["dense"], "head": {"kernel": jnp.zeros((2, 2))}}
-    groups = lawn.groups.only_matrices("leaf")
-    tx = optax.chain(optax.sgd(0.1), lawn.baselines.hyperball(0.1))
-    before = lawn.describe(zeros, groups)
-    assert "note: head/kernel: zero now." in before
-    params, state = train(tx, zeros)
-    table, free = lawn.describe(params, groups, state).split("\n\n")[1:]
-    assert "head" not in table and "dense/kernel" in table
-    assert "zero or not finite at the switch" in " ".join(row(free, "head/kernel"))
-
-
-# --- norms that mean nothing ----------------------------------------------------------
-
-LAYER = {"kernel": jnp.full((8, 8), 0.3), "bias": jnp.zeros(8)}
-UNTRAINED = {
-    "head of 0.01": (
-        {"body": LAYER, "head": {"kernel": jnp.full((8, 4), 0.01)}},
-        "head: captured with less than a tenth",
-    ),
-    "bias of -10": (
-        {"body": LAYER, "head": {**LAYER, "bias": jnp.array([-10.0])}},
-        "head: head/bias has 94.6% of the squared norm and 1.5% of the elements",
-    ),
-    "1 + scale": (
-        {"body": LAYER, "norm": {"scale": jnp.full(8, 1e-2)}},
-        "norm: captured with a root mean square (rms) below 0.1",
-    ),
-    "last gamma, stacked": (
-        {"blocks": {"scale": jnp.full((3, 8), 1e-3)}, "body": {"kernel": jnp.eye(8)}},
-        "blocks: captured with a root mean square (rms) below 0.1",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", UNTRAINED)
-def test_a_norm_that_means_nothing_is_noted(name):
-    params, note = UNTRAINED[name]
-    stacked = "blocks" in params
-    groups = lawn.groups.stacked("blocks") if stacked else "layer"
-    state = capture(params, groups)
-    (line,) = lawn.describe(params, groups, state).split("\n\n")[-1].splitlines()
-    assert line.startswith(f"note: {note}")
-
-
-def test_ordinary_norms_are_not_noted():
-    params = {
-        "embed": {"table": jnp.full((40, 8), 0.02)},
-        "body": LAYER,
-        "norm": {"scale": jnp.ones(8), "bias": jnp.zeros(8)},
-        "head": {"kernel": jnp.full((8, 4), 0.1), "bias": jnp.full(4, -0.1)},
-    }
-    for groups in ("layer", "neuron"):
-        assert "note" not in lawn.describe(params, groups, capture(params, groups))
-
-
-def capture(params, groups="layer"):
-    """A state with the norms of these parameters."""
-    tx = lawn.wrap(optax.sgd(0.0), groups=groups)
-    return tx.update(params, tx.init(params), params)[1]
-
-
-# --- objects that one can pass --------------------------------------------------------
-
-
-class Net(nnx.Module):
-    def __init__(self, rngs, normed=False):
-        self.body = nnx.Linear(2, 3, rngs=rngs)
-        self.layers = nnx.List([nnx.Linear(3, 3, rngs=rngs)])
-        self.drop = nnx.Dropout(0.5, rngs=rngs)  # a key and a count
-        if normed:
-            self.norm = nnx.BatchNorm(3, rngs=rngs)
-
-
-NAMES = {"body", "layers/0"}
-
-
-def test_an_nnx_model_has_the_groups_of_its_optimizer():
-    model = Net(nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, lawn.wrap(optax.sgd(0.1)), wrt=nnx.Param)
-    params = nnx.state(model, nnx.Param)
-    optimizer.update(model, jax.tree.map(jnp.ones_like, params))
-    for same in (model, nnx.state(model), nnx.state(model, nnx.Param),
-                 nnx.to_pure_dict(nnx.state(model, nnx.Param))):  # fmt: skip
-        for state in (optimizer, optimizer.opt_state, nnx.state(optimizer),
-                      nnx.to_pure_dict(nnx.state(optimizer))):  # fmt: skip
-            norms = lawn.captured_norms(state, same)
-            assert set(norms) == NAMES
-            assert "constrained since update 0 of 1" in lawn.describe(same, state=state)
-        now = lawn.diagnostics.by_name(lawn.diagnostics.group_norms(same), same)
-        for name in NAMES:
-            np.testing.assert_allclose(norms[name], now[name], rtol=1e-5)
-
-
-def test_batch_statistics_are_refused_with_what_to_pass():
-    model = Net(nnx.Rngs(0), normed=True)
-    for wrong in (model, nnx.state(model)):
-        for call in (lawn.describe, lawn.diagnostics.group_norms,
-                     lawn.wrap(optax.sgd(0.1)).init):  # fmt: skip
-            with pytest.raises(ValueError, match=r"norm/mean is of the kind BatchStat"):
-                call(wrong)
-    assert "norm " in lawn.describe(nnx.state(model, nnx.Param))
-    variables = {"params": PARAMS, "batch_stats": {"norm": {"mean": jnp.ones(2)}}}
-    with pytest.raises(ValueError, match=r"kind batch_stats.*variables\['params'\]"):
-        lawn.describe(variables)
-    free = lawn.groups.not_paths("batch_stats")
-    assert "params/dense" in lawn.describe(variables, free)
-
-
-def test_an_nnx_model_with_several_kinds_of_parameters_is_refused():
-    class Adapted(nnx.Module):
-        def __init__(self, rngs):
-            self.body = nnx.Linear(2, 3, rngs=rngs)
-            self.lora = nnx.LoRA(2, 2, 3, rngs=rngs)
-
-    model = Adapted(nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"several kinds.*nnx\.state\(model, wrt\)"):
-        lawn.describe(model)
-    assert "body" not in lawn.describe(nnx.state(model, nnx.LoRAParam), "leaf")
-
-
-def test_an_optimizer_or_a_train_state_as_parameters_is_refused():
-    train_state = TrainState.create(
-        apply_fn=None, params=PARAMS, tx=lawn.wrap(optax.adam(0.1))
-    )
-    model = Net(nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, lawn.wrap(optax.sgd(0.1)), wrt=nnx.Param)
-    for wrong in (train_state, optimizer, nnx.state(optimizer)):
-        for call in (lawn.describe, lawn.diagnostics.group_norms):
-            with pytest.raises(ValueError, match="train_state.params"):
-                call(wrong)
-    assert "free phase" in lawn.describe(train_state.params, state=train_state)
-
-
-def test_functions_in_a_model_are_free():
-    params, state = train(lawn.wrap(optax.sgd(0.1)))
-    model = {**params, "activation": jax.nn.relu, "mode": "train"}
-    report = lawn.describe(model, state=state)
-    for name in ("activation", "mode"):
-        assert row(report, name)[1:] == ["-", "not an array"]
-    np.testing.assert_array_equal(
-        lawn.diagnostics.group_norms(model), lawn.diagnostics.group_norms(params)
-    )
-    assert lawn.captured_norms(state, model) == lawn.captured_norms(state, params)
-
-
-def test_states_of_several_members_are_refused():
-    tx = lawn.wrap(optax.sgd(0.1))
-    members = jax.tree.map(lambda x: jnp.stack([x, 2 * x, 3 * x]), PARAMS)
-    states = jax.vmap(lambda p: tx.update(p, tx.init(p), p)[1])(members)
-    for params in (PARAMS, members):
-        with pytest.raises(ValueError, match=r"one member.*\(3,\).*lambda x: x\[0\]"):
-            lawn.describe(params, state=states)
-        with pytest.raises(ValueError, match="one member"):
-            lawn.captured_norms(states, params)
-    one = jax.tree.map(lambda x: x[1], states)
-    assert lawn.captured_norms(one, PARAMS)["head"] == 10
-    # Equal copies are read, but not beside copies of the parameters.
-    copies = jax.tree.map(lambda x: jnp.stack([x, x, x]), (PARAMS, one))
-    assert lawn.captured_norms(copies[1], PARAMS)["head"] == 10
-    with pytest.raises(ValueError, match="one member"):
-        lawn.describe(copies[0], state=copies[1])
-
-
 def test_slices_show_their_range_and_how_many_are_free():
     kernel = jnp.array([[3.0, 0.0, 6.0], [4.0, 0.0, 8.0]])
     tx = lawn.wrap(optax.sgd(0.0), groups="neuron")
@@ -348,7 +183,7 @@ NESTED = {
     "chain": (optax.chain(optax.clip(1.0), optax.chain(LAWN())), "layer"),
     "masked": (optax.masked(LAWN(), HEAD), NOT_DENSE),
     "partition": (
-        optax.partition(
+        partition(
             {True: LAWN(), False: optax.sgd(0.1)},
             {"dense": {"kernel": False, "bias": False}, "head": {"kernel": True}},
         ),

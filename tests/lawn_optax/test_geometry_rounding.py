@@ -1,5 +1,7 @@
 """The geometry of one step: its closed form, and rounding."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -113,6 +115,42 @@ def test_an_update_whose_square_overflows_does_not_zero_the_weights(length):
 
 
 # --- rounding -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alike", [False, True], ids=["random", "alike"])
+@pytest.mark.parametrize("kept", [(), (0,), (1,), (2, 0)], ids=str)
+def test_inner_products_of_large_arrays_are_exact_to_rounding(kept, alike):
+    shape = (3, 250_000, 2)
+    x, y = (
+        np.full(shape, value, np.float32)
+        if alike
+        else np.random.default_rng(seed).uniform(size=shape).astype(np.float32)
+        for seed, value in enumerate((0.013, 0.7))
+    )
+    product = jax.jit(lambda x, y: geometry.dot(x, y, jnp.float32, kept))(x, y)
+    terms = x.astype(np.float64) * y
+    expected = terms.sum(tuple(a for a in range(3) if a not in kept))
+    if kept == (2, 0):
+        expected = expected.T
+    np.testing.assert_allclose(product, expected, rtol=1e-6, equal_nan=False)
+
+
+@pytest.mark.parametrize("kept", [(), (1,)], ids=str)
+def test_inner_products_have_both_derivatives_also_in_a_batch(kept):
+    # Small whole numbers, so that every sum is exact.
+    x, y, v = np.random.default_rng(6).integers(-8, 8, (3, 5, 70, 3)).astype(np.float32)
+
+    def square(x, y):
+        return jnp.sum(geometry.dot(x, y, jnp.float32, kept) ** 2)
+
+    def along(x, y, v):  # the Hessian times v
+        return jax.jvp(lambda x: jax.grad(square)(x, y), (x,), (v,))[1]
+
+    sums = functools.partial(np.sum, axis=(1,) if kept else (1, 2), keepdims=True)
+    slope = jax.jit(jax.vmap(jax.grad(square)))(x, y)
+    np.testing.assert_array_equal(slope, 2 * sums(x * y) * y)
+    bent = jax.jit(jax.vmap(along))(x, y, v)
+    np.testing.assert_array_equal(bent, 2 * sums(v * y) * y)
 
 
 def small_step(dtype, length, n=50_000):

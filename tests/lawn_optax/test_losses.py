@@ -10,6 +10,7 @@ import pytest
 
 from lawn_optax import losses, metrics
 from tests.support import asserts
+from tests.support.optional import enable_x64
 
 focal_loss = jax.jit(losses.focal_loss)
 exponential_loss = jax.jit(losses.exponential_loss)
@@ -115,7 +116,7 @@ def test_low_precision_logits_give_float32_losses(dtype):
 
 
 def test_float64_logits_give_float64_losses():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         logits, labels = random_problem()
         z = logits.astype(np.float64)
         p = softmax64(z)[np.arange(7), labels]

@@ -70,6 +70,7 @@ def test_norms_are_the_radius_from_the_switch_on(radius, expected):
     close(captured["first/kernel"], goal, 1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Some groups of")  # one norm for stacked layers
 def test_a_group_is_described_by_its_name_norm_size_and_shape():
     seen = {}
 

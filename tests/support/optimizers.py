@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tests.support.optional import from_optax, partition
+
 
 def matrix_or_vector(params):
     return jax.tree.map(lambda x: "matrix" if jnp.ndim(x) > 1 else "vector", params)
@@ -23,18 +25,18 @@ INNERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "lamb": lambda: optax.lamb(0.05, weight_decay=0.1),
     "lion": lambda: optax.lion(0.02),
     "adafactor": lambda: optax.adafactor(0.05),
-    "muon": lambda: optax.contrib.muon(0.05),
-    "schedule_free_adamw": lambda: optax.contrib.schedule_free_adamw(0.05, 3),
+    "muon": lambda: from_optax("contrib.muon")(0.05),
+    "schedule_free_adamw": lambda: from_optax("contrib.schedule_free_adamw")(0.05, 3),
     "prodigy": lambda: optax.contrib.prodigy(1.0, estim_lr0=1e-3),
-    "lbfgs": lambda: optax.lbfgs(
-        memory_size=2, linesearch=optax.scale_by_zoom_linesearch(5)
+    "lbfgs": lambda: from_optax("lbfgs")(
+        memory_size=2, linesearch=from_optax("scale_by_zoom_linesearch")(5)
     ),
     "chain": lambda: optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.inject_hyperparams(optax.adam)(optax.linear_schedule(0.1, 0.01, 10)),
         optax.scale_by_schedule(optax.linear_schedule(1.0, 0.5, 8)),
     ),
-    "partition": lambda: optax.partition(
+    "partition": lambda: partition(
         {"matrix": optax.adam(0.05), "vector": optax.sgd(0.1, 0.9)}, matrix_or_vector
     ),
 }

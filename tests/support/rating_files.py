@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from train import InputError
+from train.errors import InputError
 from train.recommenders import rating_files
 
 RAW = {"ml-100k": ("u.data", "\t"), "ml-1m": ("ratings.dat", "::")}

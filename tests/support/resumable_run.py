@@ -11,8 +11,10 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import lawn_optax as lawn
+from tests.support import events
 from tests.support.compilation import fast
 from train.runs import folder as runs
+from train.runs.writers import EVENTS
 
 CONFIG = {"experiment": "toy", "rate": 0.1}
 EPOCHS = 21
@@ -65,8 +67,13 @@ def assert_same(first, second):
 
 
 def contents(folder):
-    """The files that the promise of the same bytes is about."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    """The files that the promise of the same bytes is about, events without times."""
+    found = {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()
+    }
+    if EVENTS in found:
+        found[EVENTS] = events.without_times(folder)
+    return found
 
 
 def member(folder, port, index):

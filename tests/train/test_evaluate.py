@@ -16,7 +16,7 @@ from train.__main__ import main
 
 OPTIONS = "recsys --quiet --optimizer adam-lawn --batch-size 500 --candidate-draws 2"
 OPTIONS += " --epochs 3 --warmup-epochs 1 --free-epochs 1 --learning-rate 0.01"
-OPTIONS += " --alpha 0.5 --devices 1"
+OPTIONS += " --alpha 0.5 --devices 1 --eval-every 2 --checkpoint-minutes 0"
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,48 @@ def test_a_classifier_has_the_metrics_of_its_last_evaluation(
     for option in ("--candidate-draws=2", "--candidate-seed=1"):
         assert main(["evaluate", str(out), f"--data-dir={data}", option]) == 2
         assert "are for runs of recsys" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("summary.json", ""),
+        ("summary.json", "{}"),
+        ("summary.json", "null"),
+        ("metrics.jsonl", ""),
+        ("metrics.jsonl", '{"epoch": 3}\n'),
+        ("metrics.jsonl", '{"epoch": 3, "hr": "high"}\n'),
+    ],
+)
+def test_a_finished_run_whose_files_were_damaged(
+    name, text, folder, data, tmp_path, capsys
+):
+    out = tmp_path / "run"
+    shutil.copytree(folder, out)
+    (out / name).write_text(text)
+    assert main([*OPTIONS.split(), f"--data-dir={data}", f"--out={out}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {out}") and error.count("\n") == 1
+
+
+def test_a_lost_or_older_checkpoint_is_never_evaluated(folder, data, tmp_path, capsys):
+    def error(path):
+        assert main(["evaluate", str(path), f"--data-dir={data}"]) == 2
+        output, text = capsys.readouterr()
+        assert output == "" and text.count("\n") == 1
+        return text
+
+    lost, rows = tmp_path / "lost", tmp_path / "rows"
+    for path in (lost, rows):
+        shutil.copytree(folder, path)
+    older, newest = sorted((lost / "checkpoints").iterdir())
+    shutil.rmtree(newest)
+    assert "has lost the checkpoint of its end, after 3 epochs" in error(lost)
+    shutil.rmtree(older)
+    assert "lost (finished) has no checkpoint of trained weights" in error(lost)
+    lines = (rows / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (rows / "metrics.jsonl").write_text("".join(lines[1:]))
+    assert "rows up to epoch 3 were lost or changed" in error(rows)
 
 
 def test_what_cannot_be_loaded(folder, data, tmp_path, capsys):

@@ -5,7 +5,6 @@ Reads top to bottom: config, data, grid, model and training, report, experiment.
 
 import itertools
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +19,13 @@ from lawn_optax import metrics, schedules
 from models import MLP
 from train import optimizers, options, plots
 from train import step as training_step
-from train.devices import Devices
+from train.devices import Devices, memory
 from train.digits.grid import Grid, GridResult, Grids, Trial
 from train.digits.tables import differences, result_table, trial_table
 from train.errors import require
 from train.experiment import Experiment
 from train.options import option
+from train.runs import records
 from train.step import State
 
 # ---------------------------------------------------------------------- config
@@ -50,7 +50,7 @@ class Config(options.FolderOptions):
     """Any of: sgd, adam, adamw, lamb, lamb-plus, and each with -lawn."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
-    epochs: int = option(200, least=1)
+    epochs: int = option(200, least=1, below=options.EPOCHS)
     """Passes over the 898 training images."""
     batch_size: int = TRAIN // 2
     """Images per step; those that fill no batch are left out of that epoch."""
@@ -98,10 +98,6 @@ def check(config: Config) -> Config:
         f"--batch-size must be 1 to {TRAIN}, the training images;"
         f" got {config.batch_size}",
     )
-    require(
-        config.total_steps < 2**31,
-        f"--epochs must make fewer than 2^31 steps; got {config.epochs}",
-    )
     low, high = config.learning_rates
     require(
         0 < low <= high < math.inf,
@@ -131,12 +127,10 @@ def check(config: Config) -> Config:
     numbers = 6 * sum((inputs + 1) * outputs for inputs, outputs in layers)
     numbers = len(names) * numbers + 2 * TRAIN * sum(config.widths)
     needed = 4 * config.trials * config.seeds * numbers / 2**30
-    stats = jax.devices()[0].memory_stats() or {}
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    memory = stats.get("bytes_limit", memory) / 2**30
+    there = memory() / 2**30
     require(
-        needed < memory,
-        f"this grid needs about {needed:,.0f} GiB and the device has {memory:,.0f};"
+        needed < there,
+        f"this grid needs about {needed:,.0f} GiB and the device has {there:,.0f};"
         " lower --trials, --seeds or --hidden",
     )
     return config
@@ -296,7 +290,7 @@ def publish(config: Config, folder: Path, results: list[GridResult]) -> str:
     parts += ["All trials:", trial_table(results)]
     report = "\n\n".join(filter(None, parts))
     text = f"{introduction(config)}\n\n{report}\n"
-    (folder / "table.md").write_text(text, encoding="utf-8")
+    records.write_text(folder / "table.md", text)
     plots.training_curves(folder / "curves.png", results, config.steps_per_epoch)
     return report
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from train import plots
 from train.digits.experiment import TRAIN
-from train.digits.grid import MEMBER, GridResult, read_results
+from train.digits.grid import MEMBER, read_results
 from train.digits.tables import differences, result_table, trial_table
 
 FILES = ("metrics.jsonl", "summary.json", "table.md")
@@ -16,18 +16,13 @@ FILES = ("metrics.jsonl", "summary.json", "table.md")
 _CURVES = ("loss", "median_margin", "test_accuracy", "train_accuracy", "weight_norm")
 
 
-def results(files: Mapping[str, Any]) -> list[GridResult]:
-    """The grid of each optimizer.
+def text(files: Mapping[str, Any]) -> str:
+    """The text that the experiment printed, with tables made anew from the rows.
 
     Args:
         files: Content of `FILES`, by name.
     """
-    return read_results(files["metrics.jsonl"], files["summary.json"])
-
-
-def text(files: Mapping[str, Any]) -> str:
-    """The text that the experiment printed, with tables made anew from the rows."""
-    grids = results(files)
+    grids = read_results(files["metrics.jsonl"], files["summary.json"])
     introduction, notes = _words(files["table.md"])
     parts = [introduction, result_table(grids), notes, differences(grids)]
     return "\n\n".join(filter(None, [*parts, "All trials:", trial_table(grids)]))
@@ -47,7 +42,8 @@ def draw(path: Path, files: Mapping[str, Any], options: Mapping[str, Any]) -> No
         files: Content of `FILES`, by name.
         options: Options of the experiment, by name.
     """
-    plots.training_curves(path, results(files), TRAIN // options["batch_size"])
+    grids = read_results(files["metrics.jsonl"], files["summary.json"])
+    plots.training_curves(path, grids, TRAIN // options["batch_size"])
 
 
 def pack(files: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -57,7 +53,7 @@ def pack(files: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     metrics that the figure shows are kept too.
     """
     grids, curves = [], {}
-    for grid in results(files):
+    for grid in read_results(files["metrics.jsonl"], files["summary.json"]):
         best = grid.best()
         summary = files["summary.json"][grid.name]
         grids.append(

@@ -198,7 +198,8 @@ def _fill_in(config: Config) -> dict[str, Any]:
     if config.clip_norm == "preset":
         given = dataclasses.replace(config, clip_norm=clip_norm)
     found = options.fill_in(given, shortening.phases(config, defaults))
-    return found | {"shortened": shortening.in_words(config, found, defaults["epochs"])}
+    found["shortened"] = shortening.in_words(config, found, defaults["epochs"])
+    return found
 
 
 def _preset(config: Options) -> dict[str, Any]:

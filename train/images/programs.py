@@ -99,7 +99,7 @@ def compile_step(task: Task, devices: Devices, *arguments: Any) -> Callable[...,
     def add(carry, part, state, *batch):
         scale = training_step.logit_scale(task, state)
         sums, statistics, margins = _add_part(
-            task, state.params, scale, batch, *carry, part
+            task, state.params, scale, batch, carry[0], carry[1], part
         )
         return (sums, statistics), margins if task.watch else ()
 

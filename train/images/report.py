@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from train.images.options import Config, resolve
 from train.report import papers
 from train.report.definition import (
     DIFFERENCE_NOTE,
@@ -67,6 +68,8 @@ def unpack(row: Mapping[str, Any]) -> dict[str, Any]:
 
 REPORT = Report(
     experiment="image",
+    Options=Config,
+    resolve=resolve,
     title="Images beside the papers' numbers",
     notes=NOTES,
     metric="accuracy",

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from train import InputError, require
+from train.devices import memory
+from train.errors import InputError, require
 from train.recommenders import rating_files
 from train.recommenders.rating_files import NEGATIVES, Ratings
 from train.report import markdown
@@ -202,6 +203,13 @@ def draw_candidates(data: Interactions, seed: int, draws: int) -> np.ndarray:
     starts = np.cumsum(known) - known
     below = seen_items - (np.arange(len(seen)) - starts[seen_users])
     below += seen_users * (data.num_items + 1)
+    size = draws * data.num_users * (1 + NEGATIVES) * np.dtype(np.int32).itemsize
+    most = memory() // 2 * draws // max(size, 1)
+    require(
+        size <= memory() // 2,
+        f"{draws:,} draws of candidates need {size / 2**30:,.0f} GiB; at most {most:,}"
+        " fit half the memory, see --candidate-draws",
+    )
     result = np.empty((draws, data.num_users, 1 + NEGATIVES), np.int32)
     result[:, :, 0] = data.test_items
     for draw in range(draws):

@@ -16,7 +16,7 @@ import optax
 from lawn_optax import baselines, losses
 from models import NCF, TOWERS
 from train import hyperparameters, plots
-from train.devices import Devices, take_devices
+from train.devices import Devices, memory, take_devices
 from train.errors import require
 from train.experiment import Experiment, Sweep
 from train.recommenders import data as interactions
@@ -71,13 +71,22 @@ def make_task(config: Settings, data: Interactions, devices: Devices) -> Task:
     on_cpu = jax.default_backend() == "cpu"
     micro_batch = config.micro_batch or (10_000 if on_cpu else 2**20)
     bounded = config.optimizer.endswith("-bounded")
+    model = NCF(
+        data.num_users,
+        data.num_items,
+        TOWERS[config.tower],
+        initialization=config.init,
+    )
+    # Weights, two moments, gradient and update of the embeddings, in float32.
+    needed = 20 * (data.num_users + data.num_items) * model.embedding
+    require(
+        needed < memory(),
+        f"embeddings of {data.num_users:,} users and {data.num_items:,} items need"
+        f" about {needed / 2**30:,.0f} GiB and the device has {memory() / 2**30:,.0f};"
+        f" the items of {data.name} have the numbers from 0, without gaps",
+    )
     return Task(
-        model=NCF(
-            data.num_users,
-            data.num_items,
-            TOWERS[config.tower],
-            initialization=config.init,
-        ),
+        model=model,
         num_positives=len(data.train),
         batch_size=batch_size,
         parts=-(-batch_size // (devices.count * micro_batch)),
@@ -202,8 +211,7 @@ def _fitting(task: Task) -> int:
     weights = (model.num_users + model.num_items) * model.embedding
     # Activations of a part and their gradients; weights, moments and gradients.
     numbers = 4 * size * sum(model.features) + 10 * weights
-    memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 2**33)
-    return max(1, int(memory / 2 / (4 * numbers)))
+    return max(1, int(memory() / 2 / (4 * numbers)))
 
 
 def _measured(config: SweepConfig) -> str:

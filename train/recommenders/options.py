@@ -148,10 +148,11 @@ def resolve(config: Config) -> Settings:
     Raises:
         InputError: For options that no run can have.
     """
-    defaults = PRESETS[config.preset] | options.tuned(config.optimizer, TUNED)
+    defaults: dict[str, Any] = {}
+    defaults |= PRESETS[config.preset] | options.tuned(config.optimizer, TUNED)
     found = options.fill_in(config, shortening.phases(config, defaults))
-    line = shortening.in_words(config, found, defaults["epochs"])
-    settings = Settings(**found | {"shortened": line})
+    found["shortened"] = shortening.in_words(config, found, defaults["epochs"])
+    settings = Settings(**found)
     options.check(settings)
     require(
         settings.loss == "bce" or settings.label_smoothing == 0,

@@ -4,6 +4,7 @@ Every fault of a file raises one `InputError`, with the name of the file and the
 of the row (the first is 1).
 """
 
+import codecs
 import dataclasses
 import io
 import re
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train import InputError, require
+from train.errors import InputError, require
 
 NEGATIVES = 99  # Items after the test item in a row of a .test.negative file.
 LARGEST = 2**31 - 1
@@ -130,16 +131,16 @@ _AGAIN = "get the original file again"
 def _parse(file: str, content: bytes) -> np.ndarray:
     """Parses the numbers of a file, int64[rows, columns]."""
     separator, columns, layout = _FORMATS[Path(file).suffix]
-    content = content.replace(b"\r\n", b"\n")
+    # What editors and spreadsheets change: a mark at the start, the ends of lines.
+    content = content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
+    content = content.rstrip() + b"\n"
     require(bool(content.strip()), f"{file} is empty; {_AGAIN}")
     lines = content.count(b"\n") + 1
-    require(
-        content.endswith(b"\n"),
-        f"{file}, row {lines}: the last line has no end, as if truncated; {_AGAIN}",
-    )
     text = content.replace(separator, b"\t")
     if columns > 4:
         text = re.sub(rb"(?m)^\((\d+),(\d+)\)", rb"\1\t\2", text)
+    else:  # The rating, which may have decimals: every rating is a positive.
+        text = re.sub(rb"(?m)^(\d+\t\d+\t\d+)\.\d*(?=\t)", rb"\1", text)
     try:
         rows = np.loadtxt(
             io.BytesIO(text), np.int64, comments=None, delimiter="\t", ndmin=2

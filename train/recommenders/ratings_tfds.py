@@ -8,7 +8,8 @@ from typing import Any, cast
 import numpy as np
 import tensorflow_datasets as tfds
 
-from train import InputError, tfds_download
+from train import tfds_download
+from train.errors import InputError
 from train.recommenders import rating_files
 from train.recommenders.rating_files import (
     NEGATIVES,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from train.recommenders.options import Config, resolve
 from train.report import papers
 from train.report.definition import (
     DIFFERENCE_NOTE,
@@ -60,6 +61,8 @@ def unpack(row: Mapping[str, Any]) -> dict[str, Any]:
 
 REPORT = Report(
     experiment="recsys",
+    Options=Config,
+    resolve=resolve,
     title="Recommenders beside the papers' numbers",
     notes=NOTES,
     metric="hr",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,14 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import tyro
 
-from train import InputError, require, sweep
+from train import recorded, sweep
 from train.digits import report as digits
+from train.errors import require
 from train.registry import EXPERIMENTS
 from train.report import pack, tables
 from train.report.definition import Report
 from train.report.figures import draw_figures
 from train.report.folders import Folder, find_folders
-from train.report.read import FinishedRun, group_runs, read_run
+from train.report.read import ReportedRun, group_runs, read_run
+from train.runs import documents, results
+from train.runs.guard import open_folder
+from train.runs.results import Draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,8 +40,6 @@ SWEEPS = {
     for name, experiment in EXPERIMENTS.items()
     if experiment.sweep
 }
-
-Draw = Callable[[Path], None]  # Writes a figure to a path.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +87,16 @@ def find(paths: Sequence[Path]) -> tuple[list[Folder], list[str]]:
         if packed := pack.split(root):
             found = pack.read_packed(*packed, REPORTS)
         else:
-            require(root.is_dir(), f"no folder {root}; name a run or a folder of runs")
+            require(
+                os.path.isdir(root), f"no folder {root}; name a run or a folder of runs"
+            )
             found = find_folders(root, files_of)
         for folder in found:
             if missing := folder.missing(*(files_of(folder.experiment) or ())):
                 line = f"{folder.name}: not finished (no {missing})"
                 unfinished[folder.place] = line
             else:
+                check_options(folder)
                 complete[folder.place] = folder
     places = ", ".join(map(str, paths))
     require(
@@ -100,17 +106,24 @@ def find(paths: Sequence[Path]) -> tuple[list[Folder], list[str]]:
     return list(complete.values()), list(unfinished.values())
 
 
+def check_options(folder: Folder) -> None:
+    """Raises an `InputError` unless the options of a folder are those of a command."""
+    name = folder.experiment
+    if name in SWEEPS:
+        kind = sweep.sweep_of(SWEEPS[name]).Options
+    elif name in EXPERIMENTS:
+        kind = EXPERIMENTS[name].Options
+    else:  # A study.
+        valid = isinstance(folder.options.get("name"), str)
+        folder.check(valid, "config.json", "no valid name")
+        return
+    recorded.read(kind, folder.options, folder.place)
+
+
 def run(config: Config) -> None:
     """Prints the tables and writes them with the figures, or packs the runs."""
     require(bool(config.runs), "name at least one folder of runs")
     out = config.out
-    require(
-        not out.exists() or out.is_dir(), f"{out} is not a folder; choose another --out"
-    )
-    require(
-        not (out / "config.json").exists(),
-        f"{out} holds a run or a sweep; choose another --out",
-    )
     folders, unfinished = find(config.runs)
     if config.pack:
         suffix = config.pack.suffix
@@ -122,18 +135,16 @@ def run(config: Config) -> None:
         print(f"Packed {len(folders)} folders into {config.pack}")
         return
     texts, figures = texts_and_figures(folders, unfinished)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, draw in figures.items():
-            draw(out / name)
-        for name, text in texts.items():
-            (out / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {out} ({error.strerror}); choose another --out"
-        ) from None
-    text = next(iter(texts.values()))
-    print(f"{text}\nWritten to {out}: {', '.join([*texts, *figures])}")
+    with open_folder(out, _kept(config), about=dict, adopt=True):
+        results.write(out, texts, figures)
+    print(f"Written to {out}: {', '.join([*texts, *figures])}")
+
+
+def _kept(config: Config) -> dict[str, Any]:
+    """What a folder keeps of the runs that it reports: their paths from there."""
+    out = Path(os.path.realpath(config.out))
+    runs = [os.path.relpath(os.path.realpath(path), out) for path in config.runs]
+    return {"experiment": "report", "runs": runs}
 
 
 def texts_and_figures(
@@ -162,7 +173,8 @@ def texts_and_figures(
             parts += text
             figures |= drawn
     for number, folder in enumerate(by_experiment.get("digits", [])):
-        parts.append(digits.text(folder.files))
+        with documents.as_written(folder.place):
+            parts.append(digits.text(folder.files))
         name = f"curves-{number}.png" if number else "curves.png"
         figures[name] = partial(digits.draw, files=folder.files, options=folder.options)
     if studies := by_experiment.get("study"):
@@ -178,7 +190,7 @@ def texts_and_figures(
 
 
 def _compare(
-    report: Report, runs: Sequence[FinishedRun]
+    report: Report, runs: Sequence[ReportedRun]
 ) -> tuple[list[str], dict[str, Draw]]:
     """Paragraphs and figures of one experiment."""
     groups = group_runs(runs)
@@ -218,22 +230,20 @@ def _study(folder: Folder) -> str:
     command = f"python -m train study {options['name']}"
     command += " --data-dir FOLDER" if options.get("real_data") else ""
     command += " --full" if options.get("full") else ""
-    versions = folder.environment.get("versions", {})
-    processor: dict[str, Any] = folder.environment.get("processor", {})
-    where = ", ".join(f"{k} {v}" for k, v in versions.items())
-    where += f"; {processor.get('name')}, {processor.get('cores')} cores"
+    with documents.as_written(folder.place):
+        versions = folder.environment.get("versions", {})
+        processor: dict[str, Any] = folder.environment.get("processor", {})
+        where = ", ".join(f"{k} {v}" for k, v in versions.items())
+        where += f"; {processor.get('name')}, {processor.get('cores')} cores"
     findings = folder.files["findings.md"].rstrip("\n")
     return f"## {folder.name.name}\n\n`{command}`; {where}\n\n{findings}"
 
 
 def _trials(folder: Folder) -> str:
     """The trials of a sweep, as the sweep itself prints them."""
-    options = {k: v for k, v in folder.options.items() if k != "experiment"}
-    try:
-        experiment = SWEEPS[folder.experiment]
-        config = sweep.sweep_of(experiment).Options(**options)
+    experiment = SWEEPS[folder.experiment]
+    kind = sweep.sweep_of(experiment).Options
+    config = recorded.read(kind, folder.options, folder.place)
+    with documents.as_written(folder.place / "trials.jsonl"):
         table = sweep.table(experiment, config, folder.files["trials.jsonl"])
-    except (TypeError, KeyError) as error:
-        folder.check(False, "trials.jsonl", f"not the trials of a sweep ({error})")
-        raise
     return f"## {folder.name}\n\n{table}"

@@ -51,6 +51,8 @@ class Report:
 
     Attributes:
         experiment: Name of the experiment on the command line.
+        Options: Class of the options on the command line.
+        resolve: ``(options) -> options`` with all defaults filled in, checked.
         title: Title of the report.
         notes: Paragraphs that explain the numbers.
         metric: Name of the metric that counts, 0 to 1, as a row of metrics has it.
@@ -84,6 +86,8 @@ class Report:
     """
 
     experiment: str
+    Options: type
+    resolve: Callable[[Any], Any]
     title: str
     notes: tuple[str, ...]
     metric: str

@@ -11,7 +11,8 @@ import numpy as np
 
 from train.plots import COLOURS, label_values, new_figure, range_over_seeds
 from train.report import papers
-from train.report.read import FinishedRun, Group
+from train.report.read import Group, ReportedRun
+from train.report.suggestions import command, free_epochs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,19 +74,20 @@ def _attenuation(groups: Sequence[Group]) -> Found:
     if pairs:
         return pairs, ""
     example = (plain or attenuated or groups)[0]
-    commands = {
-        "adam": plain,
-        f"adam-lawn --alpha {_ALPHA} --free-epochs {_SWITCH}": attenuated,
-    }
-    lacking = [name for name, found in commands.items() if not found]
-    rate = f"{example.options['learning_rate']:g}"
+    rate = example.options["learning_rate"]
+    scaled = {"alpha": _ALPHA, "free_epochs": free_epochs(example, _SWITCH)}
+    commands = [
+        command(example, name, learning_rate=rate, **changes)
+        for name, found, changes in (
+            ("adam", plain, {}),
+            ("adam-lawn", attenuated, scaled),
+        )
+        if not found or (plain and attenuated)
+    ]
     return [], (
         "Figure 1 (loss flattening) is not drawn: it needs finished runs, alike in"
         f" {', '.join((*groups[0].report.alike, 'learning_rate'))}, of "
-        + " and of ".join(
-            _command(example, name, ("learning_rate", rate))
-            for name in lacking or commands
-        )
+        + " and of ".join(commands)
     )
 
 
@@ -136,7 +138,7 @@ def _history(group: Group, value: Callable) -> np.ndarray:
     return np.array([[value(row) for row in run.rows] for run in group.finished])
 
 
-def _switch_epoch(run: FinishedRun) -> float:
+def _switch_epoch(run: ReportedRun) -> float:
     last = run.rows[-1]
     return run.switched_at * last["epoch"] / last["step"]
 
@@ -165,7 +167,7 @@ def _batch_sizes(groups: Sequence[Group]) -> Found:
     return [], (
         f"Figure {name} ({score} against batch size) is not drawn: it needs finished"
         " runs of one method at two or more batch sizes, for example "
-        + _command(example, example.options["optimizer"], ("batch_size", str(other)))
+        + command(example, example.options["optimizer"], batch_size=other)
     )
 
 
@@ -258,14 +260,18 @@ def _free_phases(groups: Sequence[Group]) -> Found:
     if found:
         return found, ""
     example = (lawn or groups)[0]
-    options, name = example.options, example.report.free_figure
-    free = 20 if options["free_epochs"] != 20 else 50
-    rate = f"{options['learning_rate']:g}"
-    values = ("learning_rate", rate), ("free_epochs", str(free))
+    name, rate = example.report.free_figure, example.options["learning_rate"]
+    present = example.options["free_epochs"] if lawn else None
+    free = next(
+        free
+        for wanted in (20, 50, 10)
+        if (free := free_epochs(example, wanted)) != present
+    )
     return [], (
         f"Figure {name} (effect of the free phase) is not drawn: it needs finished runs"
         " of adam-lawn with two or more free phases, all other options alike, for"
-        " example " + _command(example, "adam-lawn", *values)
+        " example "
+        + command(example, "adam-lawn", learning_rate=rate, free_epochs=free)
     )
 
 
@@ -339,15 +345,3 @@ def _title(group: Group, batch: bool = True) -> str:
 def _seeds(groups: Iterable[Group]) -> str:
     counts = sorted({len(g.finished) for g in groups})
     return f"n = {' or '.join(map(str, counts))} seed{'s' * (counts != [1])}"
-
-
-def _command(group: Group, optimizer: str, *values: tuple[str, str]) -> str:
-    """The command of a run like another one, with another optimizer."""
-    kept = dict.fromkeys(("dataset", "batch_size", "epochs", *group.report.described))
-    options = {key: group.options[key] for key in kept}
-    flags = " ".join(
-        f"--{key.replace('_', '-')} {value}"
-        for key, value in (options | dict(values)).items()
-    )
-    command = group.report.experiment
-    return f"`python -m train {command} --optimizer {optimizer} {flags}`"

@@ -1,12 +1,12 @@
-"""Reads and parses the files of run folders, or of a packed file."""
+"""The files of run folders, or of a packed file, by name."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from train import InputError
+from train.errors import InputError
+from train.runs import documents
 
 Content = Any  # A JSON document, the rows of a JSONL file, or a text.
 
@@ -48,7 +48,7 @@ class Folder:
     def check(self, met: bool, file: str, reason: str) -> None:
         """Raises an `InputError` about a file unless a condition is met."""
         if not met:
-            raise malformed(self.place / file, reason)
+            raise documents.malformed(self.place / file, reason)
 
     def fields(self, file: str, **kinds: Any) -> dict[str, Any]:
         """The named entries of a JSON object, each of the type given."""
@@ -74,8 +74,12 @@ def find_folders(
     Raises:
         InputError: If a file cannot be parsed.
     """
-    root = root.resolve()
-    for path in sorted(root.rglob("config.json")):
+    try:
+        root = root.resolve()
+        paths = sorted(root.rglob("config.json"))
+    except (OSError, RuntimeError) as error:  # A link in a circle, a long name.
+        raise InputError(f"{root} cannot be read ({error}); name another") from None
+    for path in paths:
         folder = path.parent
         below = folder.relative_to(root)
         if any(part.startswith(".") for part in below.parts):
@@ -83,75 +87,33 @@ def find_folders(
         in_trials = below.parts[-2:-1] == ("trials",)
         if in_trials and (folder.parents[1] / "config.json").exists():
             continue
-        config = _parse(path)
-        names = wanted(_options(config).get("experiment", ""))
+        try:
+            config = documents.read_config(folder)
+        except InputError:
+            if any((folder / name).exists() for name in _RESULTS):
+                raise
+            continue  # It is the file of another program.
+        names = wanted(config["config"]["experiment"])
         if names is None:
             continue
-        files = {"config.json": config}
+        files: dict[str, Content] = {"config.json": config}
         for name in names:
             if (folder / name).exists():
-                files[name] = _parse(folder / name)
+                files[name] = _READERS[Path(name).suffix](folder / name)
         yield Folder(folder, Path(root.name) / below, files, _protocol(folder))
+
+
+_RESULTS = ("metrics.jsonl", "summary.json", "trials.jsonl", "findings.md")
+_READERS: dict[str, Callable[[Path], Content]] = {
+    ".json": documents.read_json,
+    ".jsonl": documents.read_rows,
+    ".md": documents.read_text,
+}
 
 
 def _protocol(folder: Path) -> str | None:
     """The protocol of the sweep around a final run, ``SWEEP/final/RUN``."""
-    path = folder.parent.parent / "config.json"
-    if folder.parent.name != "final" or not path.exists():
+    sweep = folder.parent.parent
+    if folder.parent.name != "final" or not (sweep / "config.json").exists():
         return None
-    return _options(_parse(path)).get("protocol")
-
-
-def _options(document: Any) -> dict[str, Any]:
-    options = document.get("config") if isinstance(document, dict) else None
-    return options if isinstance(options, dict) else {}
-
-
-def _parse(path: Path) -> Content:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise malformed(path, f"cannot be read ({error})") from None
-    if path.suffix == ".md":
-        return text
-    if path.suffix == ".jsonl":
-        return parse_lines(path, text)
-    try:
-        return load(text)
-    except ValueError as error:
-        raise malformed(path, f"not JSON ({error})") from None
-
-
-def parse_lines(path: Path, text: str) -> list[dict[str, Any]]:
-    """The rows of a JSONL file, each an object.
-
-    Args:
-        path: Path of the file, for messages.
-        text: Content of the file.
-    """
-    rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            row = load(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise malformed(path, f"row {number} is not a row of metrics")
-        rows.append(row)
-    return rows
-
-
-def load(text: str) -> Any:
-    """Parses JSON that holds no NaN and no infinity."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not a number of JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
-def malformed(path: Path, reason: str) -> InputError:
-    """The error for a file that is not as a command writes it."""
-    return InputError(
-        f"{path}: {reason}; run its command again or move the folder away"
-    )
+    return documents.read_config(sweep)["config"].get("protocol")

@@ -18,10 +18,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train import InputError
 from train.digits import report as digits
+from train.errors import InputError
 from train.report.definition import Report
-from train.report.folders import Folder, malformed, parse_lines
+from train.report.folders import Folder
+from train.runs import documents
 
 Row = dict[str, Any]
 
@@ -29,7 +30,7 @@ Row = dict[str, Any]
 def split(path: Path) -> tuple[Path, Path] | None:
     """A packed file and the path inside of it, or None for any other path."""
     for file in (path, *path.parents):
-        if file.suffix == ".jsonl" and file.is_file():
+        if file.suffix == ".jsonl" and os.path.isfile(file):
             return file, path.relative_to(file)
     return None
 
@@ -176,12 +177,13 @@ def read_packed(
     Raises:
         InputError: If the file is damaged, or has nothing of that name.
     """
-    rows = _rows(file)
+    rows = documents.read_rows(file)
     beside = curves_file(file)
-    curves = {row["name"]: row for row in _rows(beside)} if beside.exists() else {}
+    curved = documents.read_rows(beside) if beside.exists() else []
     by_kind: dict[str, list[Row]] = {}
     folders = []
-    try:
+    with documents.as_written(file):
+        curves = {row["name"]: row for row in curved}
         for row in rows:
             by_kind.setdefault(row["kind"], []).append(row)
         defaults = {
@@ -214,20 +216,9 @@ def read_packed(
             else:
                 files |= _unpack_run(reports[experiment], row, curves[name])
             folders.append(Folder(file / name, Path(name), files, row.get("protocol")))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        reason = f"not a packed file ({type(error).__name__}: {error})"
-        raise malformed(file, reason) from None
     if not folders:
         raise InputError(f"{file} has nothing named {inside}")
     return folders
-
-
-def _rows(file: Path) -> list[Row]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise malformed(file, f"cannot be read ({error})") from None
-    return parse_lines(file, text)
 
 
 def _unpack_run(report: Report, row: Row, curve: Row) -> dict[str, Any]:

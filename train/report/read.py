@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from train import InputError
+from train.errors import InputError
 from train.report import papers
 from train.report.definition import Report
 from train.report.folders import Folder
+from train.runs import documents
 from train.statistics import MeanStd, bootstrap_interval, mean_std
 
 FINISHED = "finished"
 
 
 @dataclasses.dataclass(frozen=True)
-class FinishedRun:
+class ReportedRun:
     """One run, finished or diverged.
 
     Attributes:
@@ -70,10 +71,10 @@ class Group:
     """
 
     options: dict[str, Any]
-    runs: list[FinishedRun]
+    runs: list[ReportedRun]
 
     @property
-    def finished(self) -> list[FinishedRun]:
+    def finished(self) -> list[ReportedRun]:
         return [run for run in self.runs if run.finished]
 
     @property
@@ -113,7 +114,7 @@ class Group:
         )
 
 
-def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
+def group_runs(runs: Iterable[ReportedRun]) -> list[Group]:
     """Puts runs together that differ in their seeds alone.
 
     Args:
@@ -125,7 +126,7 @@ def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
     Raises:
         InputError: If two runs are the same, seed included.
     """
-    groups: dict[str, list[FinishedRun]] = {}
+    groups: dict[str, list[ReportedRun]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         members = groups.setdefault(json.dumps(run.options, sort_keys=True), [])
         if members and members[-1].seed == run.seed:
@@ -141,7 +142,7 @@ def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
     )
 
 
-def read_run(report: Report, folder: Folder) -> FinishedRun:
+def read_run(report: Report, folder: Folder) -> ReportedRun:
     """Checks the files of a run that ended, and takes the reported numbers from them.
 
     Args:
@@ -151,6 +152,11 @@ def read_run(report: Report, folder: Folder) -> FinishedRun:
     Raises:
         InputError: If a file is damaged.
     """
+    with documents.as_written(folder.place):
+        return _read_run(report, folder)
+
+
+def _read_run(report: Report, folder: Folder) -> ReportedRun:
     options = dict(folder.options)
     for key, expected in report.options.items():
         valid = isinstance(options.get(key), expected)
@@ -186,7 +192,7 @@ def read_run(report: Report, folder: Folder) -> FinishedRun:
         agrees = bool(abs(values.mean() - rows[-1][report.metric]) < 1e-3)
         reason = f"not the {report.score} of the last row of metrics.jsonl"
         folder.check(agrees, file, reason)
-    return FinishedRun(
+    return ReportedRun(
         report=report,
         name=folder.name,
         options=options,

@@ -1,7 +1,6 @@
 """Checkpoints of a run by Orbax, each with digests of its files."""
 
 import hashlib
-import json
 import os
 import re
 from pathlib import Path
@@ -11,13 +10,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from train import InputError, require
-from train.runs import records
+from train.errors import InputError, require
+from train.runs import documents, records
 
 State = TypeVar("State")
 
 DIGESTS = "sha256.json"
 _KEPT = 2
+_REMEDY = "delete it to go on from an earlier one, or choose another --out"
 
 
 class Checkpoints:
@@ -46,15 +46,24 @@ class Checkpoints:
         self._manager.close()
 
     def newest(self) -> int | None:
-        """The epoch of the newest checkpoint; None if there is none."""
-        return self._manager.latest_step()
+        """The epoch of the newest checkpoint; None if there is none.
 
-    def write(self, epoch: int, state: Any) -> None:
+        Raises:
+            InputError: If it is so damaged that Orbax passes it over.
+        """
+        newest = self._manager.latest_step()
+        names = [path.name for path in self._folder.iterdir() if path.name.isdecimal()]
+        last = max(map(int, names), default=None)
+        require(last == newest, f"{self._folder / str(last)} is damaged; {_REMEDY}")
+        return newest
+
+    def write(self, epoch: int, state: Any, rows: str = "") -> None:
         """Writes a checkpoint; all processes call this.
 
         Args:
             epoch: Number of the epoch, higher than that of the newest checkpoint.
             state: A pytree of `jax.Array` or `numpy.ndarray`.
+            rows: Digest of the rows of metrics up to this epoch.
 
         Raises:
             OSError: If the disk is full.
@@ -62,6 +71,7 @@ class Checkpoints:
         item = ocp.args.Composite(
             state=ocp.args.StandardSave(_arrays(state)),
             kinds=ocp.args.JsonSave(_kinds(state)),
+            rows=ocp.args.JsonSave({"epoch": epoch, "sha256": rows}),
         )
         try:
             self._manager.save(epoch, args=item, force=True)
@@ -75,7 +85,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             _seal(self._folder / str(epoch))
 
-    def read(self, epoch: int, state: State) -> State:
+    def read(self, epoch: int, state: State) -> tuple[State, str]:
         """Reads a checkpoint.
 
         Args:
@@ -84,31 +94,35 @@ class Checkpoints:
                 shapes and types as those of the checkpoint.
 
         Returns:
-            The state of the checkpoint, placed like `state`.
+            The state of the checkpoint, placed like `state`, and the digest of the
+            rows; empty if an older version wrote it.
 
         Raises:
             InputError: If the checkpoint is damaged, or its state has other arrays.
         """
         path = self._folder / str(epoch)
-        remedy = "delete it to go on from an earlier one, or choose another --out"
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(state))
         digests = path / DIGESTS
         sealed = digests.exists()
         try:
             if sealed:
-                expected = json.loads(digests.read_text()).items()
+                expected = documents.read_json(digests).items()
                 require(expected <= _digests(path).items(), "a file has changed")
             kinds = self._restore(epoch, kinds=ocp.args.JsonRestore())
             differ = dict(kinds.items() ^ _kinds(state).items())
             if not differ:
                 state = self._restore(epoch, state=ocp.args.StandardRestore(abstract))
+            rows = {"epoch": epoch, "sha256": ""}
+            if (path / "rows").exists():
+                rows = self._restore(epoch, rows=ocp.args.JsonRestore())
+            require(rows["epoch"] == epoch, "it was renamed")
         except Exception:  # Orbax raises many kinds of errors for a damaged file.
-            raise InputError(f"{path} is damaged; {remedy}") from None
+            raise InputError(f"{path} is damaged; {_REMEDY}") from None
         names = ", ".join(sorted(differ))
-        require(not differ, f"{path} is of another state ({names} differ); {remedy}")
+        require(not differ, f"{path} is of another state ({names} differ); {_REMEDY}")
         if not sealed and jax.process_index() == 0:
             _seal(path)
-        return state
+        return state, rows["sha256"]
 
     def _restore(self, epoch: int, **item: ocp.args.CheckpointArgs) -> Any:
         (name,) = item

@@ -4,15 +4,13 @@
 checkpoints hold the state, ``summary.json`` comes last: with it a run is finished.
 A run that is resumed drops the rows that are later than its newest checkpoint, so its
 files end in the same bytes as those of a run that was never killed. TensorBoard's
-events repeat the rows. No file holds a host name or an absolute path.
+events repeat the rows, with their times. No file holds a host name or an absolute path.
 """
 
-import fcntl
-import json
+import hashlib
 import logging
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from train import InputError
+from train.errors import require
 from train.runs import records
 from train.runs.checkpoints import Checkpoints, State
-from train.runs.writers import Line, Writers, read_lines
+from train.runs.documents import load, read_json
+from train.runs.guard import open_folder
+from train.runs.writers import METRICS, Line, Writers, read_lines
 
 CHECKPOINTS, SUMMARY = "checkpoints", "summary.json"
 
@@ -54,48 +54,20 @@ def open_run(
         KeyboardInterrupt: After Ctrl-C; its message says how to resume.
     """
     # Silence Orbax: it also logs the errors that it raises, with one traceback per
-    # thread.
+    # thread, and leaves errors of tasks to asyncio, which logs them too.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    lock = None
-    try:
-        # Before a file is written into the folder.
-        records.check_contents(folder, config)
-        if jax.process_index() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(folder, os.O_RDONLY)
-            _lock(lock, folder)
-            if not records.check_contents(folder, config):
-                content = {"config": config} | records.environment()
-                records.write_json(folder / "config.json", content)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    with open_folder(folder, config, leader=jax.process_index() == 0):
         multihost_utils.sync_global_devices("open_run")
         with Checkpoints(folder.resolve() / CHECKPOINTS) as checkpoints:
             run = Run(folder, checkpoints, checkpoint_minutes)
             try:
                 yield run
+            except KeyboardInterrupt:
+                message = "the same command continues from here"
+                raise KeyboardInterrupt(message) from None
             finally:
                 run.close()
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or folder}: {error.strerror or error};"
-            " remedy that, then the same command continues the run"
-        ) from None
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command continues from here") from None
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    """Locks a folder for this process; the kernel unlocks it, after a kill too."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"{folder} is in use by another run; wait for it or choose another --out"
-        ) from None
-    except OSError:  # Some network file systems cannot lock folders.
-        pass
 
 
 class Run:
@@ -117,6 +89,7 @@ class Run:
         self._saved = time.monotonic()
         self._lines = read_lines(folder)
         self._writers: Writers | None = None
+        self._summary: dict[str, Any] | None = None
 
     def restore(self, state: State) -> tuple[State, int]:
         """Returns the state to continue from. Call it once, before `record` and `save`.
@@ -130,13 +103,20 @@ class Run:
             `state` itself and 0 if there is none.
 
         Raises:
-            InputError: If the checkpoint is damaged or of another state.
+            InputError: If the checkpoint is damaged or of another state, or rows that
+                it was written after are not there.
         """
         epoch = self._checkpoints.newest()
+        last, digest = -1 if epoch is None else epoch, ""
         if epoch is not None:
-            state = self._checkpoints.read(epoch, state)
-        last = -1 if epoch is None else epoch
-        self._lines = [line for line in self._lines if line.row["epoch"] <= last]
+            state, digest = self._checkpoints.read(epoch, state)
+        lines = [line for line in self._lines if line.row["epoch"] <= last]
+        require(
+            digest in ("", _digest(lines)),
+            f"{self.folder / METRICS}: rows up to epoch {last} were lost or changed"
+            " since the checkpoint of that epoch; choose another --out",
+        )
+        self._lines = lines
         if jax.process_index() == 0 and not self.finished:
             if epoch is not None:
                 print(f"resuming from epoch {epoch}", flush=True)
@@ -157,7 +137,7 @@ class Run:
                 runs that train side by side; TensorBoard does not get it.
         """
         text = records.json_line(row).encode()
-        self._lines.append(Line(text, json.loads(text)))
+        self._lines.append(Line(text, load(text)))
         if self._writers is not None:
             self._writers.append(self._lines[-1])
 
@@ -180,8 +160,16 @@ class Run:
             return
         if self._writers is not None:
             self._writers.sync()  # A checkpoint must never outlive its rows.
-        self._checkpoints.write(epoch, state)
+        self._checkpoints.write(epoch, state, _digest(self._lines))
         self._saved = time.monotonic()
+
+    def summary(self) -> dict[str, Any]:
+        """The content of ``summary.json`` of a finished run.
+
+        Raises:
+            InputError: If the file is damaged.
+        """
+        return self._summary or read_json(self.folder / SUMMARY)
 
     def finish(self, summary: Mapping[str, Any], **documents: Any) -> None:
         """Ends the run.
@@ -194,9 +182,15 @@ class Run:
             for name, document in documents.items():
                 records.write_json(self.folder / f"{name}.json", document)
             records.write_json(self.folder / SUMMARY, summary)
+        self._summary = load(records.json_line(summary))
         self.finished = True
 
     def close(self) -> None:
         """Closes the files."""
         if self._writers is not None:
             self._writers.close()
+
+
+def _digest(lines: Sequence[Line]) -> str:
+    """A digest of rows of metrics, which tells whether one of them was lost."""
+    return hashlib.sha256(b"".join(line.text for line in lines)).hexdigest()

@@ -1,7 +1,7 @@
 """Files and folders of results: configuration, environment, JSON.
 
-No file holds a host name, an absolute path or the time of day, so that results can be
-compared and published unchanged.
+No file but TensorBoard's events holds the time of day, and none a host name or an
+absolute path, so that results can be compared and published unchanged.
 """
 
 import dataclasses
@@ -11,18 +11,14 @@ import json
 import math
 import os
 import platform
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from train import InputError
-
 _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "lawn-optax")
-_PART = ".part"  # Ending of a file that is still being written.
+PART = ".part"  # Ending of a file that is still being written.
 
 
 def run_config(
@@ -58,77 +54,6 @@ def default_folder(config: Mapping[str, Any]) -> Path:
     return Path("runs", config["experiment"], digest)
 
 
-@contextmanager
-def run_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
-    """Collects files in a temporary folder and moves them into `folder` at the end.
-
-    If the work within the ``with`` block fails or is interrupted, `folder` does not
-    change.
-
-    Args:
-        folder: A folder that is new, empty, or of an earlier run with the same
-            configuration, whose files are replaced.
-        config: Configuration from `run_config`; written to ``config.json`` with the
-            versions and the device.
-
-    Yields:
-        An empty folder to write into.
-
-    Raises:
-        InputError: If `folder` holds something else or cannot be written to, here or
-            within the block (a full disk).
-    """
-    check_contents(folder, config)
-    parent = folder.resolve().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".run-") as name:
-            write_json(Path(name, "config.json"), {"config": config} | environment())
-            yield Path(name)
-            folder.mkdir(exist_ok=True)
-            for path in sorted(Path(name).iterdir()):
-                os.replace(path, folder / path.name)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {folder} ({error.strerror or error}); free some space or"
-            " choose another --out"
-        ) from None
-
-
-def check_contents(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Checks whether `folder` holds a run with the same options.
-
-    Args:
-        folder: Any path.
-        config: Configuration from `run_config`.
-
-    Returns:
-        False if the folder is new or empty.
-
-    Raises:
-        InputError: If `folder` holds anything else.
-    """
-    if not folder.exists():
-        return False
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; choose another --out")
-    if all(path.suffix == _PART for path in folder.iterdir()):
-        return False
-    try:
-        there = json.loads((folder / "config.json").read_text())["config"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{folder} holds files but no run; choose another --out"
-        ) from None
-    if there != config:
-        names = [key for key in config if there.get(key) != config[key]]
-        raise InputError(
-            f"{folder} holds a run with another configuration"
-            f" ({', '.join(names)} differ); choose another --out"
-        )
-    return True
-
-
 def environment() -> dict[str, Any]:
     """Versions and device, which a reader needs to judge or repeat a result."""
     versions = {"python": platform.python_version()}
@@ -155,10 +80,14 @@ def processor_name() -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON document, all or nothing; infinite and NaN become null."""
-    text = json.dumps(_plain(value), indent=2, allow_nan=False)
-    part = path.with_name(path.name + _PART)
+    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, all or nothing."""
+    part = path.with_name(path.name + PART)
     with part.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
@@ -166,9 +95,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes one JSON object per line; numbers that are not finite become null."""
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json_line(row))
+    write_text(path, "".join(map(json_line, rows)))
 
 
 def json_line(row: Mapping[str, Any]) -> str:

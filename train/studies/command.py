@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from train import require
-from train.runs import records
+from train.errors import require
+from train.runs import records, results
+from train.runs.guard import open_folder
+from train.runs.results import Findings
 from train.studies import (
     constrained,
     exponential,
@@ -18,8 +20,7 @@ from train.studies import (
     rayleigh,
 )
 
-# Each function draws the study's figures into a folder and returns its findings.
-STUDIES: dict[str, Callable[..., str]] = {
+STUDIES: dict[str, Callable[..., Findings]] = {
     "constrained": constrained.report,
     "exponential": exponential.report,
     "flattening": flattening.report,
@@ -73,9 +74,8 @@ def run(config: Config) -> None:
     options = records.run_config("study", config, ("out", "data_dir"))
     options["real_data"] = real_data
     folder = config.out or records.default_folder(options)
-    with records.run_folder(folder, options) as files:
+    with open_folder(folder, options):
         arguments = (config.data_dir, config.full) if real else ()
-        text = STUDIES[config.name](files, *arguments)
-        (files / "findings.md").write_text(text + "\n", encoding="utf-8")
-        names = ", ".join(sorted(path.name for path in files.iterdir()))
-    print(f"{text}\n\nWritten to {folder}: {names}")
+        text, figures = STUDIES[config.name](*arguments)
+        results.write(folder, {"findings.md": text + "\n"}, figures)
+    print(f"Written to {folder}: {', '.join(['findings.md', *sorted(figures)])}")

@@ -6,6 +6,7 @@ for the linear case; ours are random.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from lawn_optax import baselines
 from train.plots import COLOURS, finish, new_figure
 from train.report import markdown
 from train.runs.progress import QUIET, ProgressReport
+from train.runs.results import Findings
 
 # Methods on the sphere whose steps are as long as the gradient, like those of LAWN.
 _SPHERE = (
@@ -235,12 +237,11 @@ def figure(
     finish(drawing, path, norm, columns=4)
 
 
-def report(folder: Path) -> str:
-    """Draws the figure into a folder and returns the findings."""
+def report() -> Findings:
+    """The findings, and what draws the figure."""
     with ProgressReport(len(methods())) as progress:
         trajectories = margins(progress=progress)
     growths = {depth: growth(depth) for depth in (1, 2, 3)}
-    figure(folder / "constrained.png", trajectories, growths)
     best = max(run.margin.max() for run in trajectories.values())
     rows = [
         [
@@ -262,7 +263,8 @@ def report(folder: Path) -> str:
         ]
         for depth, grown in growths.items()
     ]
-    return (
+    drawn = partial(figure, trajectories=trajectories, growths=growths)
+    text = (
         "Separable data, loss the logarithm of the summed exponential loss, 5,000"
         " updates; angle to the direction of largest margin (SVM without intercept).\n"
         "The paper says that all methods converge to it. Those whose norm may grow do;"
@@ -275,3 +277,4 @@ def report(folder: Path) -> str:
             depths,
         )
     )
+    return text, {"constrained.png": drawn}

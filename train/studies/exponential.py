@@ -25,6 +25,7 @@ from train.optimizers import Trial
 from train.plots import COLOURS, finish, new_figure
 from train.report import markdown
 from train.runs.progress import QUIET, ProgressReport
+from train.runs.results import Findings
 from train.studies import cifar
 from train.studies import exponential_toy as toy
 from train.studies.exponential_network import apply_network, init_network
@@ -303,18 +304,18 @@ def table(config: Config, curves: Mapping[str, Curves]) -> str:
     return markdown.table(header, rows)
 
 
-def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> str:
-    """Draws the figures into a folder and returns the findings."""
+def report(data_dir: Path | None = None, full: bool = False) -> Findings:
+    """The findings, and what draws the figures."""
     config = Config() if data_dir is None else FULL if full else CIFAR
     runs, pair_of_runs = equivalents(config), together(config)
-    count, toys = len(runs) + len(pair_of_runs), ""
+    count, toys, figures = len(runs) + len(pair_of_runs), "", {}
     if data_dir is None:
         total = len(toy.CASES) + count
     else:
         total = count * (config.steps // config.eval_every)
     with ProgressReport(total) as progress:
         if data_dir is None:
-            toys = toy.report(folder, progress)
+            toys, figures = toy.report(progress)
             train = trainer(config, load_data(0), progress)
             trained = "A small PreResNet on 8x8 digits"
         else:
@@ -324,9 +325,9 @@ def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> st
             trained = f"{network}, on {cifar.describe(full)}"
         curves = compare(train, runs)
         pair = compare(train, pair_of_runs)
-    draw_curves(folder / "exponential.png", config, curves)
-    draw_curves(folder / "together.png", config, pair)
-    return (
+    for name, drawn in (("exponential.png", curves), ("together.png", pair)):
+        figures[name] = partial(draw_curves, config=config, curves=drawn)
+    text = (
         f"{toys}{trained}: rate {config.rate:g}, momentum {config.momentum:g}, weight"
         f" decay {config.weight_decay:g}, batch {config.batch_size},"
         f" {config.steps:,} updates. Steps decayed twice or a cosine: with weight"
@@ -338,3 +339,4 @@ def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> st
         " that the angle settles at a value that their product decides.\n\n"
         f"{table(config, pair)}"
     )
+    return text, figures

@@ -16,6 +16,7 @@ import numpy as np
 from train.plots import COLOURS, band, finish, new_figure
 from train.report import markdown
 from train.runs.progress import ProgressReport
+from train.runs.results import Findings
 
 
 class Curves(NamedTuple):
@@ -122,21 +123,21 @@ def draw(path: Path, runs: Mapping[str, Curves]) -> None:
     finish(figure, path, error)
 
 
-def report(folder: Path, progress: ProgressReport) -> str:
-    """Draws the figure into a folder and returns the findings."""
+def report(progress: ProgressReport) -> Findings:
+    """The findings, and what draws the figure."""
     toys = {}
     for name, case in CASES.items():
         with progress.part(f"toy, {name}"):
             toys[name] = jax.block_until_ready(case())
-    draw(folder / "toy.png", toys)
     errors = [
         [name, *(f"{np.median(run.error[:, step]):.3f}" for step in (100, 1_000, -1))]
         for name, run in toys.items()
     ]
-    return (
+    text = (
         "The toy of section 3 (rate 0.1, decay 0.01, 10 inputs, 8 seeds): weight decay"
         " or normalization alone converges, says the paper, both together do not. (At"
         " a fixed rate, weight decay alone keeps an error from the noise.)\n\n"
         + markdown.table(["median error after", "100", "1,000", "10,000 steps"], errors)
         + "\n\n"
     )
+    return text, {"toy.png": partial(draw, runs=toys)}

@@ -40,6 +40,7 @@ from train.recommenders.options import (
 )
 from train.report import markdown
 from train.runs.progress import QUIET, ProgressReport
+from train.runs.results import Findings
 from train.shuffle import make_shuffle
 from train.statistics import mean_std
 from train.studies.flattening_measures import Choices, Problem, measure
@@ -280,11 +281,10 @@ def table(curves: Mapping[str, Curves], score: str) -> str:
     return markdown.table(["at the end", *columns.values()], cells)
 
 
-def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> str:
-    """Draws the figure into a folder and returns the findings.
+def report(data_dir: Path | None = None, full: bool = False) -> Findings:
+    """The findings, and what draws the figure.
 
     Args:
-        folder: Folder for the PNG file.
         data_dir: Folder with the files of ML-100k; None for digits.
         full: Whether to train the recommender at its full size.
     """
@@ -299,8 +299,8 @@ def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> st
         with ProgressReport(choices.epochs * len(MOVIELENS)) as progress:
             curves = on_movielens(choices, data_dir, full, progress)
     title += f", {choices.epochs} epochs, {choices.seeds} seeds"
-    draw(folder / "flattening.png", curves, choices, title, score)
-    return (
+    drawn = partial(draw, curves=curves, choices=choices, title=title, score=score)
+    text = (
         f"Loss flattening: {title}.\n{CLAIMS}\n\n{table(curves, score)}\n\n"
         "Mean and sample standard deviation over the seeds. Gradient noise: trace of"
         " the examples' covariance. Curvature, Hessian noise: largest eigenvalues.\n"
@@ -310,3 +310,4 @@ def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> st
         "Margins are divided by the product of the layers' norms (biases included);"
         " smoothed: of the mean loss."
     )
+    return text, {"flattening.png": drawn}

@@ -7,6 +7,7 @@ here it is the multilayer perceptron of `train.studies.margins_network` on 8x8 d
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from train.digits.experiment import CLASSES, PIXELS
 from train.plots import COLOURS, finish, new_figure
 from train.report import markdown
 from train.runs.progress import QUIET, ProgressReport
+from train.runs.results import Findings
 from train.studies.margins_network import (
     Data,
     Outcome,
@@ -314,8 +316,8 @@ def _rank_correlation(trained: Sequence[Outcome], first: str, second: str) -> fl
     return float(np.asarray(spearmanr(values))[0])
 
 
-def report(folder: Path) -> str:
-    """Draws the figure into a folder and returns the findings."""
+def report() -> Findings:
+    """The findings, and what draws the figure."""
     config, data = Config(), digits()
     # Updates of all networks, by figure.
     sizes = config.steps * len(_members(config))
@@ -326,5 +328,5 @@ def report(folder: Path) -> str:
         wide = widths(config, data, progress)
         with progress.part("Figure 8", noisy):
             kicked = perturbed(config.kicks, data)
-    figure(folder / "margins.png", trained, wide, kicked)
-    return findings(config, trained, wide, kicked)
+    drawn = partial(figure, trained=trained, wide=wide, kicked=kicked)
+    return findings(config, trained, wide, kicked), {"margins.png": drawn}

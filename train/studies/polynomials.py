@@ -10,6 +10,7 @@ start at 0, and points that are not Chebyshev nodes are uniformly distributed.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 from train.plots import COLOURS, finish, new_figure
 from train.report import markdown
 from train.runs.progress import QUIET, ProgressReport
+from train.runs.results import Findings
 from train.studies.polynomials_smallest_norm import (
     DEGREES,
     Smallest,
@@ -273,12 +275,11 @@ def _kicks(course: Course) -> int:
     return int(np.sum((course.times > 0) & (course.times < LONG // 2)))
 
 
-def report(folder: Path) -> str:
-    """Draws the figure into a folder and returns the findings."""
+def report() -> Findings:
+    """The findings, and what draws the figure."""
     with ProgressReport(COURSES + len(DEGREES)) as progress:
         found = courses(progress=progress)
         norms = smallest_norms(progress=progress)
-    figure(folder / "polynomials.png", found, norms)
     rows = [
         [
             name,
@@ -300,7 +301,7 @@ def report(folder: Path) -> str:
         [f"{norms.monomials[k]}", f"{norms.exact[k]:.1e}", f"{norms.rounded[k]:.1e}"]
         for k in range(1, len(norms.monomials), 4)
     ]
-    return (
+    text = (
         f"A sine of frequency 4 on [-1, 1] by monomials, {POINTS} points, rate"
         f" {RATE:g}, means over {len(change)} runs; errors are mean squares, 0.495 for"
         " weights of 0, the start. Norm: root mean square. Fits with 9 points are"
@@ -323,3 +324,4 @@ def report(folder: Path) -> str:
         f" {norms.rounded[-1] / norms.exact[-1]:.0f} times as large at the end.\n\n"
         + markdown.table(["monomials", "test error", "in float64"], picks)
     )
+    return text, {"polynomials.png": partial(figure, found=found, norms=norms)}

@@ -10,6 +10,7 @@ equivalent to the first.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lawn_optax import nrq
 from train.plots import COLOURS, band, finish, new_figure
 from train.report import markdown
 from train.runs.progress import QUIET, ProgressReport
+from train.runs.results import Findings
 from train.studies import rayleigh_cifar
 
 
@@ -284,20 +286,19 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices) -> None:
     finish(figure, path)
 
 
-def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> str:
-    """Draws the figure into a folder and returns the findings.
+def report(data_dir: Path | None = None, full: bool = False) -> Findings:
+    """The findings, and what draws the figure.
 
-    With a folder of CIFAR-10 it is the figure of `train.studies.rayleigh_cifar`.
+    With a folder of CIFAR-10 they are those of `train.studies.rayleigh_cifar`.
     """
     if data_dir is not None:
-        return rayleigh_cifar.report(folder, data_dir, full)
+        return rayleigh_cifar.report(data_dir, full)
     choices = Choices()
     equilibria, escape, starts = choices.steps
     total = len(choices.decays) * equilibria + 2 * escape + 3 * starts
     with ProgressReport(total) as progress:
         rows = compute(choices, progress=progress)
-    draw(folder / "rayleigh.png", rows, choices)
-    return (
+    text = (
         f"Noisy Rayleigh quotient: {choices.describe()}.\n"
         "Claims: a smaller angular update ends at a lower risk, later (a); after a"
         " decay of the rate the risk falls below its limit and comes back, unless the"
@@ -305,3 +306,4 @@ def report(folder: Path, data_dir: Path | None = None, full: bool = False) -> st
         " (c).\n\n"
         f"{table(rows)}"
     )
+    return text, {"rayleigh.png": partial(draw, rows=rows, choices=choices)}

@@ -24,6 +24,7 @@ from train.optimizers import Trial
 from train.plots import COLOURS, band, finish, new_figure
 from train.report import markdown
 from train.runs.progress import QUIET, ProgressReport
+from train.runs.results import Findings
 from train.studies import cifar
 
 
@@ -232,16 +233,16 @@ def draw(path: Path, rows: list[list[Line]], choices: Choices, title: str) -> No
     finish(figure, path)
 
 
-def report(folder: Path, data_dir: Path, full: bool) -> str:
-    """Draws the figure into a folder and returns the findings."""
+def report(data_dir: Path, full: bool) -> Findings:
+    """The findings, and what draws the figure."""
     choices = FULL if full else Choices()
     runs = {setting for row in settings(choices) for setting in row.values()}
     total = len(runs) * (choices.steps // choices.eval_every)
     with ProgressReport(total) as progress:
         rows = compute(choices, data_dir, full, progress)
     title = f"ResNet-18 on {cifar.describe(full)}: {choices.describe()}"
-    draw(folder / "equilibrium.png", rows, choices, title)
-    return (
+    drawn = partial(draw, rows=rows, choices=choices, title=title)
+    text = (
         f"{title}.\n"
         "Claims: rates and decays of one product settle at one angle per update,"
         " sqrt(2 rate decay), and at one loss (a); after a division of the rate the"
@@ -250,3 +251,4 @@ def report(folder: Path, data_dir: Path, full: bool) -> str:
         " rate and decay adjusted as if they were not (c).\n\n"
         f"{table(rows)}"
     )
+    return text, {"equilibrium.png": drawn}

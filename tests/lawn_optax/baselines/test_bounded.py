@@ -9,6 +9,7 @@ import pytest
 from lawn_optax import baselines, groups
 from tests.support.asserts import assert_close, assert_same_bits, moved, signature
 from tests.support.optimizers import INNERS, loss, network, run, stepper
+from tests.support.optional import tree_map_params
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -239,7 +240,7 @@ def test_the_state_is_made_from_shapes_and_maps_like_the_parameters():
     assert_same_bits(tx.init(shapes), state)
     assert signature(jax.eval_shape(tx.init, params)) == signature(state)
     named = jax.tree_util.tree_map_with_path(lambda path, _: str(path), params)
-    mapped = optax.tree.map_params(tx, lambda _, name: name, state, named)
+    mapped = tree_map_params(tx, lambda _, name: name, state, named)
     assert mapped.trained == mapped.inner_state[0].mu == named
     assert_same_bits(mapped.norms, jnp.zeros(5))
 

@@ -11,6 +11,7 @@ import pytest
 from lawn_optax import baselines, groups
 from tests.support.asserts import assert_close, moved
 from tests.support.optimizers import loss, network, run
+from tests.support.optional import from_optax
 
 KERNELS = ("first", "second")
 
@@ -50,7 +51,7 @@ def test_a_step_has_the_share_of_the_norm_whatever_its_length(project, x64):
 
 INNERS = {
     "adamh": (lambda: optax.adam(0.02), False),
-    "muonh": (lambda: optax.contrib.muon(0.02), False),
+    "muonh": (lambda: from_optax("contrib.muon")(0.02), False),
     "layca": (lambda: optax.sgd(0.02, 0.9), True),
 }
 

@@ -15,6 +15,7 @@ from scipy.optimize import minimize, nnls
 
 import lawn_optax as lawn
 from lawn_optax import baselines
+from tests.support.optional import partition
 from tests.support.separable import (
     angle,
     layers,
@@ -129,7 +130,7 @@ def test_free_norms_reach_the_maximum_margin(x64):
 def test_weight_normalization_reaches_the_maximum_margin(x64):
     # w turns |g / v|^2 times as fast as under descent, too fast for a constant rate
     # when g grows: the rate of v falls as that of g's square.
-    inner = optax.partition(
+    inner = partition(
         {"v": optax.sgd(lambda t: (1 + 0.3 * t) ** -2.0), "g": optax.sgd(1.0)},
         baselines.Polar("v", "g"),
     )

@@ -10,6 +10,7 @@ import lawn_optax as lawn
 from lawn_optax import baselines, groups
 from tests.support.asserts import assert_close, assert_same_bits, moved, norms_of
 from tests.support.optimizers import loss, network, run
+from tests.support.optional import from_optax, partition
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -175,7 +176,7 @@ def test_a_zero_group_is_trained_as_it_is():
 
 
 def test_inner_optimizers_may_treat_v_and_g_apart(x64):
-    apart = optax.partition(
+    apart = partition(
         {"v": optax.sgd(0.1), "g": optax.set_to_zero()}, baselines.Polar("v", "g")
     )
     w = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(4, 2)))}
@@ -186,7 +187,7 @@ def test_inner_optimizers_may_treat_v_and_g_apart(x64):
 
 
 def test_schedule_free_begins_at_the_parameters_of_the_switch(x64):
-    tx = baselines.weight_normalization(optax.contrib.schedule_free_sgd(0.1))
+    tx = baselines.weight_normalization(from_optax("contrib.schedule_free_sgd")(0.1))
     raw = network("float64")
     updates, state = tx.update(jax.grad(loss)(raw), tx.init(raw), raw)
     # z is a copy of what is trained, less one step: g from its norms, not from 0.

@@ -305,8 +305,8 @@ def test_what_buffers_that_stay_as_they_are_do(name, x64):
     for scaled in (False, True):
         w, state = carry
         for moment, exponent in moments.items() if scaled else ():
-            value = optax.tree.get(state, moment)
-            state = optax.tree.set(state, **{moment: k**exponent * value})
+            value = optax.tree_utils.tree_get(state, moment)
+            state = optax.tree_utils.tree_set(state, **{moment: k**exponent * value})
         # In units of the new equilibrium.
         found[scaled] = rms(walk((w, state), noise)[1]) / old * k**0.5
     # 256 walks in 64 dimensions; the norm goes on changing by RATE * DECAY.

@@ -12,6 +12,7 @@ import pytest
 from lawn_optax import baselines
 from tests.support.asserts import assert_close, assert_same_bits, moved, signature
 from tests.support.optimizers import loss, network
+from tests.support.optional import tree_map_params
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -133,7 +134,7 @@ def test_a_gradient_of_nan_passes_and_poisons_no_norm(name):
     updates, state = update(poisoned(params), init(params), params)
     assert np.isnan(updates["first"]["kernel"][0, 0])
     assert np.isfinite(updates["second"]["kernel"]).all()
-    norms = optax.tree.get_all_with_path(state, "norms")
+    norms = optax.tree_utils.tree_get_all_with_path(state, "norms")
     assert all(np.isfinite(x).all() for _, x in norms)
 
 
@@ -148,7 +149,7 @@ def test_a_gradient_of_nan_can_be_skipped(name):
 def test_state_maps_like_the_parameters(name):
     params, tx = network(), TRANSFORMS[name]()
     state = tx.init(params)
-    mapped = optax.tree.map_params(
+    mapped = tree_map_params(
         tx, lambda _: "moment", state, transform_non_params=lambda _: "other"
     )
     assert jax.tree.structure(mapped) == jax.tree.structure(state)

@@ -9,6 +9,7 @@ import pytest
 import lawn_optax as lawn
 from tests.support.asserts import assert_close, assert_same_bits, moved, norms_of
 from tests.support.optimizers import INNERS, loss, network, run, stepper
+from tests.support.optional import partition
 
 SWITCH = 2
 
@@ -67,7 +68,7 @@ def test_partition_outside_constrains_its_part(name):
         return jax.tree.map_with_path(lambda path, _: path[0].key, params)
 
     bare = INNERS[name]
-    tx = optax.partition({"first": lawn.wrap(bare(), SWITCH), "second": bare()}, labels)
+    tx = partition({"first": lawn.wrap(bare(), SWITCH), "second": bare()}, labels)
     params, states = run(tx, network(), 5)
     first = [{"first": p["first"]} for p in params]
     assert_norms_hold(first, SWITCH)

@@ -16,6 +16,7 @@ from flax.training.train_state import TrainState
 import lawn_optax as lawn
 from tests.support.asserts import assert_close, assert_same_bits, moved, norms_of
 from tests.support.optimizers import INNERS, batch, loss, network, run, stepper
+from tests.support.optional import NnxList
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -75,7 +76,7 @@ def test_nnx_optimizer_trains_as_the_plain_tree(name):
     expected, states = run(tx, network(), 5)
     assert_close(nnx.to_pure_dict(params), expected[-1], rtol=1e-5, atol=1e-6)
     # Kernel and bias of one module share a norm: two norms, not four.
-    norms = optax.tree.get(nnx.to_pure_dict(nnx.state(optimizer)), "norms")
+    norms = optax.tree_utils.tree_get(nnx.to_pure_dict(nnx.state(optimizer)), "norms")
     assert_close(norms, states[-1].norms, rtol=1e-5)
     report = lawn.describe(params)
     assert "first/bias (3), first/kernel (4, 3)" in report and "value" not in report
@@ -95,7 +96,7 @@ def test_nnx_optimizer_passes_a_trigger_its_statistic():
 def test_nnx_lists_of_modules_have_a_norm_per_module():
     class Stack(nnx.Module):
         def __init__(self, rngs):
-            self.layers = nnx.List([nnx.Linear(3, 3, rngs=rngs) for _ in range(2)])
+            self.layers = NnxList([nnx.Linear(3, 3, rngs=rngs) for _ in range(2)])
 
     params = nnx.state(Stack(nnx.Rngs(0)), nnx.Param)
     assert lawn.wrap(optax.sgd(0.1)).init(params).norms.shape == (2,)

@@ -16,6 +16,7 @@ import lawn_optax as lawn
 from lawn_optax import baselines
 from tests.support.asserts import assert_close, moved
 from tests.support.optimizers import INNERS, batch, loss, network, run, stepper
+from tests.support.optional import set_mesh
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -189,7 +190,7 @@ def test_explicit_axes_equal_unsharded(name, groups):
 
     expected = train(network(), tx.init(network()))
     mesh = mesh_of(AxisType.Explicit, data=4, model=2)
-    with jax.set_mesh(mesh):
+    with set_mesh(mesh):
         params = jax.device_put(
             network(), jax.tree.map(lambda spec: NamedSharding(mesh, spec), SPECS)
         )

@@ -17,6 +17,7 @@ import lawn_optax as lawn
 from lawn_optax import baselines
 from tests.support.asserts import assert_close, moved
 from tests.support.optimizers import batch, loss, network, run, stepper
+from tests.support.optional import tree_map_params
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -94,7 +95,7 @@ def test_sharded_jit_equals_one_device(name, x64):
     params = jax.device_put(network("float64"), shardings)
     state = tx.init(params)
     # What is like the parameters lies where they lie, all else everywhere.
-    state = optax.tree.map_params(
+    state = tree_map_params(
         tx,
         jax.device_put,
         state,

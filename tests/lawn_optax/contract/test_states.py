@@ -35,6 +35,7 @@ MAKE = {
     "sgd": lambda: lawn.sgd(0.1),
     "sgdp": lambda: baselines.sgdp(0.1),
     "switch_at": lambda: lawn.switch_at(1, SGD),
+    "unfuse": lambda: lawn.unfuse(lawn.wrap(SGD), {"kernel": (1, 2)}),
     "unit_norm": baselines.unit_norm,
     "weight_norm_control": lambda: baselines.weight_norm_control(0.1),
     "weight_normalization": lambda: baselines.weight_normalization(SGD),

@@ -8,6 +8,7 @@ import pytest
 from lawn_optax import diagnostics
 from tests.support import curvature as cases
 from tests.support.asserts import close
+from tests.support.optional import enable_x64
 
 # Float32 gradients of 5 numbers, 11 of them summed.
 FLOAT32 = 2e-6
@@ -59,7 +60,7 @@ def test_a_mean_far_larger_than_the_noise_cancels_nothing(chunk_size):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_types(dtype):
     params, examples = cases.logistic_data()
-    with jax.enable_x64(dtype == "float64"):
+    with enable_x64(dtype == "float64"):
         params = jax.tree.map(lambda w: jnp.asarray(w, dtype), params)
         gradients, _ = cases.logistic_dense(params, examples)
         noise = diagnostics.gradient_noise(cases.logistic, params, examples)
@@ -101,7 +102,7 @@ def test_share_of_margins_above_the_threshold():
     share = jax.jit(diagnostics.flattened_share)
     assert share(margins, 0.5) == np.float32(4 / 6)
     assert np.isnan(share(np.float32([1.0, np.nan, 3.0])))
-    with jax.enable_x64(True):
+    with enable_x64(True):
         assert diagnostics.flattened_share(margins.astype(np.float64)) == 2 / 6
     with pytest.raises(ValueError, match="at least one entry"):
         diagnostics.flattened_share(np.zeros(0))

@@ -160,7 +160,7 @@ def test_observe_in_a_scan_keeps_its_structure_and_records_each_step():
     def step(carry, g):
         w, state = carry
         updates, state = tx.update(g, state, w)
-        turned = optax.tree.get(state, "angular_update")
+        turned = optax.tree_utils.tree_get(state, "angular_update")
         new = optax.apply_updates(w, updates)
         return (new, state), (w, new, turned, state[-1].norms)
 

@@ -151,6 +151,7 @@ REMEDIES = {
     "ensemble": (BAD["an ensemble"], groups.stacked()),
     "one module": (BAD["scanned, one module"], groups.stacked("blocks")),
     "experts": (BAD["experts"], groups.stacked("moe", base="leaf")),
+    "units of layers": (BAD["scanned, with biases"], groups.neuron((0, -1))),
     "leaf": (BAD["LoRA"], "leaf"),
     "all": (BAD["LoRA"], "all"),
     "own labels": (BAD["LoRA"], lambda params: {"query": "query", "out": "out"}),

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from lawn_optax import metrics
 from tests.support import asserts
+from tests.support.optional import enable_x64
 
 # Compiled whole: run operation by operation, these tests would take minutes.
 multiclass_margin = jax.jit(metrics.multiclass_margin)
@@ -229,7 +230,7 @@ def random_scores():
 
 
 def test_float64_scores_give_float64_metrics():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         scores, labels = random_scores()
         values = jax.jit(every_metric)(scores, labels)
         assert all(value.dtype == jnp.float64 for value in values)

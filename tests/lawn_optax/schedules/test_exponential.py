@@ -10,6 +10,7 @@ import pytest
 
 from lawn_optax import schedules
 from tests.support import asserts
+from tests.support.optional import enable_x64
 
 LIMIT = (1 - np.sqrt(0.9)) ** 2  # of rate times decay with momentum 0.9
 
@@ -247,7 +248,7 @@ def test_other_impossible_arguments_are_refused():
 
 @pytest.mark.parametrize("x64", [False, True], ids=["float32", "float64"])
 def test_rates_have_the_default_precision_and_end_with_the_run(x64):
-    with jax.enable_x64(x64):
+    with enable_x64(x64):
         rates = schedules.exponential_equivalent(0.1, 0.9, 0.01, 5)
         dtype = jnp.float64 if x64 else jnp.float32
         counts = jnp.arange(7).reshape(7, 1)
@@ -294,7 +295,7 @@ def test_rates_beyond_the_type_are_reported_with_their_step():
     shorter = schedules.exponential_equivalent(0.5, 0.0, 1.0, 64)
     assert shorter.overflow_step() is None
     assert float(shorter(63)) == 2.0**126
-    with jax.enable_x64(True):
+    with enable_x64(True):
         assert rates.overflow_step() == 512  # 2^1024
         with pytest.raises(ValueError, match=r"update 512 is 1\.80e\+308, .*float64"):
             rates(0)

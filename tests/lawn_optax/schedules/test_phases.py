@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from lawn_optax import schedules
+from tests.support.optional import enable_x64
 
 
 def rates(schedule, counts):
@@ -114,7 +115,7 @@ def test_traced_phases_longer_than_the_run_still_end_at_zero():
 
 @pytest.mark.parametrize("x64", [False, True], ids=["float32", "float64"])
 def test_rates_have_the_default_precision(x64):
-    with jax.enable_x64(x64):
+    with enable_x64(x64):
         dtype = jnp.float64 if x64 else jnp.float32
         schedule = schedules.three_phase(0.1, 3, 7, 20)
         for count in (jnp.int32(1), 1, jnp.int32(5), jnp.int32(15), jnp.int32(30)):

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 import lawn_optax as lawn
 from lawn_optax import metrics, schedules
 from models import MLP
+from tests.support import events
 from tests.support import interruptions as killed
 from train.__main__ import main
 from train.digits import experiment as digits
@@ -171,8 +172,9 @@ def test_killed_run_ends_in_the_same_bytes(folder, tmp_path, capsys):
         assert [x.name for x in (out / "checkpoints").iterdir()] == kept
     assert main(command) == 0
     assert "resuming from epoch 1" in capsys.readouterr().out
-    for name in ("metrics.jsonl", "events.out.tfevents.0.run"):
-        assert (out / name).read_bytes() == (folder / name).read_bytes()
+    name = "metrics.jsonl"
+    assert (out / name).read_bytes() == (folder / name).read_bytes()
+    assert events.without_times(out) == events.without_times(folder)
     one, other = (summary_without_times(path) for path in (out, folder))
     assert one == other
     states = (killed.checkpoint(path, 2) for path in (out, folder))
@@ -218,7 +220,7 @@ def test_a_learning_rate_that_diverges_gives_a_row_and_the_others_go_on(
         ("digits --batch-size 899", "--batch-size must be 1 to 898"),
         ("digits --batch-size 0", "--batch-size must be 1 to 898"),
         ("digits --epochs 0", "--epochs must be finite and at least 1; got 0"),
-        ("digits --epochs 99999999999", "--epochs must make fewer than 2^31 steps"),
+        ("digits --epochs 99999999999", "--epochs must be below 2^20"),
         ("digits --seeds 0", "--seeds must be finite and at least 1"),
         ("digits --eval-every 0", "--eval-every must be finite and at least 1"),
         ("digits --split-seed -1", "--split-seed must be finite and at least 0"),

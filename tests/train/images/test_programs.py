@@ -89,7 +89,7 @@ def test_epochs_equal_numpy(options):
 @pytest.mark.parametrize("watch", [None, "median-margin"])
 def test_the_parts_of_a_batch_are_one_program(watch, monkeypatch):
     def see():  # An optimizer whose state is the margin that it was shown.
-        def update(grads, _, params=None, switch_value=jnp.nan):
+        def update(grads, _, params=None, switch_value=0.0):
             return jax.tree.map(lambda g: -RATE * g, grads), switch_value
 
         return optax.GradientTransformationExtraArgs(lambda _: jnp.zeros([]), update)

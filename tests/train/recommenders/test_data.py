@@ -11,7 +11,7 @@ from tests.support.rating_files import (
     write_raw,
     write_split,
 )
-from train import InputError
+from train.errors import InputError
 from train.recommenders import data as interactions
 
 

@@ -9,7 +9,9 @@ from tests.support.rating_files import (
     some_split,
     write_split,
 )
+from train.devices import Devices
 from train.recommenders import data as interactions
+from train.recommenders import experiment, options
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,9 @@ from train.recommenders import data as interactions
         ("\t2\t1\t", "\t2\t1\t0\n\n1\t40\t1\t", ["row 4:", "got ''"]),
         ("\t2\t1\t", "\udce9\t2\t1\t", ["row 3:"]),
         ("\t2\t1\t2\n", "\t2\t1\t2# a note\n", ["row 3:"]),
-        ("\t19\t1\t19\n", "\t19\t1\t1", ["row 20: the last line has no end", "again"]),
+        ("\t2\t1\t2\n", "\t2\t1\t2\n\n", ["row 4:", "got ''"]),
+        ("\t2\t1\t", "\t2\tx.0\t", ["row 3:"]),
+        ("\t2\t1\t2\n", "\t2\t1\t2.0\n", ["row 3:"]),
         ("*", "", ["u.data is empty"]),
         ("*", "\n \n", ["u.data is empty"]),
     ],
@@ -38,6 +42,33 @@ def test_bad_rows_are_named(old, new, parts, tmp_path):
     text = new if old == "*" else text.replace(old, new)
     (tmp_path / "u.data").write_text(text, errors="surrogateescape", newline="")
     refused(lambda: interactions.load("ml-100k", tmp_path), "u.data", *parts)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.removesuffix("\n"),
+        lambda text: text + "\n \n\n",
+        lambda text: text.replace("\t2\t1\t", "\t2\t1.0\t"),
+        lambda text: text.replace("\t2\t1\t", "\t2\t3.5\t"),
+    ],
+    ids=["mark", "no last end", "blank last lines", "decimals", "half a star"],
+)
+def test_what_is_harmless_is_read(change, tmp_path):
+    text = lines([(1, i, 1, i) for i in range(20)])
+    same(
+        *(
+            interactions.load("ml-100k", write(tmp_path / name, content))
+            for name, content in (("as it was", text), ("changed", change(text)))
+        )
+    )
+
+
+def write(folder, text):
+    folder.mkdir()
+    (folder / "u.data").write_text(text, encoding="utf-8")
+    return folder
 
 
 def test_lines_may_end_as_on_windows(tmp_path):
@@ -98,6 +129,16 @@ def test_a_cut_negative_file_is_refused(tmp_path):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
     parts = "ml-1m.test.negative has 4 rows and ml-1m.test.rating has 6"
     refused(lambda: interactions.load("ml-1m-ncf", folder), parts)
+
+
+def test_item_numbers_that_no_memory_holds_are_refused(tmp_path):
+    train, *others = some_split(0)
+    train.append((0, 10**9, 3, 0))
+    folder = write_split(tmp_path, "ml-1m-ncf", train, *others)
+    data = interactions.load("ml-1m-ncf", folder)
+    config = options.resolve(options.Config(dataset="ml-1m-ncf", data_dir=folder))
+    message = "embeddings of 6 users and 1,000,000,001 items need about 2,384 GiB"
+    refused(lambda: experiment.make_task(config, data, Devices(limit=1)), message)
 
 
 # --------------------------------------------------------------------- folders

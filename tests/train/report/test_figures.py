@@ -4,11 +4,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from tests.support import commands
 from tests.support.run_folders import (
     BASE,
     level,
     make_report,
     read_groups,
+    write_image_run,
     write_run,
 )
 from train.report.figures import draw_figures
@@ -126,13 +128,42 @@ def test_figures_without_their_runs_name_the_command(tmp_path):
     write_run(tmp_path / "runs" / "0", level(260), learning_rate=0.005)
     text = make_report(tmp_path)
     assert not list((tmp_path / "report").glob("*.png"))
-    place = "--dataset ml-100k --batch-size 100000 --epochs 300"
-    place += " --tower 3-layer --init small --learning-rate 0.005"
-    command = "python -m train recsys --optimizer"
-    adam = "adam-lawn --alpha 0.2 --free-epochs 115"
-    assert f"`{command} adam {place}` and of `{command} {adam} {place}`" in text
-    size = place.replace("100000", "10000").split(" --learning-rate")[0]
-    assert f"`{command} adam-lawn {size}`" in text
-    assert f"`{command} adam-lawn {place} --free-epochs 50`" in text
+    assert [command for command, _ in commands.in_text(text)] == [
+        "recsys --optimizer adam --learning-rate 0.005",
+        "recsys --optimizer adam-lawn --learning-rate 0.005 --alpha 0.2"
+        " --free-epochs 115",
+        "recsys --optimizer adam-lawn --batch-size 10000 --free-epochs 20",
+        "recsys --optimizer adam-lawn --learning-rate 0.005 --free-epochs 50",
+    ]
     for name in ("Figure 1", "Figure 3", "Figure 7(b)"):
         assert f"\n{name} (" in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"epochs": 40, "warmup_epochs": 4.0, "free_epochs": 5.0},
+        {"epochs": 10, "warmup_epochs": 1.0, "optimizer": "adamw", "free_epochs": 0.0},
+        {"epochs": 2, "warmup_epochs": 2.0, "optimizer": "sgd", "free_epochs": 0.0},
+        {"tower": "4-layer", "init": "torch", "loss": "focal", "gamma": 1.5},
+        {"schedule": "two-phase", "candidate_draws": 2, "batch_size": 400_000},
+        {"alpha": 0.2, "free_epochs": 115.0, "dataset": "pinterest-20"},
+    ],
+)
+@pytest.mark.parametrize("write", [write_run, write_image_run])
+def test_what_a_report_suggests_can_be_run(write, changes, tmp_path):
+    changes = dict(changes)
+    if write is write_image_run:
+        changes = {"epochs": 30, "warmup_epochs": 3.0, "free_epochs": 3.0} | changes
+        changes |= {"loss": "focal"} if "loss" in changes else {}
+        for name in ("tower", "init", "candidate_draws"):
+            changes.pop(name, None)
+        if "dataset" in changes:
+            changes["dataset"] = "imagenet"
+    hits = 260 if write is write_image_run else level(260)
+    write(tmp_path / "runs" / "0", hits, **changes)
+    suggested = commands.in_text(make_report(tmp_path))
+    assert len(suggested) >= 2
+    for command, _ in suggested:
+        commands.check(command)

@@ -16,7 +16,7 @@ from tests.support.run_folders import (
     make_report,
     write_run,
 )
-from train import InputError
+from train.errors import InputError
 from train.report import command as report
 from train.statistics import bootstrap_interval
 
@@ -277,7 +277,9 @@ def test_other_bad_input_is_one_line(tmp_path):
     with pytest.raises(InputError, match="^no finished run below"):
         make_report(tmp_path)
     write_run(runs / "0", level(260))
-    with pytest.raises(InputError, match="holds a run or a sweep; choose another"):
+    with pytest.raises(
+        InputError, match="holds the results of another command, recsys;"
+    ):
         report.run(report.Config((runs,), runs / "0"))
     with pytest.raises(InputError, match="table.md is not a folder"):
         (tmp_path / "table.md").touch()

@@ -14,7 +14,7 @@ from tests.support.resumable_run import (
     initial_state,
     toy,
 )
-from train import InputError
+from train.errors import InputError
 from train.runs import folder as runs
 
 
@@ -48,6 +48,35 @@ def test_no_damage_to_a_checkpoint_goes_unnoticed(tmp_path):
     shutil.rmtree(folder / "checkpoints" / "2")
     with runs.open_run(folder, CONFIG) as run:
         assert_same(run.restore(state), (state, 1))
+
+
+def emptied(path):
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+def replaced_by_a_file(path):
+    shutil.rmtree(path)
+    path.touch()
+
+
+def without_its_state(path):
+    shutil.rmtree(path / "state")
+
+
+def renamed(path):
+    path.rename(path.with_name("9"))
+
+
+@pytest.mark.parametrize(
+    "damage", [emptied, replaced_by_a_file, without_its_state, renamed]
+)
+def test_a_newest_checkpoint_is_never_passed_over(damage, tmp_path):
+    toy(tmp_path, epochs=7, minutes=0)
+    damage(tmp_path / "checkpoints" / "7")
+    with pytest.raises(InputError, match=r"checkpoints/[79] is damaged; delete it to"):
+        with runs.open_run(tmp_path, CONFIG) as run:
+            run.restore(initial_state())
 
 
 def test_a_checkpoint_killed_at_its_very_end_counts(tmp_path):

@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from tests.support import events
 from tests.support import resumable_run as toy_run
 from tests.support.resumable_run import (
     CONFIG,
@@ -24,7 +25,7 @@ from tests.support.resumable_run import (
     initial_state,
     toy,
 )
-from train import InputError
+from train.errors import InputError
 from train.runs import folder as runs
 from train.runs import writers
 
@@ -68,21 +69,29 @@ def test_no_file_holds_an_absolute_path_and_no_metrics_hold_the_time(whole, tmp_
     assert contents(tmp_path / "later") == contents(folder)
 
 
-def test_events_are_the_rows(whole):
+def test_events_are_the_rows_with_their_times(whole):
     folder, _ = whole
-    data = (folder / "events.out.tfevents.0.run").read_bytes()
-    events = []
-    while data:
-        (size,) = struct.unpack("<Q", data[:8])
-        events.append(writers.Event.FromString(data[12 : 12 + size]))
-        data = data[16 + size :]
-    assert events[0].file_version == "brain.Event:2"
-    assert all(event.wall_time == 0 for event in events)
+    header, *found = events.read(folder)
+    assert header.file_version == "brain.Event:2"
     rows = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
-    for event, row in zip(events[1:], rows, strict=True):
+    for event, row in zip(found, rows, strict=True):
         scalars = {value.tag: value.simple_value for value in event.summary.value}
         assert event.step == row["epoch"]
         assert scalars == {"epoch": row["epoch"], "loss": np.float32(row["loss"])}
+    times = [event.wall_time for event in (header, *found)]
+    assert times == sorted(times) and 0 <= time.time() - times[0] < 600
+
+
+def test_a_resumed_run_keeps_the_times_of_its_events(tmp_path, monkeypatch):
+    toy(tmp_path, epochs=7)
+    first = [event.wall_time for event in events.read(tmp_path)]
+    assert len(first) == 3
+    with (tmp_path / writers.EVENTS).open("ab") as file:
+        file.write(struct.pack("<Q", 99) + b"torn by a kill")
+    monkeypatch.setattr(writers.time, "time", lambda: first[-1] + 1000)
+    toy(tmp_path)
+    times = [event.wall_time for event in events.read(tmp_path)]
+    assert times == first + [first[-1] + 1000] * (EPOCHS // 3 - 2)
 
 
 def start(folder, *arguments):
@@ -126,7 +135,7 @@ def test_rows_after_the_checkpoint_and_a_torn_line_are_dropped(whole, tmp_path, 
     (tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp").mkdir()
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"epoch": 9, "loss": 1.0}\n{"epoch": 12, "lo')
-    (tmp_path / "events.out.tfevents.0.run").write_bytes(b"torn")
+    (tmp_path / writers.EVENTS).write_bytes(b"torn")
     with runs.open_run(tmp_path, CONFIG) as run:
         _, epoch = run.restore(initial_state())
         assert epoch == 8
@@ -136,6 +145,37 @@ def test_rows_after_the_checkpoint_and_a_torn_line_are_dropped(whole, tmp_path, 
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
     toy(tmp_path)
     assert contents(tmp_path) == contents(whole[0])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: lines[1:],
+        lambda lines: lines[:1],
+        lambda lines: [],
+        lambda lines: [lines[0].replace(b"0", b"1"), lines[1]],
+    ],
+    ids=["first", "last", "all", "changed"],
+)
+def test_rows_that_were_lost_are_noticed(damage, tmp_path):
+    toy(tmp_path, epochs=8)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 2
+    path.write_bytes(b"".join(damage(lines)))
+    with pytest.raises(InputError, match="rows up to epoch 8 were lost or changed"):
+        toy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "row", ["[]", "null", "3", '"epoch"', "{}", '{"epoch": "1"}', '{"epoch": true}']
+)
+def test_rows_of_another_form_are_refused(row, tmp_path):
+    toy(tmp_path, epochs=3)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + row + "\n")
+    with pytest.raises(InputError, match="metrics.jsonl: row 2 (is not|has no epoch)"):
+        toy(tmp_path)
 
 
 def test_without_checkpoints_a_run_starts_over(tmp_path):
@@ -189,7 +229,7 @@ def test_folders_of_others_are_refused_and_kept(tmp_path):
     assert contents(tmp_path / "run") == before
     damaged = b'{"epoch": 1\n' + before["metrics.jsonl"]
     (tmp_path / "run" / "metrics.jsonl").write_bytes(damaged)
-    assert "metrics.jsonl, line 1: not JSON" in refusal(tmp_path / "run")
+    assert "metrics.jsonl: row 1 is not a row of metrics" in refusal(tmp_path / "run")
 
 
 def test_a_start_that_was_killed_while_it_wrote_the_configuration(tmp_path):

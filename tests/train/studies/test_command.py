@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from tests.support.findings import reported
 from train.__main__ import main
 from train.studies import command as study
 from train.studies import constrained, exponential, rayleigh
@@ -79,7 +80,7 @@ def test_every_study_is_a_choice_with_a_sentence(capsys):
 def test_the_study_of_the_rayleigh_quotient_at_a_small_size(tmp_path, monkeypatch):
     small = rayleigh.Choices(dim=4, trials=8, steps=(200, 400, 200), records=20)
     monkeypatch.setattr(rayleigh, "Choices", lambda: small)
-    text = rayleigh.report(tmp_path)
+    text = reported(tmp_path, rayleigh.report())
     assert "p = 4, spectrum" in text and text.count("\n| a ") == 3
     assert [path.name for path in tmp_path.iterdir()] == ["rayleigh.png"]
 
@@ -92,7 +93,7 @@ def test_the_study_of_exponential_rates_at_a_small_size(tmp_path, monkeypatch):
         name: partial(case, steps=1_200, seeds=2) for name, case in toy.CASES.items()
     }
     monkeypatch.setattr(toy, "CASES", cases)
-    lines = exponential.report(tmp_path).splitlines()
+    lines = reported(tmp_path, exponential.report()).splitlines()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "exponential.png",
         "together.png",

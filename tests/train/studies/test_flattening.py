@@ -11,6 +11,7 @@ import pytest
 from tests.support import curvature as cases
 from tests.support import rating_files as ratings
 from tests.support.asserts import close
+from tests.support.findings import reported
 from train.__main__ import main
 from train.studies import flattening
 from train.studies.flattening import Choices, Problem
@@ -70,7 +71,7 @@ def test_digits_at_a_small_size(tmp_path, monkeypatch):
     two = dict(list(flattening.DIGITS.items())[:2])
     monkeypatch.setattr(flattening, "DIGITS", two)
     monkeypatch.setattr(flattening, "Choices", lambda: SMALL)
-    text = flattening.report(tmp_path)
+    text = reported(tmp_path, flattening.report())
     assert [path.name for path in tmp_path.iterdir()] == ["flattening.png"]
     header, rows = header_and_rows(text)
     assert [row[0] for row in rows] == ["adam", "adam-lawn"]
@@ -121,7 +122,7 @@ def test_the_full_size_is_the_recommender_s_own(movielens, tmp_path, monkeypatch
     curves = flattening.Curves(np.array([1]), values, np.nan)
     monkeypatch.setattr(flattening, "_recommender", note)
     monkeypatch.setattr(flattening, "follow", lambda *args: curves)
-    text = flattening.report(tmp_path, movielens, full=True)
+    text, _ = flattening.report(movielens, full=True)
     assert "ML-100k, batch 100,000, 300 epochs, 3 seeds" in text
     (adam, rate, none), (lawn, lawn_rate, switch) = seen[0], seen[50]
     assert adam.model.features == lawn.model.features == (128, 64, 1)

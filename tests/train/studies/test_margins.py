@@ -8,6 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from tests.support.findings import reported
 from train.studies import margins as study
 from train.studies import margins_network as homogeneous
 from train.studies import margins_noise as perturbed
@@ -190,7 +191,7 @@ def test_small_runs_are_reported_and_drawn(tmp_path, monkeypatch):
         "findings",
         lambda *parts, say=study.findings: kept.append(parts) or say(*parts),
     )
-    text = study.report(tmp_path)
+    text = reported(tmp_path, study.report())
     _, trained, wide, _ = kept[0]
     order = [(one.size, one.share, one.stretch) for one in trained]
     assert order == [(30, 0, 1), (60, 0, 1), (30, 1, 1), (60, 1, 1), (60, 0, 2)]

@@ -8,6 +8,7 @@ import pytest
 from scipy.interpolate import BarycentricInterpolator
 
 from lawn_optax import baselines
+from tests.support.findings import reported
 from train.studies import polynomials as study
 
 
@@ -155,7 +156,7 @@ def test_the_report_and_the_figure(found, norms, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "courses", lambda progress: found)
     monkeypatch.setattr(study, "smallest_norms", lambda progress: norms)
     assert len(found) == study.COURSES
-    text = study.report(tmp_path)
+    text = reported(tmp_path, study.report())
     assert "means over 4 runs" in text and "41 perturbations" in text
     assert "to 22.64 in expectation, from the smallest, 15.98" in text
     assert all(f"| {name} " in text for name in found)
