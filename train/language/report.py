@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from train.language.options import Config, resolve
 from train.language.presets import PRESETS
 from train.report.definition import DIFFERENCE_NOTE, OPTIONS, Protocol, Report
 from train.report.papers import Published
@@ -41,6 +42,8 @@ def same(document: Mapping[str, Any]) -> dict[str, Any]:
 
 REPORT = Report(
     experiment="language",
+    Options=Config,
+    resolve=resolve,
     title="Language models",
     notes=NOTES,
     metric="test_loss",
