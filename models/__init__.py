@@ -12,5 +12,7 @@ from models.resnet import PreResNet32 as PreResNet32
 from models.resnet import ResNet as ResNet
 from models.resnet import ResNet18 as ResNet18
 from models.resnet import ResNet50 as ResNet50
+from models.transformer import Transformer as Transformer
+from models.transformer import nanogpt as nanogpt
 from models.vgg import VGG as VGG
 from models.vgg import VGG19 as VGG19

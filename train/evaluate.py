@@ -22,7 +22,7 @@ from train.single_run import Programs, SingleRun
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A finished run of `recsys` or `image`, loaded and evaluated once more.
+    """A finished run of `recsys`, `image` or `language`, loaded and evaluated again.
 
     Prints its metrics. They are those of the run's last evaluation, unless you ask for
     other candidates. The run does not change.
@@ -99,7 +99,8 @@ def load(
     With ``run = load(folder)``, ``run.programs.model.apply(run.variables, users,
     items)`` gives the logits of a recommender, for users and items numbered as in its
     data. For a classifier the arguments are ``images, train=False``, with images that
-    `train.images.augmentation.normalise` returned.
+    `train.images.augmentation.normalise` returned; for a language model they are bytes
+    as integers, ``[..., time]``.
 
     Args:
         folder: Folder of the run, with its checkpoints.
@@ -109,8 +110,8 @@ def load(
         candidate_seed: Seed for drawing candidates.
 
     Raises:
-        InputError: If the folder holds no finished run of ``recsys`` or ``image``, the
-            data set is not there or another one, or the checkpoint of the run's end is
+        InputError: If the folder holds no finished run that can be evaluated, the data
+            set is not there or another one, or the checkpoint of the run's end is
             damaged or lost.
     """
     folder = Path(folder)

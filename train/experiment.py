@@ -64,9 +64,11 @@ class Sweep:
         grid: ``(options, optimizer)`` -> the hyperparameters to try.
         together: Whether the trials of an optimizer are one program, on one device;
             otherwise each is a run of its own.
-        metrics: Metrics that are kept of a trial; the first one chooses, higher is
-            better.
-        column: Name of the first metric in a table, in percent.
+        metrics: Metrics that are kept of a trial; the first one chooses.
+        column: Name of the first metric in a table.
+        lowest: Whether the lowest first metric is the best, and is a loss; otherwise
+            the highest is, and a table has it in percent.
+        unit: Name of the loop's epochs, in the plural.
         subject: ``(options)`` -> description of the training.
         measured: ``(options)`` -> description of the data of a trial's metrics.
     """
@@ -78,6 +80,8 @@ class Sweep:
     column: str
     subject: Callable[[Any], str]
     measured: Callable[[Any], str]
+    lowest: bool = False
+    unit: str = "epochs"
 
 
 class Clock(NamedTuple):

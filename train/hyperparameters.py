@@ -43,6 +43,10 @@ def learning_rate(config: ResolvedOptions, steps: int, trial: Trial) -> optax.Sc
     total_steps = config.epochs * steps
     if config.schedule == "two-phase":
         return schedules.two_phase(trial["learning_rate"], warmup_steps, total_steps)
+    if config.schedule in ("cosine", "constant"):
+        return optimizers.warm_schedule(
+            config.schedule, trial["learning_rate"], warmup_steps, total_steps
+        )
     return optimizers.schedule(
         config.optimizer,
         trial["learning_rate"],

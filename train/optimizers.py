@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import lawn_optax as lawn
@@ -15,6 +16,10 @@ BASES = ("sgd", "adam", "adamw", "lamb", "lamb-plus")
 # Optimizers without weight decay; the form with it is adamw.
 WITHOUT_DECAY = ("adam", "adam-bounded")
 NAMES = tuple(base + form for form in ("", "-lawn", "-bounded") for base in BASES)
+# What `make` knows beside `NAMES`, for matrices: Muon, and the steps of a fixed angle
+# of `baselines.hyperball` behind SGD with momentum, Adam and Muon.
+MUON = ("muon", "muon-lawn")
+HYPERBALL = ("sgdh", "adamh", "muonh")
 
 # lawn.lamb and lawn.lamb_plus are the papers' LAMB (one trust ratio per layer) until
 # their switch: a step that no run reaches gives the base optimizer.
@@ -33,30 +38,38 @@ def make(
     weight_decay: float | jax.Array = 0.0,
     mask: Any = None,
     momentum: float = 0.9,
+    b2: float = 0.999,
     switch_step: Any = 0,
     reset: Any = "restart",
     groups: Any = "layer",
+    dimensions: Any = None,
 ) -> optax.GradientTransformation:
     """Makes an optimizer by name, with its usual defaults.
 
     The base forms of SGD, Adam and AdamW are Optax's; those of LAMB and LAMB+ are the
     papers' (one trust ratio per layer). ``-lawn`` adds the switch to
     constrained training, ``-bounded`` the bounded weight norm of Hoffer et al. around
-    the base form. All hyperparameters may be traced.
+    the base form. Muon is Optax's, which trains vectors with Adam; its LAWN form is
+    `lawn_optax.wrap` around it. For ``sgdh``, ``adamh`` and ``muonh`` the learning rate
+    is the length of a step in units of the norm. All hyperparameters may be traced.
 
     Args:
-        name: One of `NAMES`.
+        name: One of `NAMES`, `MUON` and `HYPERBALL`.
         learning_rate: Per update, or a schedule.
         weight_decay: Coefficient. In the LAWN forms the decay ends at the switch.
-            ``adam`` itself takes none: its form with decay is ``adamw``.
+            ``adam`` itself takes none: its form with decay is ``adamw``. The forms of
+            `HYPERBALL` do not read it.
         mask: Leaves that decay, as in `optax.adamw`.
         momentum: Momentum of SGD and its forms.
+        b2: Decay of Adam's second moments, also behind ``adamh``.
         switch_step: Number of free updates, or what `lawn_optax.switch_when` returns;
             only the LAWN forms read it.
         reset: State that the switch resets, as in `lawn_optax.wrap`; only the LAWN
             forms read it.
         groups: Leaves that share a norm or have none, as in `lawn_optax.wrap`; only
-            the LAWN forms and LAMB read it.
+            the LAWN forms, those of `HYPERBALL` and LAMB read it.
+        dimensions: Axes of the matrices that Muon orthogonalises, as
+            ``muon_weight_dimension_numbers`` of Optax's Muon.
 
     Returns:
         The gradient transformation.
@@ -64,8 +77,9 @@ def make(
     Raises:
         ValueError: For an unknown name, or weight decay with ``adam``.
     """
-    if name not in NAMES:
-        raise ValueError(f"unknown optimizer {name!r}; choose from: {', '.join(NAMES)}")
+    known = NAMES + MUON + HYPERBALL
+    if name not in known:
+        raise ValueError(f"unknown optimizer {name!r}; choose from: {', '.join(known)}")
     build = _BUILDERS[name.removesuffix("-bounded")]
     decay = {"weight_decay": weight_decay, "mask": mask}
     constraint = {"switch_step": _NEVER, "groups": groups}
@@ -73,20 +87,25 @@ def make(
         constraint["groups"] = "layer"
     if is_lawn(name):
         constraint |= {"switch_step": switch_step, "reset": reset}
-    tx = build(learning_rate, decay, momentum, constraint)
+    moments = {"momentum": momentum, "b2": b2, "dimensions": dimensions}
+    tx = build(learning_rate, decay, moments, constraint)
     return baselines.bounded_weight_norm(tx) if name.endswith("-bounded") else tx
 
 
-def _sgd(rate, decay, momentum, _):
+def _sgd(rate, decay, moments, _):
     decayed = optax.add_decayed_weights(decay["weight_decay"], decay["mask"])
-    return optax.chain(decayed, optax.sgd(rate, momentum))
+    return optax.chain(decayed, optax.sgd(rate, moments["momentum"]))
 
 
-def _adam(rate, decay, *_):
+def _adam(rate, decay, moments, _):
     weight_decay = decay["weight_decay"]
     if not isinstance(weight_decay, int | float) or weight_decay != 0:
         raise ValueError("adam takes no weight decay; the form with it is adamw")
-    return optax.adam(rate)
+    return optax.adam(rate, b2=moments["b2"])
+
+
+def _adamw(rate, decay, moments, _):
+    return optax.adamw(rate, b2=moments["b2"], **decay)
 
 
 def _lamb(rate, decay, _, constraint):
@@ -97,26 +116,60 @@ def _lamb_plus(rate, decay, _, constraint):
     return lawn.lamb_plus(rate, **decay, **constraint)
 
 
-def _sgd_lawn(rate, decay, momentum, constraint):
-    return lawn.sgd(rate, momentum, **decay, **constraint)
+def _muon(rate, decay, moments, _):
+    return optax.contrib.muon(
+        rate,
+        weight_decay=decay["weight_decay"],
+        weight_decay_mask=decay["mask"],
+        adam_b2=moments["b2"],
+        muon_weight_dimension_numbers=moments["dimensions"],
+    )
 
 
-# (learning rate, weight decay and its mask, momentum, constraint) -> optimizer
+def _sgd_lawn(rate, decay, moments, constraint):
+    return lawn.sgd(rate, moments["momentum"], **decay, **constraint)
+
+
+def _adam_lawn(rate, decay, moments, constraint):
+    return lawn.adam(rate, b2=moments["b2"], **decay, **constraint)
+
+
+def _wrapped(build):
+    """The LAWN form of a base optimizer, by `lawn_optax.wrap`."""
+    return lambda rate, decay, moments, constraint: lawn.wrap(
+        build(rate, decay, moments, None), **constraint
+    )
+
+
+def _hyperball(build):
+    """A base optimizer whose steps have a fixed angle; its decay would be radial."""
+
+    def make_one(rate, _, moments, constraint):
+        none = {"weight_decay": 0.0, "mask": None}
+        inner = build(rate, none, moments, None)
+        ball = baselines.hyperball(rate, groups=constraint["groups"])
+        return optax.chain(inner, ball)
+
+    return make_one
+
+
+# (learning rate, weight decay and its mask, moments, constraint) -> optimizer
 _BUILDERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": _sgd,
     "adam": _adam,
-    "adamw": lambda rate, decay, *_: optax.adamw(rate, **decay),
+    "adamw": _adamw,
     "lamb": _lamb,
     "lamb-plus": _lamb_plus,
+    "muon": _muon,
     "sgd-lawn": _sgd_lawn,
-    "adam-lawn": lambda rate, decay, _, constraint: lawn.adam(
-        rate, **decay, **constraint
-    ),
-    "adamw-lawn": lambda rate, decay, _, constraint: lawn.wrap(
-        optax.adamw(rate, **decay), **constraint
-    ),
+    "adam-lawn": _adam_lawn,
+    "adamw-lawn": _wrapped(_adamw),
     "lamb-lawn": _lamb,
     "lamb-plus-lawn": _lamb_plus,
+    "muon-lawn": _wrapped(_muon),
+    "sgdh": _hyperball(_sgd),
+    "adamh": _hyperball(_adam),
+    "muonh": _hyperball(_muon),
 }
 
 
@@ -150,3 +203,26 @@ def schedule(
     if is_lawn(name):
         return schedules.three_phase(peak_value, free_steps, warmup_steps, total_steps)
     return schedules.two_phase(peak_value, warmup_steps, total_steps)
+
+
+def warm_schedule(
+    shape: str, peak_value: float | jax.Array, warmup_steps: int, total_steps: int
+) -> optax.Schedule:
+    """A linear warm-up, then a cosine to a tenth of the peak, or the peak itself.
+
+    Args:
+        shape: ``cosine`` or ``constant``.
+        peak_value: Highest learning rate, per update.
+        warmup_steps: Updates of the warm-up.
+        total_steps: Updates of the whole training.
+    """
+
+    def at(count: Any) -> jax.Array:
+        warm = jnp.minimum((count + 1) / max(warmup_steps, 1), 1)
+        if shape == "constant":
+            return peak_value * warm
+        share = (count - warmup_steps) / max(total_steps - warmup_steps, 1)
+        cosine = 0.55 + 0.45 * jnp.cos(jnp.pi * jnp.clip(share, 0, 1))
+        return peak_value * jnp.where(count < warmup_steps, warm, cosine)
+
+    return at

@@ -3,6 +3,7 @@
 from train.digits.experiment import EXPERIMENT as DIGITS
 from train.experiment import Experiment
 from train.images.experiment import EXPERIMENT as IMAGES
+from train.language.experiment import EXPERIMENT as LANGUAGE
 from train.recommenders.experiment import EXPERIMENT as RECOMMENDERS
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -11,5 +12,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         DIGITS,
         RECOMMENDERS,
         IMAGES,
+        LANGUAGE,
     )
 }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -35,6 +36,7 @@ class Programs:
         steps_per_epoch: Updates of an epoch.
         epoch_size: Samples of an epoch.
         metric: Name of the metric by which the best evaluation is found.
+        lowest: Whether its lowest value is the best.
         describe: Value of that metric in words, for the progress report.
         documents: ``(details) -> documents``: the details of the last evaluation to
             keep, by the names of JSON files.
@@ -59,6 +61,7 @@ class Programs:
     conclude: Callable[[Mapping[str, Any], list[Row]], str]
     introduction: str
     at_once: int = 1
+    lowest: bool = False
 
 
 class DeviceTrainer:
@@ -179,7 +182,11 @@ class SingleRun(Job):
         if self._details is None:  # An earlier process was killed after its last epoch.
             _, self._details = self.measure(state)
         metric = self.programs.metric
-        best = max(rows, key=lambda row: row[metric] or 0)
+        sign = -1 if self.programs.lowest else 1
+        best = max(
+            rows,
+            key=lambda row: -math.inf if row[metric] is None else sign * row[metric],
+        )
         samples = clock.epochs * self.programs.epoch_size
         summary = {
             "outcome": outcome,

@@ -68,7 +68,9 @@ def run(experiment: Experiment, config: Any) -> None:
         records.write_jsonl(folder / "trials.jsonl", rows)
         (folder / "table.md").write_text(text + "\n", encoding="utf-8")
         results = finals(experiment, config, rows, folder, devices)
-        chosen = {name: best(rows, name, kind.metrics[0]) for name in names}
+        chosen = {
+            name: best(rows, name, kind.metrics[0], kind.lowest) for name in names
+        }
         files.finish({"best": chosen})
         print(f"\nBest trials:\n{results}\n\nWritten to {folder}", flush=True)
 
@@ -78,13 +80,14 @@ def introduction(
 ) -> str:
     """Describes a sweep in a few lines, with what was shortened."""
     count, first = sum(map(len, trials.values())), next(iter(trials.values()))[0]
+    unit = sweep_of(experiment).unit
     final = ""
     if config.seeds:
         final = (
             f", then the best of each with seeds {', '.join(map(str, config.seeds))}"
         )
     lines = [
-        f"Sweep of {', '.join(trials)}: {count} trials of {first.epochs} epochs{final}."
+        f"Sweep of {', '.join(trials)}: {count} trials of {first.epochs} {unit}{final}."
         f" Folder: {folder}",
         first.shortened,
     ]
@@ -101,13 +104,16 @@ def introduction(
 # -------------------------------------------------------------- choice, final runs
 
 
-def best(rows: list[Row], name: str, metric: str) -> Member | None:
-    """The trial of an optimizer with the highest mean metric over its seeds.
+def best(
+    rows: list[Row], name: str, metric: str, lowest: bool = False
+) -> Member | None:
+    """The trial of an optimizer with the best mean metric over its seeds.
 
     Args:
         rows: Rows of all trials.
         name: Name of the optimizer.
         metric: Name of the metric.
+        lowest: Whether its lowest mean is the best.
 
     Returns:
         Its hyperparameters, without the seed; None if every trial has a seed that
@@ -125,7 +131,8 @@ def best(rows: list[Row], name: str, metric: str) -> Member | None:
     ]
     if not alive:
         return None
-    top = max(alive, key=lambda trial: np.mean([row[metric] for row in trial]))[0]
+    choose = min if lowest else max
+    top = choose(alive, key=lambda trial: np.mean([row[metric] for row in trial]))[0]
     return {key: top[key] for key in HYPERPARAMETERS if key in top}
 
 
@@ -139,7 +146,7 @@ def finals(
     """
     loaded, lines, kind = None, [], sweep_of(experiment)
     for name in config.optimizers:
-        chosen, values = best(rows, name, kind.metrics[0]), []
+        chosen, values = best(rows, name, kind.metrics[0], kind.lowest), []
         if chosen is None:
             lines.append(f"{name}: every trial diverged, so there is no final run")
             continue
@@ -155,7 +162,8 @@ def finals(
                 values.append(summary["last"][kind.metrics[0]])
         line = f"{name}: {describe(chosen)}"
         if values:
-            found = mean_std(np.array(values)).text(2, 100)
+            decimals, scale = (4, 1) if kind.lowest else (2, 100)
+            found = mean_std(np.array(values)).text(decimals, scale)
             line += f": {kind.column} {found}, n = {len(values)}"
         if diverged := len(config.seeds) - len(values):
             line += f"; {diverged} of {len(config.seeds)} final runs diverged"
@@ -171,26 +179,31 @@ def table(experiment: Experiment, config: Any, rows: list[Row]) -> str:
     kind, lines = sweep_of(experiment), []
     metric = kind.metrics[0]
     for name in config.optimizers:
-        chosen = best(rows, name, metric)
+        chosen = best(rows, name, metric, kind.lowest)
         for row in rows:
             if row["optimizer"] != name:
                 continue
             finished = row["outcome"] == FINISHED
-            score = f"{100 * row[metric]:.2f}" if finished else row["outcome"]
+            score = row["outcome"]
+            if finished:
+                number = row[metric]
+                score = f"{number:.4f}" if kind.lowest else f"{100 * number:.2f}"
             mark = "best" if chosen and chosen.items() <= row.items() else ""
             lines.append([name, describe(row), str(row["seed"]), score, mark])
     name = config.optimizers[0]
     member = grid(experiment, config, name)[0]
     full = make_config(experiment, config, name, **member)
-    length = f"{full.epochs} epochs"
+    length = f"{full.epochs} {kind.unit}"
     if config.trial_epochs not in (None, full.epochs):
         length = (
-            f"{config.trial_epochs} epochs, all phases shortened from {full.epochs}"
-            " (the free epochs named are those of the full schedule)"
+            f"{config.trial_epochs} {kind.unit}, all phases shortened from"
+            f" {full.epochs} (the free {kind.unit} named are those of the full"
+            " schedule)"
         )
     header = ("optimizer", "trial", "seed", kind.column, "")
     return (
-        f"Trials on {config.dataset}, batch {full.batch_size:,},"
+        f"Trials on {full.dataset}, batch {full.batch_size:,},"
         f" {kind.subject(config)}: {length}. {kind.column.removesuffix(' %')} after"
-        f" the last epoch, {kind.measured(config)}.\n\n{markdown.table(header, lines)}"
+        f" the last {kind.unit[:-1]}, {kind.measured(config)}."
+        f"\n\n{markdown.table(header, lines)}"
     )

@@ -21,6 +21,7 @@ SOURCES = {
     "recommenders": ("recommenders.jsonl",),
     "images": ("images.jsonl/tuned",),
     "images/free": ("images.jsonl/tuned/adam-lawn-256/final", "images.jsonl/free"),
+    "language": ("language.jsonl",),
     "digits": ("digits.jsonl",),
     "studies": ("studies.jsonl",),
 }
@@ -187,8 +188,15 @@ def test_the_curves_of_digits_end_in_the_last_metrics():
             assert list(ends.values()) == grid["last"][metric][curve["trial"]]
 
 
-@pytest.mark.parametrize("file", ["recommenders", "images"])
-def test_the_curves_of_runs_end_in_the_last_metrics(file):
+@pytest.mark.parametrize(
+    "file, metric, best",
+    [
+        ("recommenders", "hr", max),
+        ("images", "accuracy", max),
+        ("language", "test_loss", min),
+    ],
+)
+def test_the_curves_of_runs_end_in_the_last_metrics(file, metric, best):
     curves = {row["name"]: row for row in read(f"{file}-curves.jsonl")}
     runs = [row for row in read(f"{file}.jsonl") if row["kind"] == "run"]
     assert curves.keys() == {run["name"] for run in runs}
@@ -197,8 +205,7 @@ def test_the_curves_of_runs_end_in_the_last_metrics(file):
         assert {k: v[-1] for k, v in curve.items() if k != "name"}.items() <= (
             run["last"].items()
         )
-        metric = "hr" if file == "recommenders" else "accuracy"
-        assert max(curve[metric]) == run["summary"]["best"][metric]
+        assert best(curve[metric]) == run["summary"]["best"][metric]
 
 
 def test_abandoned_grids_are_one_line_each():

@@ -52,12 +52,24 @@ EXPECTED = {
     "lamb-plus-lawn": lambda rate, n: lawn.lamb_plus(
         rate, weight_decay=DECAY, switch_step=n
     ),
+    "muon": lambda rate, _: optax.contrib.muon(rate, weight_decay=DECAY),
+    "muon-lawn": lambda rate, n: lawn.wrap(
+        optax.contrib.muon(rate, weight_decay=DECAY), n
+    ),
+    "sgdh": lambda rate, _: hyperball(optax.sgd(rate, 0.9), rate),
+    "adamh": lambda rate, _: hyperball(optax.adam(rate), rate),
+    "muonh": lambda rate, _: hyperball(optax.contrib.muon(rate), rate),
 }
+
+
+def hyperball(inner, rate):
+    return optax.chain(inner, lawn.baselines.hyperball(rate, groups="layer"))
 
 
 def test_every_name_is_tested():
     bounded = {f"{base}-bounded" for base in optimizers.BASES}
-    assert set(optimizers.NAMES) == set(EXPECTED) | bounded
+    others = {*optimizers.MUON, *optimizers.HYPERBALL}
+    assert {*optimizers.NAMES, *others} == set(EXPECTED) | bounded
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -78,6 +90,7 @@ def test_name_means_what_it_says_and_the_switch_may_be_traced(name):
     for member, switch in zip(np.asarray(got), (2, 4), strict=True):
         changes = np.abs(np.diff(member))
         last = switch if optimizers.is_lawn(name) else 6
+        last = 0 if name in optimizers.HYPERBALL else last
         assert (changes[:last] > 1e-4).all()
         assert (changes[last:] <= 1e-6 * member[-1]).all()
 
@@ -110,6 +123,17 @@ def test_adam_refuses_the_decay_that_it_would_ignore():
         optimizers.make("adam", 0.1, weight_decay=jnp.array(0.1))
 
 
+def test_second_moments_decay_as_the_argument_says():
+    for name, expected in (
+        ("adam", optax.adam(0.1, b2=0.5)),
+        ("adamw", optax.adamw(0.1, b2=0.5, weight_decay=0)),
+        ("adam-lawn", lawn.adam(0.1, b2=0.5)),
+        ("adamh", hyperball(optax.adam(0.1, b2=0.5), 0.1)),
+    ):
+        found = norms(train(optimizers.make(name, 0.1, b2=0.5), 4))
+        np.testing.assert_allclose(found, norms(train(expected, 4)), rtol=1e-6)
+
+
 def test_only_lawn_forms_get_the_second_warmup():
     phases = {"free_steps": 2, "warmup_steps": 2, "total_steps": 8}
     base = optimizers.schedule("adam", 1.0, **phases)(jnp.arange(8))
@@ -118,7 +142,16 @@ def test_only_lawn_forms_get_the_second_warmup():
     np.testing.assert_allclose(ours[:5], [0.5, 1, 0.5, 1, 1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [x for x in EXPECTED if x not in ("adam",)])
+DECAYING = EXPECTED.keys() - {"adam", *optimizers.HYPERBALL}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in optimizers.MUON))
+        for name in sorted(DECAYING)
+    ],
+)
 def test_masked_layers_train_as_without_decay(name):
     layers = {"norm": PARAMS["a"], "conv": PARAMS["a"]}
     targets = {"norm": TARGET["a"], "conv": TARGET["a"]}

@@ -7,6 +7,7 @@ import pytest
 from tests.support.rating_files import refused
 from train.digits import experiment as digits
 from train.images import options as image_options
+from train.language import options as language_options
 from train.options import check_bounds, neutral_names, option
 from train.recommenders import options as recsys_options
 
@@ -38,10 +39,15 @@ SWEEP = {"checkpoint_minutes", "data_dir", "micro_batch", "out", "quiet"}
             image_options.resolve(image_options.Config()),
             WHERE | FILLED_IN | {"workers"},
         ),
+        (language_options.resolve(language_options.Config()), WHERE | FILLED_IN),
         (recsys_options.SweepConfig(), SWEEP | {"at_once"}),
         (image_options.SweepConfig(), SWEEP | {"workers"}),
+        (language_options.SweepConfig(), SWEEP | {"at_once"}),
     ],
-    ids=["digits", "recsys", "image", "sweep recsys", "sweep image"],
+    ids=[
+        *("digits", "recsys", "image", "language"),
+        *("sweep recsys", "sweep image", "sweep language"),
+    ],
 )
 def test_options_that_do_not_change_the_result(config, names):
     assert set(neutral_names(config)) == names

@@ -45,7 +45,9 @@ def test_no_module_imports_itself_by_way_of_others():
 
 
 def test_the_loop_knows_no_experiment():
-    folders = {f"train.{name}" for name in ("digits", "images", "recommenders")}
+    folders = {
+        f"train.{name}" for name in ("digits", "images", "language", "recommenders")
+    }
     for module in ("train.loop", "train.single_run", "train.step", "train.sweep"):
         assert {
             x for x in reached(module) if ".".join(x.split(".")[:2]) in folders
@@ -54,5 +56,5 @@ def test_the_loop_knows_no_experiment():
 
 
 def test_experiments_are_found_by_their_names():
-    assert list(EXPERIMENTS) == ["digits", "recsys", "image"]
+    assert list(EXPERIMENTS) == ["digits", "recsys", "image", "language"]
     assert all(experiment.name == name for name, experiment in EXPERIMENTS.items())

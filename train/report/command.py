@@ -44,7 +44,7 @@ SWEEPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Finished runs of recsys or image beside the papers' numbers.
+    """Finished runs of recsys, image or language beside the papers' numbers.
 
     Reads every finished run below the folders and groups runs that differ only in their
     seeds. Writes table.md, the figures for which there are runs, and sweeps.md with the
@@ -100,7 +100,8 @@ def find(paths: Sequence[Path]) -> tuple[list[Folder], list[str]]:
                 complete[folder.place] = folder
     places = ", ".join(map(str, paths))
     require(
-        bool(complete), f"no finished run below {places}; run recsys or image first"
+        bool(complete),
+        f"no finished run below {places}; run recsys, image or language first",
     )
     return list(complete.values()), list(unfinished.values())
 
@@ -200,7 +201,8 @@ def _compare(
     if test:
         parts.append(tables.section(report.test.measured.capitalize(), test))
         links = [f"![{Path(name).stem}]({name})" for name in figures]
-        parts += ["## Figures", *links, *missing]
+        if links or missing:
+            parts += ["## Figures", *links, *missing]
     if validation:
         title = report.validation.measured.capitalize()
         parts.append(tables.section(title, validation))

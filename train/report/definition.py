@@ -57,7 +57,10 @@ class Report:
         notes: Paragraphs that explain the numbers.
         metric: Name of the metric that counts, 0 to 1, as a row of metrics has it.
         score: Name of that metric in a table.
-        others: Further metrics, and their names in a table, in percent.
+        lowest: Whether it is a loss, of which the lowest is the best; otherwise it is
+            a share, of which tables have percent.
+        others: Further metrics, and their names in a table; those that end in % are
+            shares.
         cases: Name, in the plural, of the cases that the metric is a mean over.
         document: File with the metric of each case.
         values: ``document -> (values, draws)``: a list of numbers, and over how many
@@ -75,7 +78,8 @@ class Report:
         validation: Protocol of a run with ``validation``.
         test: Protocol of any other run.
         published: ``options -> `` the papers' number for a run, or None.
-        sizes: The papers' batch sizes by data set.
+        sizes: The papers' batch sizes by data set; none if the experiment is not
+            theirs, and has no figures of theirs.
         has_attenuation: Whether the papers' Figure 1 is about this experiment.
         batch_figures: Panel of the papers' Figure 3 by data set.
         free_figure: Panel of the papers' Figure 7.
@@ -108,6 +112,22 @@ class Report:
     has_attenuation: bool
     batch_figures: Mapping[str, str]
     free_figure: str
+    lowest: bool = False
+
+    @property
+    def scale(self) -> float:
+        """The factor of the metric in tables."""
+        return 1 if self.lowest else 100
+
+    @property
+    def decimals(self) -> int:
+        """The decimals of the metric in tables."""
+        return 4 if self.lowest else 2
+
+    @property
+    def label(self) -> str:
+        """The metric's name and unit in tables."""
+        return self.score if self.lowest else f"{self.score} %"
 
     def protocol(self, options: Mapping[str, Any]) -> Protocol:
         """The protocol of a run with these options."""

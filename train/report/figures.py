@@ -39,6 +39,8 @@ def draw_figures(groups: Sequence[Group]) -> tuple[dict[str, Figure], list[str]]
     """
     figures: dict[str, Figure] = {}
     missing = []
+    if not groups[0].report.sizes:
+        return figures, missing
     attenuation = [_attenuation] if groups[0].report.has_attenuation else []
     for find in (*attenuation, _batch_sizes, _free_phases):
         found, line = find(groups)

@@ -185,8 +185,9 @@ def _read_run(report: Report, folder: Folder) -> ReportedRun:
     folder.check(values.ndim == 1, file, f"no number for each of the {report.cases}")
     if finished:
         folder.check(values.size > 0, file, f"no {report.cases}")
-        inside = bool(((values >= 0) & (values <= 1)).all())
-        folder.check(inside, file, f"{report.metric} outside 0 to 1")
+        highest = math.inf if report.lowest else 1
+        inside = bool(((values >= 0) & (values <= highest)).all())
+        folder.check(inside, file, f"{report.metric} outside 0 to {highest:g}")
         # The file keeps four digits of each value.
         agrees = bool(abs(values.mean() - rows[-1][report.metric]) < 1e-3)
         reason = f"not the {report.score} of the last row of metrics.jsonl"

@@ -22,13 +22,17 @@ _LAWN_ONLY = (
     "switch_threshold",
     "constrain",
 )
-# The base optimizers that each LAWN form is compared with.
+# The base optimizers that each form with fixed norms is compared with.
 _BASES = {
     "sgd-lawn": ("sgd",),
     "adam-lawn": ("adam", "adamw"),
     "adamw-lawn": ("adam", "adamw"),
     "lamb-lawn": ("lamb",),
     "lamb-plus-lawn": ("lamb-plus",),
+    "muon-lawn": ("muon",),
+    "sgdh": ("sgd",),
+    "adamh": ("adam", "adamw"),
+    "muonh": ("muon",),
 }
 
 
@@ -108,10 +112,12 @@ def result_table(groups: Sequence[Group]) -> str:
     report, validation = groups[0].report, groups[0].options["validation"]
     measured = report.protocol(groups[0].options).measured
     header = ["method", "setting", "chosen on", report.draws]
-    header += [f"{report.score} %, last epoch", f"95% over {report.cases}"]
-    header += [f"best evaluation on the {measured} %"]
+    unit, scale, decimals = " %" * (not report.lowest), report.scale, report.decimals
+    header += [f"{report.label}, last epoch", f"95% over {report.cases}"]
+    header += [f"best evaluation on the {measured}{unit}"]
     header += [*report.others.values()]
-    header += [] if validation else [f"papers' {report.score} %"]
+    source = "published" if report.lowest else "papers'"
+    header += [] if validation else [f"{source} {report.label}"]
     rows = []
     for group in groups:
         finished, failed = group.finished, group.divergence()
@@ -124,16 +130,19 @@ def result_table(groups: Sequence[Group]) -> str:
         cells = [group.method, setting(group, groups), chosen, count]
         if finished:
             low, high = group.interval
-            level = group.last().text(2, scale=100)
+            level = group.last().text(decimals, scale)
             if report.chance and low < report.chance + 0.01:
                 level = f"Fail: {level}"
             best = mean_std(np.array([run.best for run in finished]))
             number = max(len(run.rows) for run in finished)
             cells += [
                 f"{level}; {failed}" if failed else level,
-                f"{100 * low:.2f} to {100 * high:.2f}",
-                f"{best.text(2, scale=100)} (of {number})",
-                *(group.last(key).text(2, scale=100) for key in report.others),
+                f"{scale * low:.{decimals}f} to {scale * high:.{decimals}f}",
+                f"{best.text(decimals, scale)} (of {number})",
+                *(
+                    group.last(key).text(*((2, 100) if name[-1] == "%" else (4, 1)))
+                    for key, name in report.others.items()
+                ),
             ]
         else:
             cells += [failed, "", "", *("" for _ in report.others)]
@@ -165,7 +174,8 @@ def difference_table(groups: Sequence[Group]) -> str:
             for other in groups
             if other.method in bases and shared(other) == shared(group)
         ]
-        base = max(
+        best = min if group.report.lowest else max
+        base = best(
             (other for other in alike if other.finished),
             key=lambda other: other.last().mean,
             default=None,
@@ -185,7 +195,7 @@ def difference_table(groups: Sequence[Group]) -> str:
     report = groups[0].report
     header = ["LAWN - base", "LAWN's setting", "base's setting"]
     header += [
-        f"points of {report.score}",
+        report.score if report.lowest else f"points of {report.score}",
         f"95% over {report.cases}",
         "95% over seeds",
     ]
@@ -194,9 +204,10 @@ def difference_table(groups: Sequence[Group]) -> str:
 
 def _difference(group: Group, base: Group) -> list[str]:
     """The difference in points, with its intervals over cases and over seeds."""
-    difference = 100 * (group.values - base.values)
+    scale, decimals = group.report.scale, group.report.decimals
+    difference = scale * (group.values - base.values)
     ours, theirs = (
-        {run.seed: 100 * run.rows[-1][group.report.metric] for run in g.finished}
+        {run.seed: scale * run.rows[-1][group.report.metric] for run in g.finished}
         for g in (group, base)
     )
     seeds = sorted(ours.keys() & theirs.keys())
@@ -205,17 +216,18 @@ def _difference(group: Group, base: Group) -> list[str]:
         mean, half = paired_interval(
             np.array([ours[s] for s in seeds]), np.array([theirs[s] for s in seeds])
         )
-        over_seeds = _verdict(mean - half, mean + half) + f" ({len(seeds)} seeds)"
+        over_seeds = _verdict(mean - half, mean + half, decimals)
+        over_seeds += f" ({len(seeds)} seeds)"
     return [
-        f"{difference.mean():+.2f}",
-        _verdict(*bootstrap_interval(difference)),
+        f"{difference.mean():+.{decimals}f}",
+        _verdict(*bootstrap_interval(difference), decimals),
         over_seeds,
     ]
 
 
-def _verdict(low: float, high: float) -> str:
+def _verdict(low: float, high: float, decimals: int) -> str:
     verdict = "beyond" if low > 0 or high < 0 else "within"
-    return f"{low:+.2f} to {high:+.2f}: {verdict}"
+    return f"{low:+.{decimals}f} to {high:+.{decimals}f}: {verdict}"
 
 
 def section(title: str, groups: Sequence[Group]) -> str:

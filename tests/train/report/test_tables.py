@@ -191,7 +191,7 @@ def test_validation_runs_have_their_own_section_and_no_published_numbers(tmp_pat
 def test_runs_are_found_at_any_depth_and_others_are_left_alone(tmp_path):
     runs = tmp_path / "runs"
     write_run(runs / "sweep" / "final" / "adam-lawn-seed0", level(260))
-    other = write_run(runs / "french", level(200), experiment="language")
+    other = write_run(runs / "french", level(200), experiment="translation")
     killed = write_run(runs / "killed", level(200), seed=1)
     (killed / "summary.json").unlink()
     (killed / "hits.json").unlink()

@@ -1,0 +1,1 @@
+"""Language models of bytes: `python -m train language`."""
