@@ -21,7 +21,7 @@ from train.images import data
 from train.images import imagenet_tfds as imagenet
 from train.images.cifar_files import SOURCES
 from train.images.cifar_tfds import SmallImages
-from train.images.loader import batches, training_order
+from train.images.loader import Batches, training_order
 
 
 def members(path, files, mode="w"):
@@ -144,7 +144,7 @@ def test_imagenet_is_prepared_from_its_archives(manual):
     again = data.load_photos()  # The second time it is prepared already.
     assert [again.train[i] for i in range(4)] == [photos.train[i] for i in range(4)]
     order = training_order(again.train, 4, seed=0)
-    (batch,) = batches(again.train, order, 0, 1, workers=0)
+    (batch,) = Batches(again.train, order, 0, 1, workers=0)
     np.testing.assert_array_equal(np.sort(batch.labels), [1, 1, 999, 999])
 
 
