@@ -24,7 +24,7 @@ class _Found(NamedTuple):
     """The captured norms of one state, and the phase that they belong to."""
 
     phase: PhaseState
-    norms: Any  # as in the state; from `_find` an array [num_norms]
+    norms: Any  # as in the state; from `find_states` an array [num_norms]
     fingerprint: Any
     axes: tuple[int, ...] = ()  # sizes of the axes of replicas in front of the norms
 
@@ -116,7 +116,7 @@ def describe(
     lines: list[str] = []
     captured = present = None
     if state is not None:
-        found = _find(state, grouping)[0]
+        found = find_states(state, grouping)[0]
         n = len(found.axes)
         if n and all(shape[:n] == found.axes for shape in grouping.shapes):
             raise ValueError(_one_member(found.axes))
@@ -191,7 +191,7 @@ def captured_norms(
       >>> print(*lawn.captured_norms(state, params).items())
       ('dense', array(5., dtype=float32))
     """
-    first, *others = _find(state, resolve_reported(groups, params))
+    first, *others = find_states(state, resolve_reported(groups, params))
     if not all(np.array_equal(first.norms, one.norms) for one in others):
         raise ValueError(
             f"The optimizer state has {1 + len(others)} LAWN states for these groups, "
@@ -200,7 +200,7 @@ def captured_norms(
     return diagnostics.by_name(first.norms, params, groups=groups)
 
 
-def _find(state: optax.OptState, grouping: Grouping) -> list[_Found]:
+def find_states(state: optax.OptState, grouping: Grouping) -> list[_Found]:
     """The states with norms that were made for these groups; raises if none was."""
     everything = list(_states_with_norms(state, None))
     if not everything:

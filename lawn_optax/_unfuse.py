@@ -116,10 +116,11 @@ class _Layers:
         )
         for path, node in nodes:
             name = match(path)
-            unmatched.discard(name)
             self.parts.append(found[name] if name else None)
-            for leaf in jax.tree.leaves(node) if name else ():
-                _bounds(np.shape(leaf), found[name], path_string(path))
+            if name:
+                unmatched.discard(name)
+                for leaf in jax.tree.leaves(node):
+                    _bounds(np.shape(leaf), found[name], path_string(path))
         if unmatched:
             known = ", ".join(
                 path_string(path)

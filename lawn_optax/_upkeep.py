@@ -10,13 +10,13 @@ import optax
 
 from lawn_optax import diagnostics
 from lawn_optax._constraint import CapturedNorms, Sphere, has_value
-from lawn_optax._describe import _find as find_states
+from lawn_optax._describe import find_states
 from lawn_optax._radius import Radius
 from lawn_optax._reset import ResetState
 from lawn_optax._types import AxisName, Groups, PyTree
 from lawn_optax._wrap import LawnState
 from lawn_optax.groups._resolve import Grouping, resolve
-from lawn_optax.groups._select import _matches as matches
+from lawn_optax.groups._select import matches
 
 
 def check(

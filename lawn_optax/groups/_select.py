@@ -77,7 +77,7 @@ def stacked(*paths: str, axis: Axis = 0, base: Groups = "layer") -> GroupsFn:
 
     def groups(params: PyTree) -> PyTree:
         leaves, treedef = leaves_of(params), jax.tree.structure(params)
-        chosen = _matches(params, paths) if paths else [True] * len(leaves)
+        chosen = matches(params, paths) if paths else [True] * len(leaves)
         stacks = [
             _positions(leaf, wanted) if inside else None
             for leaf, inside in zip(leaves, chosen, strict=True)
@@ -225,7 +225,7 @@ def not_paths(*paths: str, base: Groups = "layer") -> GroupsFn:
     """
     return _only(
         base,
-        lambda params: [not match for match in _matches(params, paths)],
+        lambda params: [not match for match in matches(params, paths)],
         "named in not_paths",
     )
 
@@ -256,7 +256,7 @@ def only_paths(*paths: str, base: Groups = "layer") -> GroupsFn:
     References:
       Gupta et al. 2021, arXiv:2108.05839, section 2.1 and eq. 1.
     """
-    chosen = lambda params: _matches(params, paths)  # noqa: E731
+    chosen = lambda params: matches(params, paths)  # noqa: E731
     return _only(base, chosen, "not named in only_paths")
 
 
@@ -273,7 +273,7 @@ def _only(
     return groups
 
 
-def _matches(params: PyTree, paths: tuple[str, ...]) -> list[bool]:
+def matches(params: PyTree, paths: tuple[str, ...]) -> list[bool]:
     names = [f"/{leaf.name}/" for leaf in leaves_of(params)]
     for path in paths:
         if names and not any(f"/{path}/" in name for name in names):
