@@ -19,15 +19,9 @@ import lawn_optax as lawn
 from train.images import (
     augmentation,
 )
-from train.images import (
-    cifar_files as image_files,
-)
-from train.images import (
-    experiment as image,
-)
-from train.images import (
-    programs as classifier,
-)
+from train.images import cifar_files as image_files
+from train.images import experiment as image
+from train.images import programs as classifier
 from train.images.cifar_files import Images, Part
 from train.images.inputs import DeviceImages as Data
 from train.images.programs import State, Task

@@ -24,12 +24,8 @@ from train.devices import Devices
 from train.digits import experiment as digits
 from train.optimizers import Trial
 from train.plots import COLOURS, finish, new_figure, range_over_seeds
-from train.recommenders import (
-    experiment as recsys,
-)
-from train.recommenders import (
-    programs as recommender,
-)
+from train.recommenders import experiment as recsys
+from train.recommenders import programs as recommender
 from train.recommenders import (
     sampling,
 )

@@ -16,15 +16,9 @@ from tests.support.asserts import close
 from train import hyperparameters
 from train.__main__ import main
 from train.devices import Devices
-from train.images import (
-    experiment as image,
-)
-from train.images import (
-    options as image_options,
-)
-from train.images import (
-    programs as classifier,
-)
+from train.images import experiment as image
+from train.images import options as image_options
+from train.images import programs as classifier
 
 # Sixty images: three steps of 16 an epoch, and 12 images left out.
 BASE = "image --quiet --batch-size 16 --warmup-epochs 1"

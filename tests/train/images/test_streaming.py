@@ -18,24 +18,12 @@ from tests.support.rating_files import refused
 from train import sweep
 from train.__main__ import main
 from train.devices import MODES, Devices
-from train.images import (
-    experiment as image,
-)
-from train.images import (
-    loader as image_loader,
-)
-from train.images import (
-    options as image_options,
-)
-from train.images import (
-    photo_files as image_folder,
-)
-from train.images import (
-    programs as classifier,
-)
-from train.images import (
-    streaming as photographs,
-)
+from train.images import experiment as image
+from train.images import loader as image_loader
+from train.images import options as image_options
+from train.images import photo_files as image_folder
+from train.images import programs as classifier
+from train.images import streaming as photographs
 
 RATE = 1e-5  # The logits of so many pixels change by about 0.5 in a step.
 RATES = {"learning_rate": 0.1, "weight_decay": 0.1}

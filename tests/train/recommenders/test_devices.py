@@ -14,15 +14,9 @@ from train import devices as parallel
 from train import hyperparameters
 from train.__main__ import main
 from train.devices import Devices
-from train.recommenders import (
-    experiment as recsys,
-)
-from train.recommenders import (
-    options as recsys_options,
-)
-from train.recommenders import (
-    programs as recommender,
-)
+from train.recommenders import experiment as recsys
+from train.recommenders import options as recsys_options
+from train.recommenders import programs as recommender
 
 EPOCHS = 7  # Of three steps; the last one is a part batch.
 

@@ -18,9 +18,7 @@ from train.studies import (
     cifar,
     exponential,
 )
-from train.studies import (
-    rayleigh_cifar as equilibrium,
-)
+from train.studies import rayleigh_cifar as equilibrium
 
 COUNT = 40  # Training images.
 TINY = equilibrium.Choices(
