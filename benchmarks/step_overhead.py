@@ -16,8 +16,7 @@ the others hold decides which temporaries are fresh pages: with 8 iterations a c
 beside other large cases, the same code read 1.38 instead of 1.02. The parent process
 runs one arm at a time; the others wait, with their memory in place.
 
-Results go to `results/step_overhead.jsonl` and `.md`. A run replaces the rows of its
-own device, trees and cases and keeps the others.
+Results go to `results/step_overhead.jsonl` and `.md`; older rows of a case go.
 """
 
 import argparse
