@@ -84,7 +84,10 @@ def _small(grouping: Grouping, live: list[Block], captured: np.ndarray) -> list[
     for block in live:
         shapes = [grouping.slices[i] or () for i in block.leaves]
         elements = sum(map(math.prod, shapes))
-        stacks = math.prod(grouping.shapes[block.leaves[0]]) / math.prod(shapes[0])
+        stacks = max(
+            math.prod(grouping.shapes[i]) // max(math.prod(shape), 1)
+            for i, shape in zip(block.leaves, shapes, strict=True)
+        )  # A leaf without elements does not tell.
         norms = captured[block.start : block.start + block.size]
         norm = math.sqrt(np.sum(np.square(norms, dtype=np.float64)) / stacks)
         long = [n for n in max(shapes, key=math.prod) if n > 1]

@@ -69,7 +69,14 @@ def flags(
     given = {name: options[name] for name in shown}
     while True:
         # Some defaults depend on options that are given.
-        found = resolve(kind(**given))
+        try:
+            found = resolve(kind(**given))
+        except InputError:
+            # Defaults that belong to another size of run may not fit to what is given.
+            if not (missing := [name for name in options if name not in given]):
+                raise
+            given[missing[0]] = options[missing[0]]
+            continue
         differ = {k: v for k, v in options.items() if getattr(found, k) != v}
         if not differ:
             return [word for name in given for word in _flag(name, given[name])]

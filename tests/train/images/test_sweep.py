@@ -110,8 +110,9 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
 @pytest.mark.slow
 def test_report_has_trials_only_where_they_are_named(folder, tmp_path):
     def report(path):
-        assert main(["report", str(path), f"--out={tmp_path / 'report'}"]) == 0
-        return (tmp_path / "report" / "table.md").read_text()
+        out = tmp_path / path.name
+        assert main(["report", str(path), f"--out={out}"]) == 0
+        return (out / "table.md").read_text()
 
     text = report(folder)
     assert "## Held-out" not in text and "## Test images" in text
