@@ -1,6 +1,7 @@
 """What all tests share: eight CPU devices, one compilation cache, strict settings."""
 
 import atexit
+import collections
 import importlib.util
 import os
 import re
@@ -63,6 +64,37 @@ def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log)
+
+
+SLOW = Path(__file__).parent / "slow.txt"
+SECONDS = 1.0  # From which a test is slow, on two cores that run three tests.
+durations = collections.Counter()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--add-slow", action="store_true", help=f"add slow tests to tests/{SLOW.name}"
+    )
+
+
+def pytest_collection_modifyitems(items):
+    slow = set(SLOW.read_text().splitlines())
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_logreport(report):
+    durations[report.nodeid] += report.duration
+
+
+def pytest_sessionfinish(session):
+    config = session.config
+    if not config.getoption("--add-slow") or hasattr(config, "workerinput"):
+        return
+    found = {name for name, seconds in durations.items() if seconds >= SECONDS}
+    names = sorted(found | set(SLOW.read_text().splitlines()))
+    SLOW.write_text("".join(f"{name}\n" for name in names))
 
 
 @pytest.fixture(autouse=True)
