@@ -17,6 +17,10 @@ from lawn_optax._algorithms import sgd as sgd
 from lawn_optax._describe import captured_norms as captured_norms
 from lawn_optax._describe import describe as describe
 from lawn_optax._describe import logit_scale as logit_scale
+from lawn_optax._health import Extremes as Extremes
+from lawn_optax._health import MonitorState as MonitorState
+from lawn_optax._health import health as health
+from lawn_optax._health import monitor as monitor
 from lawn_optax._radius import Group as Group
 from lawn_optax._radius import to_norms as to_norms
 from lawn_optax._reset import ResetState as ResetState
@@ -42,8 +46,10 @@ from lawn_optax.baselines._rescale import rescale_on_decay as rescale_on_decay
 __version__ = _version("lawn-optax")
 
 __all__ = [
+    "Extremes",
     "Group",
     "LawnState",
+    "MonitorState",
     "PhaseState",
     "RescaleState",
     "ResetState",
@@ -58,11 +64,13 @@ __all__ = [
     "describe",
     "diagnostics",
     "groups",
+    "health",
     "lamb",
     "lamb_plus",
     "logit_scale",
     "losses",
     "metrics",
+    "monitor",
     "nrq",
     "project_tangent",
     "recapture",

@@ -139,22 +139,22 @@ def describe(
             own = slice(block.start, block.start + block.size)
             if not captured[own].any():
                 why = "zero or not finite at the switch: free for good"
-                why += f", its norm is {_range(present[own])} now"
+                why += f", its norm is {span(present[own])} now"
                 free.update(dict.fromkeys(block.leaves, why))
                 continue
             rms = captured[own] / np.sqrt(size / block.size)
-            row += [*_norm_cells(captured[own], present[own]), _range(rms, 3)]
+            row += [*_norm_cells(captured[own], present[own]), span(rms, 3)]
         leaves = (
             f"{grouping.paths[i]} {_shape(grouping.shapes[i])}" for i in block.leaves
         )
         rows.append([*row, ", ".join(leaves)])
-    lines += _aligned(rows, left={0, len(rows[0]) - 1})
+    lines += aligned(rows, left={0, len(rows[0]) - 1})
     if free:
         rows = [["free", "elements", "why"]]
         for i, reason in sorted(free.items()):
             elements = math.prod(grouping.shapes[i]) if reason != NO_ARRAY else "-"
             rows.append([grouping.paths[i] or "/", str(elements), reason])
-        lines += ["", *_aligned(rows, left={0, 2})]
+        lines += ["", *aligned(rows, left={0, 2})]
     notes = [f"{grouping.paths[i]}: {note}." for i, note in grouping.notes]
     notes += doubts(grouping) + doubtful_norms(grouping, params, captured)
     lines += ["", *(f"note: {note}" for note in notes)] if notes else []
@@ -280,10 +280,11 @@ def _norm_cells(captured: np.ndarray, now: np.ndarray) -> list[str]:
     live = captured > 0
     off = np.max(np.abs(now[live] / captured[live] - 1))
     note = f"{off:.1e}" + ("" if live.all() else f" ({(~live).sum()} free)")
-    return [_range(captured[live]), _range(now[live]), note]
+    return [span(captured[live]), span(now[live]), note]
 
 
-def _range(norms: np.ndarray, digits: int = 6) -> str:
+def span(norms: np.ndarray, digits: int = 6) -> str:
+    """The number that all norms are, or the least and the greatest."""
     low, high = norms.min(), norms.max()
     if low == high:
         return f"{low:.{digits}g}"
@@ -295,7 +296,8 @@ def _shape(shape: tuple[int, ...]) -> str:
     return f"({', '.join(map(str, shape))})"
 
 
-def _aligned(rows: list[list[str]], left: set[int]) -> list[str]:
+def aligned(rows: list[list[str]], left: set[int]) -> list[str]:
+    """The lines of a table; columns that are not `left` end at the right."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return [
         "  ".join(

@@ -196,6 +196,13 @@ def _sums(updates, params, groups, axis_name):
     )
 
 
+def turned(updates, params, groups, axis_name):
+    """Norms before and after an update, and its angle."""
+    update_sq, weight_sq, dot = _sums(updates, params, groups, axis_name)
+    after = root(jnp.maximum(weight_sq + 2 * dot + update_sq, 0))
+    return root(weight_sq), after, _angular_update(update_sq, weight_sq, dot)
+
+
 def _radial_fraction(update_sq, weight_sq, dot):
     product = root(update_sq) * root(weight_sq)
     return jnp.minimum(quotient(jnp.abs(dot), product, product > 0), 1)

@@ -22,6 +22,7 @@ MAKE = {
     "lamb": lambda: lawn.lamb(0.1),
     "lamb_plus": lambda: lawn.lamb_plus(0.1),
     "nmgd": lambda: baselines.nmgd(0.1),
+    "monitor": lawn.monitor,
     "observe": diagnostics.observe,
     "plateau_sgd": lambda: schedules.plateau_sgd(0.1, 0.9, 0.01),
     "project_tangent": lawn.project_tangent,
