@@ -214,7 +214,9 @@ def find_states(state: optax.OptState, grouping: Grouping) -> list[_Found]:
         raise ValueError(
             "The optimizer state was made for other groups than these: pass the "
             "`groups` and the parameters that the optimizer was made with (under "
-            "`optax.masked` or `optax.partition`, with None for what they mask out)."
+            "`optax.masked` or `optax.partition` with None for what they mask out, "
+            "under `lawn.unfuse` those of `lawn.unfused`). If modules were renamed "
+            "since, `lawn.recapture(state, params)` reads the norms anew."
         )
     return found
 
