@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from lawn_optax import _geometry as geometry
@@ -48,7 +50,10 @@ def check_radius(radius: Radius) -> None:
 def radii(
     radius: Radius, grouping: Grouping, block: Block, norm: jax.Array
 ) -> jax.Array:
-    """The norms that a block is to have, of its shape; `norm` is its norm now."""
+    """The norms that a block is to have, of its shape; `norm` is its norm now.
+
+    Under `jit` a radius that is not positive and finite gives 0.
+    """
     if radius is None:
         return norm
     value = radius
@@ -64,7 +69,14 @@ def radii(
             f"group has norms of the shape {block.shape}. Return a scalar, or `norm` "
             "times a number."
         )
-    return jnp.broadcast_to(value, block.shape)
+    good = (value > 0) & jnp.isfinite(value)
+    wrong = ~good & (norm > 0)
+    if not isinstance(wrong, Tracer) and np.any(wrong):
+        raise ValueError(
+            f"The radius of group {block.name!r} must be positive and finite, got "
+            f"{value}."
+        )
+    return jnp.broadcast_to(jnp.where(good, value, 0), block.shape)
 
 
 def _group(grouping: Grouping, block: Block, norm: jax.Array) -> Group:
@@ -124,6 +136,7 @@ def to_norms(
     ):
         found = geometry.has_norm(square)
         norm = jnp.sqrt(jnp.where(found, square, 1))
-        factors.append(jnp.where(found, radii(radius, grouping, block, norm) / norm, 1))
+        wanted = radii(radius, grouping, block, norm)
+        factors.append(jnp.where(found & (wanted > 0), wanted / norm, 1))
     scaled = geometry.multiply(grouping, factors, weights)
     return grouping.treedef.unflatten(scaled)

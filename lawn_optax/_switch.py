@@ -96,6 +96,8 @@ def switch_when(
       Gupta et al. 2021, arXiv:2108.05839, section 3, "An extended LAWN method" (mean)
       and the switching methods; LAWN, ICLR submission, section 3 (median).
     """
+    if not isinstance(decay, int | float):
+        decay = jnp.asarray(decay, jnp.float32)  # The state keeps its type.
 
     def init() -> SwitchWhenState:
         return SwitchWhenState(

@@ -107,7 +107,8 @@ class _Layers:
 
         def match(path: tuple[Any, ...]) -> str | None:
             name = f"/{path_string(path)}"
-            return next((p for p in found if name.endswith(f"/{p}")), None)
+            fits = [path for path in found if name.endswith(f"/{path}")]
+            return max(fits, key=len, default=None)
 
         nodes, self.treedef = jax.tree_util.tree_flatten_with_path(
             params,
@@ -121,7 +122,7 @@ class _Layers:
                 unmatched.discard(name)
                 for leaf in jax.tree.leaves(node):
                     _bounds(np.shape(leaf), found[name], path_string(path))
-        if unmatched:
+        if unmatched and jax.tree.leaves(params):
             known = ", ".join(
                 path_string(path)
                 for path, _ in jax.tree_util.tree_leaves_with_path(params)

@@ -102,6 +102,13 @@ def _listed(grouping: Grouping, off: Any, captured: Any, now: Any) -> str:
     return "\n".join([*lines[:5], *rest, ""])
 
 
+_NO_STATE = (
+    "No LAWN state in the optimizer state has the norms of these groups: pass the "
+    "`groups` and the parameters that the optimizer was made with (under "
+    "`optax.masked` or `optax.partition`, with None for what they mask out)."
+)
+
+
 def recapture(
     state: optax.OptState,
     params: PyTree,
@@ -123,14 +130,16 @@ def recapture(
       state: Optimizer state with LAWN states at any depth.
       params: Parameters with the new weights.
       paths: Whole path components of the leaves that changed, such as "decoder/head";
-        their whole groups are captured again. None is all of them, and then modules may
-        have other names than those that the state was made with.
+        their whole groups are captured again. None is all of them, and then, outside
+        `jit`, modules may have other names than those that the state was made with.
+        (The moments of the inner optimizer keep the old names: rename them too.)
       groups: Weights that share one norm, as given to the optimizer.
       radius: Norms that are given instead of read, as given to the optimizer.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
-      A state of the same structure. Works under `jit` and `vmap`.
+      A state of the same structure. Works under `jit` and `vmap`, where only states
+      that were made for these very groups change.
 
     Raises:
       TypeError: If `paths` is one string.
@@ -157,47 +166,63 @@ def recapture(
         for block in grouping.blocks:
             own = slice(block.start, block.start + block.size)
             chosen[own] = any(leaves[i] for i in block.leaves)
-    renewed = 0
+    marks: list[Any] = []  # Fingerprints of the states with as many norms.
 
-    def fits(node: Any) -> bool:
-        if not isinstance(node, CapturedNorms):
-            return False
-        same = jnp.shape(node.norms) == (grouping.num_norms,)
-        if paths is not None and has_value(node.fingerprint):
-            same &= int(node.fingerprint) == grouping.fingerprint
-        return same
+    def as_long(node: Any) -> bool:
+        return isinstance(node, CapturedNorms) and (
+            jnp.shape(node.norms) == (grouping.num_norms,)
+        )
+
+    def collect(node: Any) -> None:
+        if as_long(node):
+            marks.append(node.fingerprint)
+        if not jax.tree_util.all_leaves([node]):
+            for child in jax.tree.leaves(node, is_leaf=lambda x: x is not node):
+                collect(child)
+
+    collect(state)
+    traced = not all(map(has_value, marks))
+    found = set() if traced else {int(mark) for mark in marks}
+    own = grouping.fingerprint
+    renamed = not traced and own not in found and paths is None
+    if not marks or not (traced or renamed or own in found):
+        raise ValueError(_NO_STATE)
+    if renamed and len(found) > 1:
+        raise ValueError(
+            f"The optimizer state has {len(found)} LAWN states for other groups than "
+            "these, with as many norms: pass the part of it that holds one of them."
+        )
 
     def renew(node: Any) -> Any:
-        nonlocal renewed
-        if fits(node):
+        if as_long(node) and (traced or renamed or int(node.fingerprint) == own):
             if hasattr(node, "trained"):
                 raise ValueError(
                     f"A {type(node).__name__} holds the weights themselves: start with "
                     "a new state, `tx.init(params)`."
                 )
-            renewed += 1
-            mark = jnp.asarray(grouping.fingerprint, jnp.int32)
-            node = node._replace(fingerprint=mark)
+            mark = jnp.asarray(own, jnp.int32)
+            mine = renamed | (node.fingerprint == mark)
             on = jnp.ones([], bool)
             sphere, _ = Sphere.capture(
-                grouping, axis_name, params, params, node, on, on, radius
+                grouping,
+                axis_name,
+                params,
+                params,
+                node._replace(fingerprint=mark),
+                on,
+                on,
+                radius,
             )
-            new = chosen & (node.phase.switched_at >= 0)
+            new = chosen & (node.phase.switched_at >= 0) & mine
             norms = jnp.where(new, sphere.norm_vector(), node.norms)
-            node = node._replace(norms=norms)
+            fingerprint = jnp.where(mine, mark, node.fingerprint)
+            node = node._replace(norms=norms, fingerprint=fingerprint)
         if jax.tree_util.all_leaves([node]):
             return node
         children, treedef = jax.tree.flatten(node, is_leaf=lambda x: x is not node)
         return treedef.unflatten(map(renew, children))
 
-    out = renew(state)
-    if not renewed:
-        raise ValueError(
-            "No LAWN state in the optimizer state has the norms of these groups: pass "
-            "the `groups` and the parameters that the optimizer was made with (under "
-            "`optax.masked` or `optax.partition`, with None for what they mask out)."
-        )
-    return out
+    return renew(state)
 
 
 def adopt(state: optax.OptState, running: optax.OptState) -> optax.OptState:

@@ -87,7 +87,9 @@ def wrap(
       radius: Norm of each group from the switch on, instead of the captured one: a
         number, or a callable from a `Group` (its norm at the switch, number of
         elements, shape) to a number. The first constrained update moves the weights
-        there; `to_norms` does so before training. Groups of norm zero stay free.
+        there. For parameters narrower than float32, call `to_norms` before training
+        instead: the difference between weights of another scale does not fit into such
+        an update. Groups of norm zero stay free.
       axis_name: Mesh axes over which parameters are sharded, where they cannot be
         inferred; see `project_tangent`.
 

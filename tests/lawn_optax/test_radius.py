@@ -119,6 +119,8 @@ def test_to_norms_scales_groups_and_leaves_the_others():
         ("rms", TypeError, "a number, a callable from a `Group`"),
         (True, TypeError, "a number"),
         (lambda group: jnp.ones(3), ValueError, "group 'first' has the shape (3,)"),
+        (lambda group: -group.norm, ValueError, "group 'first' must be positive"),
+        (jnp.float32(jnp.inf), ValueError, "must be positive and finite"),
     ],
 )
 def test_bad_radii_are_refused(radius, error, words):

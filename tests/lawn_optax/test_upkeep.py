@@ -222,3 +222,34 @@ def test_adopt_refuses_another_optimizer():
             lawn.adopt(state, running)
     with pytest.raises(ValueError, match="no state of `lawn.wrap`"):
         lawn.adopt(optax.adam(0.1).init(params), optax.adam(0.1).init(params))
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_recapture_leaves_the_norms_of_other_parts(jit):
+    params = {"a": {"kernel": jnp.array([[3.0, 4.0]])}}
+    params["b"] = {"kernel": jnp.array([[30.0, 40.0]])}
+    tx = optax.chain(
+        lawn.wrap(optax.sgd(0.1), groups=lawn.groups.only_paths("a")),
+        lawn.wrap(optax.sgd(0.1), groups=lawn.groups.only_paths("b")),
+    )
+    _, state = tx.update(params, tx.init(params), params)
+    params["a"]["kernel"] = 0.1 * params["a"]["kernel"]
+
+    def recapture(state):
+        return lawn.recapture(state, params, groups=lawn.groups.only_paths("a"))
+
+    found = (jax.jit(recapture) if jit else recapture)(state)
+    assert [part.norms.tolist() for part in found] == [[0.5], [50.0]]
+    marks = [part.fingerprint.tolist() for part in state]
+    assert [part.fingerprint.tolist() for part in found] == marks
+
+
+def test_two_renamed_parts_are_not_confused():
+    params = {"a": jnp.array([[3.0, 4.0]]), "b": jnp.array([[6.0, 8.0]])}
+    tx = optax.chain(
+        lawn.wrap(optax.sgd(0.1), groups=lawn.groups.only_paths("a", base="leaf")),
+        lawn.wrap(optax.sgd(0.1), groups=lawn.groups.only_paths("b", base="leaf")),
+    )
+    _, state = tx.update(params, tx.init(params), params)
+    with pytest.raises(ValueError, match="2 LAWN states for other groups"):
+        lawn.recapture(state, {"c": params["a"]}, groups="leaf")
