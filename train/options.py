@@ -188,7 +188,7 @@ class SweepOptions:
     """Weight decays, for the optimizers without -lawn that take one."""
     free: tuple[float, ...] = ()
     """Free epochs of the full schedule, for the -lawn forms."""
-    trial_epochs: int | None = None
+    trial_epochs: int | None = option(None, least=1)
     """Epochs of a trial (default: all). Fewer, with the schedule compressed, cost less
     but favour learning rates that are too high for a training in full."""
     trial_seeds: tuple[int, ...] = (0,)

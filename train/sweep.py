@@ -15,7 +15,7 @@ from train import loop, optimizers, shortening
 from train.devices import Devices
 from train.errors import require
 from train.experiment import FINISHED, Experiment, Row
-from train.options import neutral_names
+from train.options import check_bounds, neutral_names
 from train.report import markdown
 from train.runs import records
 from train.runs.folder import open_run
@@ -37,7 +37,16 @@ def run(experiment: Experiment, config: Any) -> None:
     """Trains all trials and final runs; prints and writes the tables."""
     kind, names = sweep_of(experiment), config.optimizers
     require(0 < len(names) == len(set(names)), "--optimizers needs different names")
+    check_bounds(config)
     require(len(config.trial_seeds) > 0, "--trial-seeds needs at least one")
+    for flag, seeds in (
+        ("--trial-seeds", config.trial_seeds),
+        ("--seeds", config.seeds),
+    ):
+        require(
+            len(seeds) == len(set(seeds)) and all(0 <= seed < 2**32 for seed in seeds),
+            f"{flag} needs different whole numbers from 0 to 2^32 - 1; got {seeds}",
+        )
     members = {name: grid(experiment, config, name) for name in names}
     # All options are checked before anything is read.
     trials = {

@@ -110,7 +110,9 @@ def check(config: Config) -> Config:
     )
     shares = (config.warmup, *config.free)
     require(
-        min(shares) >= 0 and config.warmup + max(config.free, default=0) <= 1 + 1e-9,
+        all(map(math.isfinite, shares))
+        and min(shares) >= 0
+        and config.warmup + max(config.free, default=0) <= 1 + 1e-9,
         "--warmup and --free are shares of the training: at least 0, and 1 at most for"
         f" warm-up and longest free phase together; got {shares}",
     )

@@ -8,6 +8,7 @@ tenth of the bytes are held out. A single file is cut at nine tenths, as nanoGPT
 import dataclasses
 import functools
 import hashlib
+import os
 import platform
 import sysconfig
 from collections.abc import Iterable, Sequence
@@ -153,7 +154,7 @@ def _read_all(root: Path, paths: Iterable[Path], origin: str) -> Files:
     """The files that are not empty, by a hash of their path below `root`."""
 
     def order(path: Path) -> bytes:
-        return hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()
+        return hashlib.sha256(os.fsencode(path.relative_to(root).as_posix())).digest()
 
     try:
         contents = [path.read_bytes() for path in sorted(paths, key=order)]

@@ -148,7 +148,7 @@ class SweepConfig(Options, options.SweepOptions):
     grid: Suppress[Literal["default", "papers"]] = "default"
     free: Annotated[tuple[float, ...], arg(name="free")] = ()
     """Free steps, for the -lawn forms."""
-    trial_epochs: Annotated[int | None, arg(name="trial-steps")] = None
+    trial_epochs: Annotated[int | None, arg(name="trial-steps")] = option(None, least=1)
     """Steps of a trial (default: all)."""
     at_once: int | None = option(None, least=1, changes_result=False)
     """Trials trained side by side by vmap (default: 1)."""
@@ -229,7 +229,8 @@ def resolve(config: Config) -> Settings:
 def _fill_in(config: Config) -> dict[str, Any]:
     """All options by name."""
     preset = PRESETS[config.preset]
-    name = config.optimizer or preset["optimizer"]
+    given = config.optimizer
+    name = preset["optimizer"] if given is None else given
     check_optimizer(name)
     values = preset.get(name, TUNED[name])
     names = ("learning_rate", "weight_decay", "free_epochs")

@@ -67,7 +67,7 @@ REPORT = Report(
         "epochs",
         *("width", "depth", "heads", "block", "norm", "positions", "qk_norm"),
         *("activation", "attention_width", "tied", "dropout", "init", "dtype"),
-        "validation",
+        *("validation", "eval_bytes", "text_sha256"),
     ),
     validation=Protocol(
         "validation text",

@@ -230,6 +230,7 @@ def test_a_learning_rate_that_diverges_gives_a_row_and_the_others_go_on(
         ("digits --weight-decays -1", "--weight-decays must be finite"),
         ("digits --free 0.5 --warmup 0.6", "--warmup and --free are shares"),
         ("digits --free nan", "--warmup and --free are shares"),
+        ("digits --free 0.2 nan", "--warmup and --free are shares"),
         ("digits --free -0.1", "--warmup and --free are shares"),
         ("digits --trials 8", "--trials must be a positive multiple of the 3 values"),
         ("digits --weight-decays", "--trials must be a positive multiple of the 0"),

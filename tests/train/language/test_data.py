@@ -1,6 +1,7 @@
 """Texts, how they are split, and what is refused."""
 
 import hashlib
+import os
 
 import pytest
 from tensorflow_datasets.core.download import checksums
@@ -39,6 +40,18 @@ def test_the_split_depends_on_names_and_not_on_where_the_folder_is(tmp_path):
     changed = load("files", folder)
     assert changed.sha256 != first.sha256
     assert changed.files[1] in (1, 2)
+
+
+def test_names_of_files_may_be_any_bytes(tmp_path):
+    folder = tiny.write_files(tmp_path)
+    odd = os.fsencode(folder) + b"/caf\xe9.txt"
+    try:
+        with open(odd, "wb") as file:
+            file.write(b"in another encoding")
+    except OSError:
+        pytest.skip("this file system wants names in UTF-8")
+    text = load("files", folder)
+    assert sum(text.files) == 11
 
 
 @pytest.mark.parametrize("name", ["files", "tiny-shakespeare"])

@@ -74,6 +74,7 @@ def test_what_trains_the_other_parts_by_default(name, parts):
     "changes, messages",
     [
         ({"optimizer": "lamb"}, ["no optimizer 'lamb'; choose from: sgd, adam"]),
+        ({"optimizer": ""}, ["no optimizer ''; choose from: sgd, adam"]),
         ({"epochs": 1}, ["--steps 1 are fewer than the 2 of", "--warmup-steps"]),
         ({"epochs": 0}, ["--steps must be finite and at least 1; got 0"]),
         ({"width": 9}, ["--width 9 must be a multiple of --heads 2"]),

@@ -261,6 +261,9 @@ def test_grids():
         ("--optimizers adam --rates 0.1 -1", "--learning-rate must be"),
         ("--optimizers adam --candidate-draws 0", "no candidates of its own"),
         ("--optimizers adam --data-dir nowhere", "nowhere is not a folder"),
+        ("--optimizers adam --seeds -1", "--seeds needs different whole numbers"),
+        ("--optimizers adam --seeds 0 0", "--seeds needs different whole numbers"),
+        ("--optimizers adam --trial-epochs -1", "--trial-epochs must be finite and"),
     ],
 )
 def test_wrong_options_are_one_line_and_leave_no_trace(
