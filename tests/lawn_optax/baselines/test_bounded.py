@@ -60,14 +60,17 @@ def test_it_trains_v_through_the_normalization(name, x64):
     start = baselines.bounded_init(raw)
     actual, states = run(baselines.bounded_weight_norm(inner), start, 60)
 
+    # An element near 0 is a difference of numbers near 1, and 60 steps amplify their
+    # rounding: by 3e-12 in LAMB with jax 0.12.
+    near = {"rtol": 1e-10, "atol": 1e-11}
     v = normalized(raw, radii)  # at first v is the normalised weights
     state = inner.init(v)
     gradient = jax.jit(jax.grad(lambda v: loss(normalized(v, radii))))
     for w in actual:
-        assert_close(w, normalized(v, radii), rtol=1e-10, atol=1e-12)
+        assert_close(w, normalized(v, radii), **near)
         updates, state = inner.update(gradient(v), state, v)
         last, v = v, optax.apply_updates(v, updates)
-    assert_close(states[-1].trained, last, rtol=1e-10, atol=1e-12)
+    assert_close(states[-1].trained, last, **near)
     assert moved(actual[0], actual[-1])
     # v is unconstrained: its norms have left the sphere, or this tests a projection.
     lengths = channel_norms(states[-1].trained["first"]["kernel"])
