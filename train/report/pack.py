@@ -54,12 +54,15 @@ def write_packed(
         reports: How the runs of each experiment are reported.
 
     Raises:
-        InputError: If two folders have one name, or the file cannot be written.
+        InputError: If two folders have one name, the file cannot be written, or there
+            is one that is no packed file.
     """
     names = collections.Counter(folder.name for folder in folders)
     twice = [str(name) for name, count in names.items() if count > 1]
     if twice:
         raise InputError(f"two folders are named {twice[0]}; pack the one around them")
+    _refuse_other_content(file, "kind")
+    _refuse_other_content(curves_file(file), "name")
     environments: list[Row] = []
     for folder in folders:
         if folder.environment not in environments:
@@ -110,6 +113,18 @@ def write_packed(
         raise InputError(
             f"cannot write {file} ({error.strerror}); choose another --pack"
         ) from None
+
+
+def _refuse_other_content(path: Path, key: str) -> None:
+    """Raises an error if there is a file whose rows do not begin with a key of ours."""
+    if not path.is_file():
+        return
+    with path.open("rb") as lines:
+        first = lines.readline()
+    if first and not first.startswith(b'{"%s":' % key.encode()):
+        raise InputError(
+            f"{path} is there and is no packed file; choose another --pack"
+        )
 
 
 def _line(row: Row) -> str:

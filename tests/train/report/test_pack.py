@@ -211,6 +211,15 @@ def test_bad_input_is_one_line(tmp_path):
         both = (runs, tmp_path / "other" / "runs")
         report.run(report.Config(both, pack=packed))
     assert not packed.exists()
+    own = runs / "0" / "metrics.jsonl"
+    beside = pack.curves_file(packed)
+    beside.write_text("Somebody's data\n")
+    for target, file in ((own, own), (packed, beside)):
+        before = file.read_bytes()
+        with pytest.raises(InputError, match="is there and is no packed file"):
+            report.run(report.Config((runs,), pack=target))
+        assert file.read_bytes() == before
+    beside.unlink()
     report.run(report.Config((runs,), pack=packed))
     lines = packed.read_text().splitlines()
     damages = {
