@@ -129,6 +129,9 @@ def read(name: str, data_dir: Path | None = None) -> Files:
         for path in data_dir.rglob("*")
         if path.is_file() and not _hidden(path.relative_to(data_dir))
     ]
+    # Results among the texts would change the text of the run that writes them.
+    ours = {folder for folder in {path.parent for path in paths} if _is_run(folder)}
+    paths = [path for path in paths if ours.isdisjoint(path.parents)]
     require(bool(paths), f"no files in {data_dir}; check --data-dir")
     return _read_all(data_dir, paths, "files of --data-dir")
 
@@ -144,6 +147,12 @@ def sha256(name: str, data_dir: Path | None = None) -> str | None:
 def _is_library(path: Path) -> bool:
     left_out = _LEFT_OUT.intersection(path.parts)
     return not left_out and not path.name.startswith("_sysconfigdata")
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder holds the results of a command."""
+    record = folder / "config.json"
+    return record.is_file() and b'"config"' in record.read_bytes()[:100]
 
 
 def _hidden(path: Path) -> bool:

@@ -42,6 +42,17 @@ def test_the_split_depends_on_names_and_not_on_where_the_folder_is(tmp_path):
     assert changed.files[1] in (1, 2)
 
 
+def test_results_among_the_texts_are_no_text(tmp_path):
+    folder = tiny.write_files(tmp_path)
+    before = load("files", folder).sha256
+    run = folder / "runs" / "language" / "0123"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_text('{\n  "config": {"experiment": "language"}\n}')
+    (run / "checkpoints" / "state").write_text("weights")
+    data.read.cache_clear()
+    assert load("files", folder).sha256 == before
+
+
 def test_names_of_files_may_be_any_bytes(tmp_path):
     folder = tiny.write_files(tmp_path)
     odd = os.fsencode(folder) + b"/caf\xe9.txt"
