@@ -27,7 +27,7 @@ def fused_network():
 
 
 def loss(parts):
-    """Of the network whose layers are stored apart."""
+    """The loss of the network whose layers are stored apart."""
     q, k, v = (
         jnp.tanh(draw(5, 6, seed=4) @ p["kernel"] + p["bias"][None])
         for p in parts["qkv"]
