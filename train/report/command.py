@@ -49,7 +49,8 @@ class Config:
 
     Reads every finished run below the folders and groups runs that differ only in their
     seeds. Writes table.md, the figures for which there are runs, sweeps.md with the
-    trials of sweeps, and rates.md with the best rates of language models. For runs on digits and studies it writes their text again.
+    trials of sweeps, and rates.md with the best rates of language models. For runs on
+    digits and studies it writes their text again.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
