@@ -84,8 +84,10 @@ def methods(rate: float = 1.0) -> dict[str, optax.GradientTransformation]:
     slower = optax.sgd(lambda t: rate * (1 + 0.3 * t) ** -2.0)
     parts = baselines.Polar("v", "g")
     apart = optax.partition({"v": slower, "g": sgd}, parts)
-    # Eqs. 12 to 14: v has unit norm, and g is the paper's rho, which grows.
-    on_sphere = optax.chain(slower, baselines.unit_norm("lagrange"))
+    # Eqs. 12 to 14: v has unit norm, and g is the paper's rho, which grows. Otherwise v
+    # itself grows too, and turns less for it.
+    slower_still = optax.sgd(lambda t: rate * (1 + 0.5 * t) ** -2.0)
+    on_sphere = optax.chain(slower_still, baselines.unit_norm("lagrange"))
     unit = optax.partition({"v": on_sphere, "g": sgd}, parts)
     return {
         "gradient descent": sgd,
