@@ -2,6 +2,7 @@
 """What happens to an optimizer's moments at the switch."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -62,6 +63,27 @@ def reset_state(
         return treedef.unflatten([walk(*part) for part in parts])
 
     return walk(marks, state, fresh)
+
+
+def map_moments(
+    f: Callable[[str, Any], Any],
+    inner: optax.GradientTransformation,
+    state: optax.OptState,
+    params: Any,
+) -> optax.OptState:
+    """The state with ``f(name, part)`` for each part shaped like the parameters.
+
+    The name is that of the field or the entry that holds the part.
+    """
+    marks = _mark_moments(inner, state, params)
+    paths, treedef = jax.tree_util.tree_flatten_with_path(marks)
+    parts = treedef.flatten_up_to(state)
+    names = [jax.tree_util.keystr(path[-1:]).strip(".[]'\"") for path, _ in paths]
+    found = [
+        f(name, part) if mark is _MOMENTS else part
+        for (_, mark), name, part in zip(paths, names, parts, strict=True)
+    ]
+    return treedef.unflatten(found)
 
 
 def _mark_moments(

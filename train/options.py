@@ -148,7 +148,7 @@ class RunOptions:
     free_epochs: float | None = option(None, least=0, below=EPOCHS)
     """Epochs before the switch of the -lawn forms (default: by optimizer, tuned)."""
     weight_decay: float | None = option(None, least=0)
-    """Decoupled decay; in the -lawn forms it ends at the switch."""
+    """Coefficient of the decay, see `DECAY`."""
     seed: int = option(0, least=0, below=SEEDS)
     """Random seed (initial weights, order of the samples, random changes of them)."""
     parallel: Literal["jit", "pmap"] = option("jit", changes_result=False)
@@ -214,6 +214,12 @@ class ResolvedOptions(CommonOptions, RunOptions):
 
 
 # ------------------------------------------------------------- grids and defaults
+
+# Help of --weight-decay.
+DECAY = (
+    "Weight decay: added to the gradient (sgd), to the step (adamw), or to the step"
+    " before the trust ratio (lamb). In the -lawn forms it ends at the switch"
+)
 
 
 class Grid(NamedTuple):

@@ -45,10 +45,15 @@ def paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float
         The mean of ``first - second`` and half the width of its 95% Student t
         interval.
     """
+    # The interval of `stats.ttest_rel` is the same, but equal differences make it warn.
+    return mean_interval(np.asarray(first, np.float64) - second)
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """The mean of ``[n]`` values, and half the width of its 95% Student t interval."""
     from scipy import stats  # Here, because it takes half a second to import.
 
-    # The interval of `stats.ttest_rel` is the same, but equal differences make it warn.
-    mean, std, n = mean_std(np.asarray(first, np.float64) - second)
+    mean, std, n = mean_std(values)
     return mean, float(stats.t.ppf(0.975, n - 1) * std / np.sqrt(n))
 
 

@@ -1,26 +1,35 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """Keeps scale-invariant weights in equilibrium when the learning rate decays."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lawn_optax import _geometry as geometry
+from lawn_optax._reset import map_moments
 from lawn_optax._types import Groups, check_params
 from lawn_optax._versions import safe_increment
-from lawn_optax.groups._resolve import resolve
+from lawn_optax.groups._resolve import Grouping, resolve
+
+# Optax's names for averages of gradients, and of squared gradients.
+FIRST, SECOND = frozenset({"mu", "trace", "acc_grads"}), frozenset({"nu", "nu_max"})
 
 
 class RescaleState(NamedTuple):
     """State of the transformation returned by `rescale_on_decay`."""
 
     count: jax.Array  # int32[]; updates done so far
+    inner_state: optax.OptState = optax.EmptyState()
 
 
 def rescale_on_decay(
-    schedule: optax.Schedule, *, groups: Groups, power: float | jax.Array = 0.25
+    schedule: optax.Schedule,
+    *,
+    groups: Groups,
+    power: float | jax.Array = 0.25,
+    inner: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Divides weights by k^(1/4) when the learning rate is divided by k.
 
@@ -37,14 +46,18 @@ def rescale_on_decay(
 
     A rise of the rate (a warm-up) changes nothing, nor does a decay to zero.
 
-    The moments are not changed. The gradient of a scale-invariant loss grows as the
-    weights shrink, by k^power, so the motion would continue at once if first moments
-    were multiplied by k^power and second moments by its square. Because they are not,
-    the equilibrium comes when the moments have forgotten the larger weights. For
-    momentum b and k = 10, the first angle is smaller than in equilibrium by the factor
+    The gradient of a scale-invariant loss grows as the weights shrink, by k^power. So
+    the motion goes on in the new equilibrium only if first moments are multiplied by
+    k^power and second moments by its square, which is done to the moments of `inner`.
+    Behind an optimizer, without `inner`, moments stay as they are, and the equilibrium
+    comes when they have forgotten the larger weights. For momentum b and k = 10, the
+    first angle is then smaller than in equilibrium by the factor
     ``sqrt(1 - b^2 (1 - k^(-2 power)))``: a third for 0.9, and 3% ten updates later.
     Under Adam it is larger, nearly 3 times after ten updates for b2 = 0.999, and still
-    by a fifth after 400: a lower b2 or a decay in small steps is safer there.
+    by a fifth after 400.
+
+    `schedules.decay_in_equilibrium` does the same without touching weights or moments:
+    it divides both the rate and the weight decay by the root of k.
 
     Args:
       schedule: Learning-rate schedule of the optimizer, from the number of updates done
@@ -55,15 +68,19 @@ def rescale_on_decay(
         prints the choice.
       power: Exponent of k: 1/4 for SGD, whose norm in equilibrium is proportional to
         the fourth root of the rate, and 1/2 for Adam, where it is the square root.
+      inner: The optimizer, whose moments are rescaled with the weights. They are known
+        by the names that Optax gives them (`mu`, `nu`, `trace`).
 
     Returns:
-      A transformation whose `update` needs `params`. Put it last in the chain,
-      after the learning rate and the weight decay. Do not combine it with `wrap`: it
-      would break the captured norms, and with fixed norms it has nothing to correct.
+      A transformation whose `update` needs `params`: the whole optimizer with `inner`;
+      else put it last in the chain, after the learning rate and the weight decay. Do
+      not combine it with `wrap`: it would break the captured norms, and with fixed
+      norms it has nothing to correct.
 
     Raises:
       TypeError: If `schedule` is not a function.
-      ValueError: In `init`, if no leaf is chosen or labels do not fit.
+      ValueError: In `init`, if no leaf is chosen, labels do not fit, or `inner` has
+        moments with another name.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
@@ -91,14 +108,20 @@ def rescale_on_decay(
             "never decays needs no rescaling."
         )
 
+    optimizer = optax.with_extra_args_support(inner or optax.identity())
+
     def init_fn(params):
-        resolve(groups, params)  # raises here if labels do not fit
-        return RescaleState(jnp.zeros([], jnp.int32))
+        grouping = resolve(groups, params)  # raises here if labels do not fit
+        state = optimizer.init(params)
+        _rescaled(optimizer, state, params, grouping, jnp.ones([]))
+        return RescaleState(jnp.zeros([], jnp.int32), state)
 
     def update_fn(updates, state, params=None, **extra_args):
-        del extra_args
         params = check_params(params, "rescale_on_decay")
         grouping = resolve(groups, params)
+        updates, inner_state = optimizer.update(
+            updates, state.inner_state, params, **extra_args
+        )
         leaves, _ = grouping.flatten_moving(updates, params)
         count = jnp.asarray(safe_increment(state.count))
         now, then = (jnp.asarray(schedule(t)) for t in (state.count, count))
@@ -112,6 +135,46 @@ def rescale_on_decay(
         leaves = geometry.combine(
             grouping, leaves, jax.tree.leaves(params), of_update, of_weights, active
         )
-        return grouping.treedef.unflatten(leaves), RescaleState(count)
+        inner_state = _rescaled(optimizer, inner_state, params, grouping, 1 / factor)
+        return grouping.treedef.unflatten(leaves), RescaleState(count, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _rescaled(
+    inner: optax.GradientTransformation,
+    state: optax.OptState,
+    params: Any,
+    grouping: Grouping,
+    growth: jax.Array,
+) -> optax.OptState:
+    """The state after the gradients of all chosen leaves have grown by a factor."""
+    moved = {i for block in grouping.blocks for i in block.leaves}
+    paths, _ = jax.tree_util.tree_flatten_with_path(params)
+    by_path = {path: i in moved for i, (path, _) in enumerate(paths)}
+
+    def rescale(name: str, moments: Any) -> Any:
+        if name not in FIRST | SECOND:
+            known = ", ".join(sorted(FIRST | SECOND))
+            raise ValueError(
+                f"`rescale_on_decay` does not know how the state `{name}` of `inner` "
+                f"grows with the gradients; it knows {known}. {_INSTEAD}"
+            )
+        factor = growth if name in FIRST else growth**2
+
+        def of_leaf(path: Any, moment: jax.Array) -> jax.Array:
+            if path not in by_path:
+                raise ValueError(
+                    f"The state `{name}` of `inner` is not shaped like the parameters, "
+                    f"so `rescale_on_decay` cannot tell whose it is. {_INSTEAD}"
+                )
+            if not by_path[path]:
+                return moment
+            return (moment * factor).astype(moment.dtype)
+
+        return jax.tree_util.tree_map_with_path(of_leaf, moments)
+
+    return map_moments(rescale, inner, state, params)
+
+
+_INSTEAD = "Use `schedules.decay_in_equilibrium`, which touches no moments."

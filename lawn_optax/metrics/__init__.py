@@ -10,6 +10,7 @@ examples of the set at once: a mean over batches is not their value.
 from lawn_optax.metrics._calibration import expected_calibration_error
 from lawn_optax.metrics._margins import (
     binary_margin,
+    l2_margin,
     margin_quantiles,
     multiclass_margin,
     normalized_margin,
@@ -22,6 +23,7 @@ __all__ = [
     "binary_margin",
     "expected_calibration_error",
     "hit_ratio",
+    "l2_margin",
     "margin_quantiles",
     "multiclass_margin",
     "ndcg",

@@ -119,6 +119,37 @@ def normalized_margin(margins: ArrayLike, norms: ArrayLike) -> jax.Array:
     return jnp.where(zero, margins * slope, scaled)
 
 
+def l2_margin(margins: ArrayLike, norms: ArrayLike) -> jax.Array:
+    r"""Margins divided by the norm of all weights to the power of the number of layers.
+
+    .. math::
+        m / \|w\|^{\#\ell}, \qquad \|w\|^2 = \sum_\ell \|w^\ell\|^2
+
+    Its maximum is another form of the implicit bias of a homogeneous network. It does
+    not change when all layers are rescaled by one factor. For n layers it is at most
+    `normalized_margin` divided by ``n ** (n / 2)``, which it is where the norms of the
+    layers are equal.
+
+    Args:
+      margins: float[...], as in `normalized_margin`.
+      norms: float[layers], as in `normalized_margin`.
+
+    Returns:
+      float[...], with the shape of `margins`.
+
+    Examples:
+      >>> print(l2_margin(jnp.array([50.0, -25.0]), jnp.array([3.0, 4.0])))
+      [ 2. -1.]
+
+    References:
+      Gupta et al. 2021, arXiv:2108.05839, eq. 15; Lyu and Li 2020, arXiv:1906.05890.
+    """
+    norms = to_float32(norms)
+    largest = norms.max()  # so that no square overflows
+    whole = largest * jnp.sqrt(jnp.sum(jnp.square(norms / largest)))
+    return normalized_margin(margins, jnp.full(norms.shape, whole))
+
+
 def smoothed_normalized_margin(mean_loss: ArrayLike, norms: ArrayLike) -> jax.Array:
     r"""A smooth stand-in for the normalized margin, from the loss.
 

@@ -65,7 +65,9 @@ def gradient(x: jax.Array, spectrum: jax.Array, noise: jax.Array) -> jax.Array:
     References:
       Noisy Rayleigh Quotient, ICLR submission, eq. 4.
     """
-    length = jnp.sqrt(_sum(x * x))[..., None]
+    # Without the barrier, jax 0.11.1 and 0.11.2 fuse both sums on CPUs, and from
+    # 4,096 vectors on the result is NaN.
+    length = jax.lax.optimization_barrier(jnp.sqrt(_sum(x * x))[..., None])
     unit = x / length
     g = _times(spectrum, unit) + noise
     return (g - _sum(g * unit)[..., None] * unit) / length

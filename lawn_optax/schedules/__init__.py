@@ -13,8 +13,10 @@ On scale-invariant losses, exponentially growing rates can replace weight decay 
 Arora 2019). `exponential_equivalent` gives the exact rates for any schedule;
 `tapered_exponential` and `exponential_cosine` are special forms. The optimizers
 `rescaled_sgd` and `plateau_sgd` keep the weights in range at such rates.
+`decay_in_equilibrium` lets rate and weight decay fall together.
 """
 
+from lawn_optax.schedules._equilibrium import decay_in_equilibrium
 from lawn_optax.schedules._exponential import (
     ExponentialRates,
     exponential_cosine,
@@ -43,6 +45,7 @@ __all__ = [
     "ExponentialRates",
     "PlateauState",
     "RescaledState",
+    "decay_in_equilibrium",
     "epochs_to_steps",
     "exponential_cosine",
     "exponential_equivalent",

@@ -1,4 +1,5 @@
-"""Many small products, summed: jax 0.10.2 is silently wrong for such programs on CPUs.
+"""Many small products, summed: jax 0.10.2 is silently wrong for such programs on CPUs,
+and 0.11.1 and 0.11.2 for others.
 
 In `jit(vmap(lambda x: sum((m @ x) ** 2)))` it fuses product and sum, and for some sizes
 the result is off by up to 100% (jax issue 39103). Here the library does all that it
@@ -63,6 +64,21 @@ def test_simulated_noise_has_its_covariance_in_every_trial(dim, dtype, size):
     noise = jax.random.normal(jax.random.fold_in(key, 0), (size, dim), dtype)
     expected = -np.asarray(noise, float) @ root.T.astype(float)
     close(after, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_gradients_of_the_rayleigh_quotient(dim, dtype, size):
+    # On CPUs, jax 0.11.1 and 0.11.2 make NaN of such a projection of 4,096 vectors.
+    x, spectrum = draw(dtype, size, dim), np.arange(float(dim))
+    noise = x[::-1]
+    found = jax.jit(lawn.nrq.gradient)(x, spectrum.astype(dtype), noise)
+    x, noise = x.astype(float), noise.astype(float)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    g = spectrum * x / length + noise
+    expected = (g - np.sum(g * x, axis=1, keepdims=True) / length**2 * x) / length
+    # Differences of numbers of the size of the gradient.
+    largest = np.abs(g / length).max(axis=1, keepdims=True)
+    close(found / largest, expected / largest, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dim", [2, 3])

@@ -20,7 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "submission": {"epochs": 300, "warmup_epochs": 20.0, "schedule": "two-phase"},
 }
 IMAGENET_EPOCHS = 90  # Epochs of `arxiv` and `submission` there: Appendix D.4.4.
-_ELSEWHERE = "; on ImageNet the papers' values"
+_ELSEWHERE = "; on ImageNet, and with another --preset, the papers' values"
 BATCH_SIZE = 4_000  # 8 % of CIFAR's 50,000 training images.
 
 
@@ -41,7 +41,8 @@ class Options(options.CommonOptions):
     (default: 4,000, or 8 % of --images)."""
     preset: Literal["quick", "arxiv", "submission"] = "quick"
     """Epochs and schedule: 30 three-phase, 300 (ImageNet: 90) three-phase, 300 (90)
-    two-phase."""
+    two-phase. The latter two take the papers' rates for the data set and the nearest
+    batch size, and in `submission` the -lawn forms have no weight decay."""
     loss: Literal["cross-entropy", "focal"] = "cross-entropy"
     """Cross entropy or focal loss."""
     clip_norm: float | Literal["preset"] | None = "preset"
@@ -107,14 +108,7 @@ class Config(Options, options.RunOptions):
     ] = None
     weight_decay: Annotated[
         float | None,
-        tyro.conf.arg(
-            help=tuned_help(
-                "Decoupled decay; in the -lawn forms it ends at the switch",
-                grids.TUNED,
-                1,
-                _ELSEWHERE,
-            )
-        ),
+        tyro.conf.arg(help=tuned_help(options.DECAY, grids.TUNED, 1, _ELSEWHERE)),
     ] = None
 
 
@@ -124,13 +118,17 @@ class SweepConfig(Options, options.SweepOptions):
 
     Trials have one seed and all epochs, or a schedule with all phases shortened alike;
     the best of them, by its accuracy on 5,000 held-out training images, is trained in
-    full with several seeds on all training images. The papers' grid for CIFAR (the
-    first stage of Table 5) has 18 to 24 trials for each optimizer. Their grid for
-    ImageNet (Appendix D.4.4) has 3 to 45, with more for the -lawn forms. The same
+    full with several seeds on all training images. The papers search on CIFAR in two
+    stages (Table 5): `--grid papers` has 72 to 96 trials for each optimizer, and
+    `--grid papers-second` 60 to 80, at the five rates that they print for the data set
+    and the nearest batch size. Their grid for ImageNet (Appendix D.4.4) has one stage
+    of 3 to 45, with more for the -lawn forms. The same
     command with the same options resumes a sweep that was interrupted. The default
     sweep takes about eight hours on a CPU core, with --images 2000 half an hour.
     """
 
+    grid: Literal["default", "papers", "papers-second"] = "default"
+    """Our grid, or the papers' (CIFAR: the first or the second stage)."""
     warmups: tuple[float, ...] = ()
     """Epochs of the warm-up in the full schedule, to try (default: --warmup-epochs if
     given, otherwise those of the grid if it has any)."""
@@ -152,10 +150,15 @@ class Settings(Config, options.ResolvedOptions):
 
 def grid(config: SweepConfig, name: str) -> options.Grid:
     """Hyperparameters that a sweep tries with an optimizer."""
-    tried = grids.GRIDS[config.grid]
-    if config.grid == "papers" and config.dataset == "imagenet":
+    tried = grids.GRIDS["default" if config.grid == "default" else "papers"]
+    if config.grid != "default" and config.dataset == "imagenet":
+        require(config.grid == "papers", "--grid papers-second is for CIFAR")
         large = _batch_size(config) >= grids.LARGE
         tried = grids.PAPERS_16K if large else grids.PAPERS_256
+    elif config.grid == "papers-second":
+        rates = grids.second_stage(config.dataset, _batch_size(config))
+        coarse = tried["adam"]
+        tried = {key: coarse._replace(rates=rates[key]) for key in rates}
     found = options.grid(config, name, tried)
     if config.warmups or config.warmup_epochs is not None:
         found = found._replace(warmups=config.warmups)
@@ -193,7 +196,11 @@ def _fill_in(config: Config) -> dict[str, Any]:
             clip_norm = None
         large = defaults["batch_size"] >= grids.LARGE
         table = grids.TUNED_16K if large else grids.TUNED_256
+    elif config.preset != "quick":
+        table = grids.papers_values(config.dataset, defaults["batch_size"])
     defaults |= options.tuned(config.optimizer, table)
+    if config.preset == "submission" and optimizers.is_lawn(config.optimizer):
+        defaults["weight_decay"] = 0.0  # Its LAWN has none in the free phase either.
     given = config
     if config.clip_norm == "preset":
         given = dataclasses.replace(config, clip_norm=clip_norm)

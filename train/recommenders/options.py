@@ -101,11 +101,7 @@ class Config(Options, options.RunOptions):
     ] = None
     weight_decay: Annotated[
         float | None,
-        tyro.conf.arg(
-            help=tuned_help(
-                "Decoupled decay; in the -lawn forms it ends at the switch", TUNED, 1
-            )
-        ),
+        tyro.conf.arg(help=tuned_help(options.DECAY, TUNED, 1)),
     ] = None
 
 

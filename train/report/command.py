@@ -18,7 +18,7 @@ from train import recorded, sweep
 from train.digits import report as digits
 from train.errors import require
 from train.registry import EXPERIMENTS
-from train.report import pack, tables
+from train.report import pack, rates, tables
 from train.report.definition import Report
 from train.report.figures import draw_figures
 from train.report.folders import Folder, find_folders
@@ -26,6 +26,7 @@ from train.report.read import ReportedRun, group_runs, read_run
 from train.runs import documents, results
 from train.runs.guard import open_folder
 from train.runs.results import Draw
+from train.trials import grid, trial_config
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,8 +48,9 @@ class Config:
     """Finished runs of recsys, image or language beside the papers' numbers.
 
     Reads every finished run below the folders and groups runs that differ only in their
-    seeds. Writes table.md, the figures for which there are runs, and sweeps.md with the
-    trials of sweeps. For runs on digits and studies it writes their text again.
+    seeds. Writes table.md, the figures for which there are runs, sweeps.md with the
+    trials of sweeps, and rates.md with the best rates of language models. For runs on
+    digits and studies it writes their text again.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -186,6 +188,16 @@ def texts_and_figures(
     trials = [_trials(folder) for folder in folders if folder.experiment in SWEEPS]
     if trials:
         texts["sweeps.md"] = "\n\n".join(["# Trials of the sweeps", *trials]) + "\n"
+    if found := _losses_at_rates(folders):
+        by_data: dict[str, list[rates.Trials]] = {}
+        for one in found:
+            by_data.setdefault(one.options["dataset"], []).append(one)
+        sections = [rates.section(name, members) for name, members in by_data.items()]
+        head = ["# Best learning rates", textwrap.fill(rates.NOTE, 88)]
+        texts["rates.md"] = "\n\n".join([*head, *sections]) + "\n"
+        for members in by_data.values():
+            drawn = rates.figures(members)
+            figures |= {name: partial(_save, figure=f) for name, f in drawn.items()}
     return texts, figures
 
 
@@ -237,6 +249,23 @@ def _study(folder: Folder) -> str:
         where += f"; {processor.get('name')}, {processor.get('cores')} cores"
     findings = folder.files["findings.md"].rstrip("\n")
     return f"## {folder.name.name}\n\n`{command}`; {where}\n\n{findings}"
+
+
+def _losses_at_rates(folders: Sequence[Folder]) -> list[rates.Trials]:
+    """The trials of all sweeps that are compared by a loss, for `rates`."""
+    found = []
+    for folder in folders:
+        experiment = SWEEPS.get(folder.experiment)
+        if experiment is None or not sweep.sweep_of(experiment).lowest:
+            continue
+        kind = sweep.sweep_of(experiment)
+        config = recorded.read(kind.Options, folder.options, folder.place)
+        with documents.as_written(folder.place / "trials.jsonl"):
+            rows = folder.files["trials.jsonl"]
+            first = grid(experiment, config, config.optimizers[0])[0]
+            full = trial_config(experiment, config, config.optimizers[0], first)
+            found += rates.collect(vars(full), rows, kind.metrics[0])
+    return found
 
 
 def _trials(folder: Folder) -> str:

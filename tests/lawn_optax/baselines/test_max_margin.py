@@ -127,13 +127,16 @@ def test_free_norms_reach_the_maximum_margin(x64):
     assert max(angle(w[-1], best) for w in ends.values()) < 1.5e-3
 
 
-def test_weight_normalization_reaches_the_maximum_margin(x64):
+@pytest.mark.parametrize("unit", [False, True], ids=["free", "unit"])
+def test_weight_normalization_reaches_the_maximum_margin(unit, x64):
     # w turns |g / v|^2 times as fast as under descent, too fast for a constant rate
-    # when g grows: the rate of v falls as that of g's square.
-    inner = partition(
-        {"v": optax.sgd(lambda t: (1 + 0.3 * t) ** -2.0), "g": optax.sgd(1.0)},
-        baselines.Polar("v", "g"),
-    )
+    # when g grows: the rate of v falls as that of g's square. With unit norms of v,
+    # these are eqs. 12 to 14.
+    # The norm of v grows otherwise, and allows a higher rate.
+    slower = optax.sgd(lambda t: (1 + (0.5 if unit else 0.3) * t) ** -2.0)
+    if unit:
+        slower = optax.chain(slower, baselines.unit_norm("lagrange"))
+    inner = partition({"v": slower, "g": optax.sgd(1.0)}, baselines.Polar("v", "g"))
     tx = baselines.weight_normalization(inner)
     ends = [descend(tx, start(1.0), n) for n in (5000, 10_000)]
     away = [angle(w, max_margin()[0]) for w in ends]

@@ -1,5 +1,7 @@
 """Weights shrink exactly where the rate decays, and are in equilibrium at once."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 
 import lawn_optax as lawn
+from lawn_optax import _versions as lawn_versions
 from lawn_optax import diagnostics
 from tests.support.asserts import assert_close, assert_same_bits, signature
 from tests.support.optimizers import network
@@ -263,61 +266,175 @@ def test_adam_s_power_is_a_half(x64):
     assert found[0.25] < 0.7 * ratio
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["momentum", "adam"])
-def test_what_buffers_that_stay_as_they_are_do(name, x64):
-    # 256 walks on the toy; at the decay their moments are scaled by hand or not.
-    power, b2 = {"momentum": (0.25, None), "adam": (0.5, 0.99)}[name]
-    before, after, dim, k = 300, 12, 64, 10.0
-    rate = optax.piecewise_constant_schedule(RATE, {before: 1 / k})
-    norm0 = (RATE / DECAY) ** 0.25 if b2 is None else (RATE * dim / (2 * DECAY)) ** 0.5
-    inner = (
-        optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(rate, 0.9))
-        if b2 is None
-        else optax.adamw(rate, 0.9, b2, weight_decay=DECAY, eps=1e-30)
-    )
-    tx = optax.chain(
-        inner,
-        lawn.rescale_on_decay(rate, groups="layer", power=power),
-        diagnostics.observe(),
+# Optimizer from a rate and a weight decay, and the power of k.
+OPTIMIZERS = {
+    "sgd": (lambda rate, decay: coupled(rate, decay, None), 0.25),
+    "momentum": (lambda rate, decay: coupled(rate, decay, 0.9), 0.25),
+    "adamw": (
+        lambda rate, decay: optax.chain(
+            optax.scale_by_adam(0.9, 0.99, eps=1e-30),
+            lawn_versions.add_decayed_weights(decay, None),
+            optax.scale_by_learning_rate(rate),
+        ),
+        0.5,
+    ),
+}
+
+
+def coupled(rate, decay, momentum):
+    return optax.chain(
+        lawn_versions.add_decayed_weights(decay, None), optax.sgd(rate, momentum)
     )
 
-    @jax.jit
-    def walk(carry, noise):
+
+def across(z, w):
+    """A gradient across w, of the length that a scale-invariant loss has."""
+    z = z - jnp.vdot(z, w) / jnp.vdot(w, w) * w
+    return z / jnp.linalg.norm(z) / jnp.linalg.norm(w)
+
+
+def drop(rate, at, k):
+    """A division of the rate by k; in float64, unlike Optax's schedules."""
+    return lambda count: jnp.where(count < at, rate, rate / k)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_rescaled_moments_and_the_pair_of_schedules_give_the_same_directions(name, x64):
+    make, power = OPTIMIZERS[name]
+    # Two decays; the bound is that of rounding in 60 updates.
+    rate = lambda t: RATE / jnp.where(t < 20, 1, jnp.where(t < 40, 10, 30))  # noqa: E731
+    rescaled = lawn.rescale_on_decay(
+        rate, groups="layer", power=power, inner=make(rate, DECAY)
+    )
+    pair = make(*lawn.schedules.decay_in_equilibrium(rate, DECAY))
+    rng = np.random.default_rng(0)
+    w, noise = jnp.asarray(rng.normal(size=8)), jnp.asarray(rng.normal(size=(60, 8)))
+
+    def directions(tx):
         def step(carry, z):
             w, state = carry
-            z = z - jnp.vdot(z, w) / jnp.vdot(w, w) * w
-            g = z / jnp.linalg.norm(z) / jnp.linalg.norm(w)
-            updates, state = tx.update(g, state, w)
-            return (optax.apply_updates(w, updates), state), state[-1].angular_update
+            updates, state = tx.update(across(z, w), state, w)
+            w = optax.apply_updates(w, updates)
+            return (w, state), w / jnp.linalg.norm(w)
 
-        return jax.vmap(lambda c, zs: jax.lax.scan(step, c, zs))(carry, noise)
+        return jax.jit(lambda c: jax.lax.scan(step, c, noise)[1])((w, tx.init(w)))
 
-    rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=(256, *shape, dim)))  # noqa: E731
-    w = draw()
-    w = norm0 * w / jnp.linalg.norm(w, axis=1, keepdims=True)
-    carry, old = walk((w, jax.vmap(tx.init)(w)), draw(before))
-    rms = lambda x: np.sqrt(np.mean(np.square(x), axis=(0, 2)))  # noqa: E731
-    old, found = np.sqrt(np.mean(rms(old)[-50:] ** 2)), {}
-    moments = {"trace": power} if b2 is None else {"mu": power, "nu": 2 * power}
-    noise = draw(after)
-    for scaled in (False, True):
-        w, state = carry
-        for moment, exponent in moments.items() if scaled else ():
-            value = optax.tree_utils.tree_get(state, moment)
-            state = optax.tree_utils.tree_set(state, **{moment: k**exponent * value})
-        # In units of the new equilibrium.
-        found[scaled] = rms(walk((w, state), noise)[1]) / old * k**0.5
-    # 256 walks in 64 dimensions; the norm goes on changing by RATE * DECAY.
-    np.testing.assert_allclose(found[True], 1, rtol=0.03)
+    np.testing.assert_allclose(directions(rescaled), directions(pair), atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_motion_goes_on_in_the_new_equilibrium(name, x64):
+    # 128 walks in 64 dimensions, begun near the equilibrium.
+    make, power = OPTIMIZERS[name]
+    walks, dim, k, before, after = 128, 64, 10.0, 200, 402
+    rate = drop(RATE, before, k)
+    arms = {
+        "behind": lambda decay: optax.chain(
+            make(rate, decay), lawn.rescale_on_decay(rate, groups="layer", power=power)
+        ),
+        "around": lambda decay: lawn.rescale_on_decay(
+            rate, groups="layer", power=power, inner=make(rate, decay)
+        ),
+        "pair": lambda decay: make(*lawn.schedules.decay_in_equilibrium(rate, decay)),
+    }
+
+    @partial(jax.jit, static_argnums=0)
+    def walk(arm, decay, norm0):
+        tx = arms[arm](decay)
+
+        def step(carry, key):
+            w, state = carry
+            z = jax.random.normal(key, w.shape)
+            updates, state = jax.vmap(tx.update)(jax.vmap(across)(z, w), state, w)
+            new = optax.apply_updates(w, updates)
+            cosine = jnp.sum(w * new, 1) / jnp.linalg.norm(w, axis=1)
+            cosine = jnp.clip(cosine / jnp.linalg.norm(new, axis=1), -1, 1)
+            return (new, state), jnp.sqrt(jnp.mean(jnp.arccos(cosine) ** 2))
+
+        first, *keys = jax.random.split(jax.random.key(0), before + after + 1)
+        w = jax.random.normal(first, (walks, dim))
+        w = norm0 * w / jnp.linalg.norm(w, axis=1, keepdims=True)
+        start = (w, jax.vmap(tx.init)(w))
+        return jax.lax.scan(step, start, jnp.stack(keys))[1]
+
+    def after_the_drop(arm, decay):  # in units of the new equilibrium
+        norm0 = {
+            "sgd": (RATE / (2 * decay)) ** 0.25,
+            "momentum": (RATE / (0.2 * decay)) ** 0.25,
+            "adamw": (RATE * dim / (2 * decay)) ** 0.5,
+        }[name]
+        angles = np.asarray(walk(arm, decay, norm0))
+        old = np.sqrt(np.mean(angles[before - 50 : before] ** 2))
+        return angles[before:] / old * k**0.5
+
+    for arm in ("around", "pair"):
+        for decay in (2e-2, 5e-3, 1e-3):
+            found = after_the_drop(arm, decay)[[0, 10, 400]]
+            # 128 walks, and the norm at the start is not quite in equilibrium.
+            np.testing.assert_allclose(found, 1, rtol=0.02)
     if name == "momentum":
+        found = after_the_drop("behind", 2e-2)
         first = np.sqrt(1 - 0.9**2 * (1 - k**-0.5))
-        np.testing.assert_allclose(found[False][0], first, rtol=0.03)
-        assert 0.95 < found[False][10] < 0.99
-    else:  # second moments forget the larger weights later than first ones
+        np.testing.assert_allclose(found[0], first, rtol=0.03)
+        assert 0.95 < found[10] < 0.99
+    if name == "adamw":  # second moments forget the larger weights later
         n = np.array([1, 11])
         grown = lambda b: b**n + (1 - b**n) * k  # noqa: E731
-        expected = np.sqrt(grown(0.9**2) / grown(b2))
+        expected = np.sqrt(grown(0.9**2) / grown(0.99))
         # Moments of 100 gradients follow each of them a little.
-        np.testing.assert_allclose(found[False][[0, 10]], expected, rtol=0.06)
+        found = after_the_drop("behind", 2e-2)[[0, 10]]
+        np.testing.assert_allclose(found, expected, rtol=0.06)
+
+
+def test_only_the_moments_of_chosen_leaves_are_rescaled():
+    rate = optax.piecewise_constant_schedule(0.1, {1: 1 / 16})
+    inner = optax.partition(
+        {"a": optax.adam(rate, mu_dtype=jnp.bfloat16), "b": optax.sgd(rate, 0.5)},
+        {"first": "a", "second": "b"},
+    )
+    groups = lawn.groups.only_paths("kernel")
+    tx = lawn.rescale_on_decay(rate, groups=groups, inner=inner)
+    params = network()
+    grads = jax.tree.map(jnp.ones_like, params)
+    _, found = tx.update(grads, tx.init(params), params)
+    _, alone = inner.update(grads, inner.init(params), params)
+    get = optax.tree_utils.tree_get
+    # 16 to the power 1/4 is 2.
+    for name, factor in (("mu", 2), ("nu", 4), ("trace", 2)):
+        module = "second" if name == "trace" else "first"
+        new, old = get(found, name)[module], get(alone, name)[module]
+        assert new["kernel"].dtype == old["kernel"].dtype
+        np.testing.assert_array_equal(new["kernel"], factor * old["kernel"])
+        np.testing.assert_array_equal(new["bias"], old["bias"])
+
+
+def test_moments_of_an_unknown_kind_are_refused():
+    rate = optax.constant_schedule(0.1)
+    for inner, name in (
+        (optax.adagrad(rate), "sum_of_squares"),
+        (optax.lion(rate), ""),
+    ):
+        tx = lawn.rescale_on_decay(rate, groups="layer", inner=inner)
+        if name:
+            with pytest.raises(ValueError, match=f"`{name}` of `inner`"):
+                tx.init(network())
+        else:
+            tx.init(network())
+    flat = optax.flatten(optax.adam(rate))
+    with pytest.raises(ValueError, match="not shaped like the parameters"):
+        lawn.rescale_on_decay(rate, groups="layer", inner=flat).init(network())
+
+
+def test_a_pair_of_schedules_begins_after_the_warm_up():
+    steps = lawn.schedules.two_phase(1.0, 4, 20)
+    rate, decay = lawn.schedules.decay_in_equilibrium(steps, 0.1, start=4)
+    t = jnp.arange(20)
+    np.testing.assert_allclose(rate(t) * decay(t), 0.1 * steps(t), rtol=1e-6)
+    np.testing.assert_array_equal(rate(t[:4]), steps(t[:4]))
+    np.testing.assert_array_equal(decay(t[:5]), np.float32(0.1))
+    # From the warm-up on, the norm of the equilibrium is one.
+    np.testing.assert_allclose(decay(t[4:]) / rate(t[4:]), 0.1, rtol=1e-6)
+    assert rate(20) == decay(20) == 0
+    with pytest.raises(TypeError, match="`schedule` must be a function"):
+        lawn.schedules.decay_in_equilibrium(0.1, 0.1)  # pyright: ignore[reportArgumentType]

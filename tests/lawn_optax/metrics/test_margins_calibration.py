@@ -6,6 +6,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -111,6 +112,43 @@ def test_normalized_margin_of_a_homogeneous_net_ignores_the_scale_of_layers():
         return metrics.normalized_margin(margins, norms)
 
     close(value(w1, w2), value(7 * w1, w2 / 30), rtol=1e-4)
+
+
+def test_l2_margin_ignores_one_scale_of_all_layers():
+    margins, norms = jnp.array([6.0, -3.0, 0.0]), jnp.array([2.0, 1.0, 2.0])
+    expected = np.array([6, -3, 0]) / 27  # The norm of all is 3, and there are 3.
+    close(metrics.l2_margin(margins, norms), expected)
+    # A homogeneous net of 3 layers: its logits grow with the third power.
+    close(metrics.l2_margin(1000 * margins, 10 * norms), expected)
+    assert metrics.l2_margin(margins, 2 * norms)[0] < expected[0]
+    # Of all norms with one product, equal ones have the largest.
+    equal = jnp.full(3, 4 ** (1 / 3))
+    most = metrics.l2_margin(margins, equal)
+    close(most, metrics.normalized_margin(margins, equal) / 3**1.5)
+    assert metrics.l2_margin(margins, norms)[0] < most[0]
+    close(metrics.l2_margin(3.0, jnp.array([1e30, 1e-30])), 0, atol=1e-30)
+
+
+def test_scaling_the_weights_leaves_the_error_and_lowers_the_loss():
+    # arXiv:2108.05839, section 3: along a radial direction the error stays, and the
+    # loss of a network that is right falls from log(number of classes) to 0.
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 5))
+    layers = rng.normal(size=(5, 8)), rng.normal(size=(8, 3))
+    logits = lambda scale: (  # noqa: E731
+        np.maximum(x @ (scale * layers[0]), 0) @ (scale * layers[1])
+    )
+    labels = logits(1.0).argmax(1)
+    losses = []
+    for scale in (1e-4, 0.1, 0.3, 1.0, 3.0, 30.0):
+        assert np.all(np.asarray(multiclass_margin(logits(scale), labels)) > 0)
+        loss = optax.softmax_cross_entropy_with_integer_labels(
+            jnp.asarray(logits(scale)), jnp.asarray(labels)
+        )
+        losses.append(float(loss.mean()))
+    assert losses[0] == pytest.approx(np.log(3), rel=1e-5)
+    assert np.all(np.diff(losses) < 0)
+    assert losses[-1] < 0.03
 
 
 def test_smoothed_normalized_margin_inverts_the_logistic_loss():

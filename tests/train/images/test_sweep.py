@@ -1,5 +1,6 @@
 """Sweeps of image classifiers: trials on held-out images, final runs on all."""
 
+import itertools
 import json
 from functools import partial
 
@@ -11,6 +12,7 @@ from tests.support.asserts import close
 from train import sweep
 from train.__main__ import main
 from train.devices import Devices
+from train.errors import InputError
 from train.images import experiment as image
 from train.images import options as image_options
 
@@ -138,13 +140,68 @@ def test_table_says_on_what_was_chosen(folder):
     )
 
 
+# Table 5, read once more: (data set, batch size, optimizer) and the middle rate.
+MIDDLE = [
+    *((("cifar10", 256), "sgd", 0.9), (("cifar10", 256), "sgd-lawn", 0.23)),
+    *((("cifar10", 256), "adamw", 3e-3), (("cifar10", 256), "adam-lawn", 7e-4)),
+    *((("cifar10", 4_000), "lamb", 3e-2), (("cifar10", 10_000), "lamb", 4e-2)),
+    *((("cifar10", 10_000), "sgd-lawn", 1.2), (("cifar10", 256), "lamb-lawn", 8e-3)),
+    *((("cifar100", 256), "sgd", 0.22), (("cifar100", 4_000), "sgd-lawn", 1.4)),
+    *((("cifar100", 4_000), "adam", 0.01), (("cifar100", 4_000), "adam-lawn", 3e-3)),
+    *((("cifar100", 4_000), "lamb", 9e-2), (("cifar100", 256), "lamb-lawn", 2e-2)),
+    *((("cifar100", 10_000), "adam-lawn", 7e-3), (("cifar100", 10_000), "lamb", 5e-2)),
+]
+
+
+@pytest.mark.parametrize(("place", "name", "rate"), MIDDLE)
+def test_presets_and_the_second_stage_have_the_papers_rates(place, name, rate):
+    dataset, size = place
+    for batch_size in (size, round(1.3 * size)):  # The nearest of the paper's three.
+        options = {"dataset": dataset, "batch_size": batch_size}
+        for preset in ("arxiv", "submission"):
+            config = image_options.Config(optimizer=name, preset=preset, **options)
+            found = image_options.resolve(config)
+            assert found.learning_rate == pytest.approx(rate)
+            none = preset == "submission" and name.endswith("-lawn")
+            assert not none or found.weight_decay == 0
+            assert image_options.resolve(found) == found
+        config = image_options.SweepConfig(grid="papers-second", **options)
+        members = sweep.grid(image.EXPERIMENT, config, name)
+        rates = sorted({member["learning_rate"] for member in members})
+        assert len(rates) == 5 and rates[2] == pytest.approx(rate)
+        assert {m["warmup_epochs"] for m in members} == {5, 20, 40, 60}
+
+
+def test_the_second_stage_is_for_cifar():
+    config = image_options.SweepConfig(grid="papers-second", dataset="imagenet")
+    with pytest.raises(InputError, match="papers-second is for CIFAR"):
+        sweep.grid(image.EXPERIMENT, config, "sgd")
+
+
+def test_lawn_of_the_submission_has_no_weight_decay_on_imagenet():
+    for name, batch_size in itertools.product(("sgd-lawn", "lamb-lawn"), (256, 16_384)):
+        decays = [
+            image_options.resolve(
+                image_options.Config(
+                    dataset="imagenet",
+                    batch_size=batch_size,
+                    optimizer=name,
+                    preset=preset,
+                )
+            ).weight_decay
+            for preset in ("arxiv", "submission")
+        ]
+        assert decays[0] > 0 == decays[1]
+
+
 def test_grids():
     config = image_options.SweepConfig(grid="papers")
     sizes = [
         len(sweep.grid(image.EXPERIMENT, config, name))
         for name in ("sgd", "adamw", "adam-lawn")
     ]
-    assert sizes == [18, 18, 24]  # arXiv Table 5 (coarse) and Appendix D.2.
+    # arXiv Table 5 (coarse) and Appendix D.2: rates, decays or free epochs, warm-ups.
+    assert sizes == [6 * 3 * 4, 6 * 3 * 4, 6 * 4 * 4]
     rates = {
         member["learning_rate"]
         for member in sweep.grid(image.EXPERIMENT, config, "lamb-lawn")

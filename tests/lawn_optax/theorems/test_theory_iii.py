@@ -1,0 +1,55 @@
+"""Formulas of "Theory III" that no function of ours computes: Theorems 7 and 12."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+
+def regularised(w, decay):
+    """Eq. 62, two layers of two weights each and one example."""
+    return jnp.exp(-w[0] * w[1] - w[2] * w[3]) + decay * jnp.sum(w**2)
+
+
+def determinant(w, decay, sign):
+    """Eq. 64 with ``exp(sign 2 f)`` in both factors; the paper has -1 there."""
+    f, square = w[0] * w[1] + w[2] * w[3], np.sum(w**2)
+    first = 4 * decay**2 * np.exp(sign * 2 * f) - 1
+    second = 4 * decay**2 * np.exp(sign * 2 * f) + 2 * decay * np.exp(f) * square
+    return np.exp(-4 * f) * first * (second + 2 * f - 1)
+
+
+def test_equation_64_needs_the_other_sign(x64):
+    rng = np.random.default_rng(0)
+    for w, decay in zip(rng.normal(size=(5, 4)), rng.uniform(0.1, 1, 5), strict=True):
+        found = np.linalg.det(jax.hessian(regularised)(jnp.asarray(w), decay))
+        np.testing.assert_allclose(determinant(w, decay, +1), found, rtol=1e-9)
+        assert abs(determinant(w, decay, -1) / found - 1) > 0.01
+
+
+def test_a_decay_leaves_degenerate_minima_and_makes_the_origin_one_above_a_half(x64):
+    decay = 0.2
+    # Eq. 63: exp(-f) = 2 decay on two circles.
+    f = -np.log(2 * decay)
+    for share in (0.0, 0.3, 1.0):
+        one, other = np.sqrt(f * share), np.sqrt(f * (1 - share))
+        w = jnp.array([one, one, other, other])
+        np.testing.assert_allclose(jax.grad(regularised)(w, decay), 0, atol=1e-12)
+        curvature = np.linalg.eigvalsh(jax.hessian(regularised)(w, decay))
+        np.testing.assert_allclose(curvature[0], 0, atol=1e-12)
+    for decay in (0.1, 0.49, 0.51, 2.0):
+        curvature = np.linalg.eigvalsh(jax.hessian(regularised)(jnp.zeros(4), decay))
+        np.testing.assert_allclose(curvature[0], 2 * decay - 1, atol=1e-12)
+
+
+def test_equation_70_does_not_follow_from_smoothness():
+    # g(w) = w' diag(0.01, 1) w / 2 is 1-smooth; descent at the rate 0.9.
+    curvature, rate, w = np.array([0.01, 1.0]), 0.9, np.array([1.0, 1.0])
+    start, updates = w @ w, 5
+    for _ in range(updates):
+        w = w - rate * curvature * w
+    bound = (1 - rate * 1.0) ** (2 * updates) * start
+    assert bound == pytest.approx(2e-10)
+    assert w @ w == pytest.approx(0.991**10, rel=1e-6)
+    # What holds is the bound with the smallest curvature in the place of the largest.
+    assert w @ w <= (1 - rate * curvature[0]) ** (2 * updates) * start

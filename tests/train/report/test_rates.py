@@ -1,0 +1,77 @@
+"""Best learning rates by a fit, and how they drift."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.language.options import SweepConfig
+from train.report import command, rates
+from train.report.folders import Folder
+from train.runs import records
+
+RATES = 0.01 * 2.0 ** (np.arange(7) / 2)
+
+
+def trials(optimum, losses=None, width=64, seeds=3):
+    """Parabolas whose lowest points are at `optimum` times 2^0, 2^0.1, ..."""
+    if losses is None:
+        lowest = np.log2(optimum) + 0.1 * np.arange(seeds)[:, None]
+        losses = 2 + 0.5 * (np.log2(RATES) - lowest) ** 2
+    options = {"width": width, "depth": 2}
+    return rates.Trials("adamh", "", options, RATES, np.array(losses))
+
+
+def test_the_lowest_points_of_parabolas_are_found():
+    found = rates.fit(trials(0.03))
+    expected = np.log2(0.03) + 0.1 * np.arange(3)
+    np.testing.assert_allclose(found.log2_rates, expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found.losses, 2, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found.rate, 0.03 * 2**0.1, rtol=1e-9)
+    # Student's t for three seeds is 4.3027; the standard deviation is 0.1.
+    factor = 2 ** (4.3027 * 0.1 / 3**0.5)
+    assert found.text() == f"{0.03 * 2**0.1:.3g} ×/÷ {factor:.2f}"
+
+
+@pytest.mark.parametrize(
+    ("losses", "reason"),
+    [
+        ([[1, 2, 3, 4, 5, 6, 7]], "at the edge: 0.01"),
+        ([[7, 6, 5, 4, 3, 2, 1]], "at the edge: 0.08"),
+        ([[np.inf] * 7], "every rate has a seed that diverged"),
+        ([[9, 4, 2, 1, np.inf, np.inf, np.inf]], "at the edge: 0.0283"),
+        ([[9, 9, 2, 1, 2, 9, 9], [9, 1, 2, 2.5, 2, 1, 9]], "no lowest point"),
+    ],
+)
+def test_no_optimum_is_made_up(losses, reason):
+    found = rates.fit(trials(0, np.array(losses, float)))
+    assert reason in found.text()
+    assert found.losses.size == 0
+
+
+def test_the_section_states_optima_and_drift():
+    found = [trials(0.02, width=32), trials(0.03, width=128)]
+    text = rates.section("a text", found)
+    assert "| optimizer |  | width | rates" in text
+    assert "| adamh     | width  | 32, 128    | 1.50 " in text
+    assert "depth" not in text  # It is the same in all trials.
+    (figure,) = rates.figures(found).values()
+    assert [axes.get_title() for axes in figure.axes] == ["adamh"]
+
+
+def test_sweeps_of_language_models_are_read():
+    config = SweepConfig(optimizers=("adamh",), width=32, epochs=20, trial_seeds=(0, 1))
+    options = records.run_config("sweep language", config)
+    about = {"optimizer": "adamh", "weight_decay": 0.0, "outcome": "finished"}
+    rows = [
+        about | {"learning_rate": rate, "seed": seed, "test_loss": rate + seed}
+        for rate in (0.01, 0.02, 0.04)
+        for seed in (0, 1)
+    ]
+    rows[-1]["outcome"] = "diverged at step 3"
+    files = {"config.json": {"config": options}, "trials.jsonl": rows}
+    (found,) = command._losses_at_rates([Folder(Path("x"), Path("x"), files)])
+    assert found.options["width"] == 32
+    assert found.options["epochs"] == 20
+    np.testing.assert_array_equal(found.rates, (0.01, 0.02, 0.04))
+    np.testing.assert_allclose(found.losses, [[0.01, 0.02, 0.04], [1.01, 1.02, np.inf]])

@@ -1,0 +1,237 @@
+"""The best learning rates of sweeps, by a fit, and how they move with an option."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from train.plots import COLOURS, label_values, new_figure
+from train.report import markdown
+from train.statistics import mean_interval, mean_std
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NEIGHBOURS = 2  # Rates on each side of the best one that a fit may use.
+# What a sweep may differ in: of the model and of the training, by name in a table.
+OPTIONS = {
+    "width": "width",
+    "depth": "depth",
+    "block": "block",
+    "batch_size": "batch",
+    "epochs": "length",
+    "init": "init",
+}
+NOTE = (
+    "A fit is a parabola in the logarithm of the rate, through the losses of one seed"
+    " at the best rate (by the mean over seeds) and at up to"
+    f" {NEIGHBOURS} rates on each side of it. The optimum is its lowest point: the"
+    " geometric mean over seeds, and the factor by which the ends of its 95% Student t"
+    " interval lie above and below. The loss there is that of the parabola, mean ±"
+    ' sample standard deviation over seeds. "Drift" is the highest optimum divided by'
+    " the lowest."
+)
+
+
+class Trials(NamedTuple):
+    """The trials of one optimizer in one sweep that differ in rate and seed alone."""
+
+    optimizer: str
+    others: str  # Weight decay, free epochs and warm-up, in words.
+    options: Mapping[str, Any]  # Of the sweep.
+    rates: np.ndarray  # [r], increasing
+    losses: np.ndarray  # [seeds, r]; infinite where a trial diverged
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+    """The best rate of some trials.
+
+    Attributes:
+        log2_rates: Optimum of each seed, ``[seeds]``; empty if there is none.
+        losses: Lowest point of each seed's parabola, ``[seeds]``.
+        reason: Why there is none.
+    """
+
+    log2_rates: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
+    losses: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
+    reason: str = ""
+
+    @property
+    def rate(self) -> float:
+        """The geometric mean over seeds."""
+        return float(2 ** self.log2_rates.mean())
+
+    def text(self) -> str:
+        """The rate and the factor of its interval, or why there is none."""
+        if self.reason:
+            return self.reason
+        if len(self.log2_rates) < 2:
+            return f"{self.rate:.3g}"
+        _, half = mean_interval(self.log2_rates)
+        return f"{self.rate:.3g} ×/÷ {2**half:.2f}"
+
+
+def fit(trials: Trials) -> Optimum:
+    """Fits the best rate of some trials, as `NOTE` says."""
+    means = trials.losses.mean(0)
+    best = int(np.argmin(means))
+    if not np.isfinite(means[best]):
+        return Optimum(reason="every rate has a seed that diverged")
+    window = slice(max(best - NEIGHBOURS, 0), best + NEIGHBOURS + 1)
+    x, losses = np.log2(trials.rates[window]), trials.losses[:, window]
+    finite = np.isfinite(losses).all(0)
+    x, losses, middle = x[finite], losses[:, finite], np.log2(trials.rates[best])
+    if not (x < middle).any() or not (x > middle).any():
+        return Optimum(reason=f"at the edge: {trials.rates[best]:.3g}")
+    square, slope, level = np.polyfit(x - middle, losses.T, 2)
+    if (square <= 0).any():
+        return Optimum(reason="the losses of a seed have no lowest point")
+    offset = -slope / (2 * square)
+    if (offset < x[0] - middle).any() or (offset > x[-1] - middle).any():
+        return Optimum(reason="the fit of a seed leaves the rates tried")
+    return Optimum(middle + offset, level - slope**2 / (4 * square))
+
+
+def collect(
+    options: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], metric: str
+) -> list[Trials]:
+    """The trials of a sweep for each optimizer and each choice of the rest.
+
+    Args:
+        options: Options of the sweep.
+        rows: Its trials.
+        metric: The loss, or another number whose lowest value is the best.
+
+    Returns:
+        Those with three rates or more and with every seed at each rate.
+    """
+    found: dict[tuple[str, str], dict[float, dict[int, float]]] = {}
+    for row in rows:
+        words = {"weight_decay": "decay", "free_epochs": "free"}
+        others = ", ".join(
+            f"{word} {row[key]:g}" for key, word in words.items() if row.get(key)
+        )
+        finished = row["outcome"] == "finished"
+        loss = row[metric] if finished else np.inf
+        rates = found.setdefault((row["optimizer"], others), {})
+        rates.setdefault(row["learning_rate"], {})[row["seed"]] = loss
+    complete = []
+    for (optimizer, others), by_rate in found.items():
+        rates = sorted(by_rate)
+        seeds = sorted(set.intersection(*(set(by_rate[rate]) for rate in rates)))
+        if len(rates) >= 3 and seeds:
+            losses = [[by_rate[rate][seed] for rate in rates] for seed in seeds]
+            complete.append(
+                Trials(optimizer, others, options, np.array(rates), np.array(losses))
+            )
+    return complete
+
+
+def section(title: str, found: Sequence[Trials]) -> str:
+    """The optima of the trials as Markdown, and how they drift.
+
+    Args:
+        title: Heading, such as the name of the data set.
+        found: Trials of one experiment and one data set.
+    """
+    varying = [key for key in OPTIONS if len({t.options.get(key) for t in found}) > 1]
+    optima = [fit(trials) for trials in found]
+    rows = []
+    for trials, optimum in zip(found, optima, strict=True):
+        low, high = trials.rates[[0, -1]]
+        count = len(trials.losses)
+        loss = mean_std(optimum.losses).text(4) if not optimum.reason else ""
+        rows.append(
+            [
+                trials.optimizer,
+                trials.others,
+                *(f"{trials.options.get(key)}" for key in varying),
+                f"{len(trials.rates)}, {low:.3g} to {high:.3g}",
+                str(count),
+                optimum.text(),
+                loss,
+            ]
+        )
+    names = [OPTIONS[key] for key in varying]
+    header = ["optimizer", "", *names, "rates", "seeds", "optimum", "loss there"]
+    parts = [f"## {title}", markdown.table(header, rows)]
+    drifts = []
+    for key in varying:
+        for name, members in _apart(found, key).items():
+            known = [m for m in members if not fit(m).reason]
+            if len(known) < 2:
+                continue
+            rates = [fit(m).rate for m in known]
+            values = ", ".join(f"{m.options[key]}" for m in known)
+            drift = f"{max(rates) / min(rates):.2f}"
+            drifts.append([name, OPTIONS[key], values, drift])
+    if drifts:
+        header = ["optimizer", "option", "its values", "drift of the optimum"]
+        parts.append(markdown.table(header, drifts))
+    return "\n\n".join(parts)
+
+
+def figures(found: Sequence[Trials]) -> dict[str, Figure]:
+    """Losses against rates, a figure for each option that the trials differ in."""
+    drawn = {}
+    for key, name in OPTIONS.items():
+        apart = _apart(found, key)
+        if apart:
+            drawn[f"rates-{name}.png"] = _draw(apart, key)
+    return drawn
+
+
+def _apart(found: Sequence[Trials], key: str) -> dict[str, list[Trials]]:
+    """The trials that differ in one option alone, by what they have in common."""
+    groups: dict[str, list[Trials]] = {}
+    shared = [other for other in OPTIONS if other != key]
+    several = [o for o in shared if len({t.options.get(o) for t in found}) > 1]
+    for trials in found:
+        words = [trials.others] * bool(trials.others)
+        words += [f"{OPTIONS[other]} {trials.options.get(other)}" for other in several]
+        name = ", ".join([trials.optimizer, *words])
+        groups.setdefault(name, []).append(trials)
+    return {
+        name: sorted(members, key=lambda t: str(t.options[key]).zfill(9))
+        for name, members in groups.items()
+        if len({t.options.get(key) for t in members}) > 1
+    }
+
+
+def _draw(apart: Mapping[str, Sequence[Trials]], key: str) -> Figure:
+    columns = 2 if len(apart) == 4 else min(len(apart), 3)
+    lines = -(-len(apart) // columns)
+    figure = new_figure(4.4 * columns, 3.6 * lines + 0.6)
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes in panels[len(apart) :]:
+        axes.remove()
+    for axes, (name, members) in zip(panels, apart.items(), strict=False):
+        for trials, colour in zip(members, itertools.cycle(COLOURS)):
+            losses = np.where(np.isfinite(trials.losses), trials.losses, np.nan)
+            label = f"{OPTIONS[key]} {trials.options[key]}"
+            middle, low, high = losses.mean(0), losses.min(0), losses.max(0)
+            axes.plot(trials.rates, middle, "o-", ms=3, color=colour, label=label)
+            axes.fill_between(trials.rates, low, high, color=colour, alpha=0.15, lw=0)
+            optimum = fit(trials)
+            if not optimum.reason:
+                place = (optimum.rate, optimum.losses.mean())
+                axes.plot(*place, "*", ms=11, color=colour, mec="black", mew=0.5)
+        axes.set_xscale("log")
+        label_values(axes, {float(r) for m in members for r in m.rates})
+        axes.tick_params(axis="x", labelrotation=60, labelsize=7)
+        axes.set(title=name, xlabel="learning rate")
+        axes.grid(alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False
+    )
+    figure.supylabel("held-out loss after the last step")
+    figure.suptitle(
+        "Line: mean over seeds; band: lowest to highest; star: optimum by a fit"
+    )
+    return figure
