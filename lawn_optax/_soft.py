@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -77,7 +76,7 @@ def max_norm(
         return sphere.retract(updates, project=False, soften=inside)
 
     def state(*fields: Any) -> BallState:
-        return BallState(*fields, jnp.ones([], bool))
+        return BallState(*fields, at_most=jnp.ones([], bool))
 
     return on_sphere(
         "max_norm", groups, axis_name, change, radius=radius, make_state=state
@@ -201,7 +200,7 @@ def min_update(
 
 
 def _check_scale(name: str, value: Any) -> None:
-    if isinstance(value, numbers.Real) and not value >= 0:
+    if isinstance(value, int | float) and not value >= 0:
         raise ValueError(f"`{name}` must be 0 or more, got {value}.")
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lawn_optax._constraint import CapturedNorms, Sphere, init_norms
+from lawn_optax._constraint import Sphere, init_norms
 from lawn_optax._radius import Radius, check_radius
 from lawn_optax._switch import (
     PhaseState,
@@ -143,7 +143,7 @@ def on_sphere(
     *,
     radius: Radius = None,
     switch_step: Step = 0,
-    make_state: Callable[..., CapturedNorms] = SphereState,
+    make_state: Callable[..., Any] = SphereState,
 ) -> optax.GradientTransformationExtraArgs:
     """The transformation that changes all updates by `change(sphere, updates)`.
 

@@ -12,6 +12,7 @@ import lawn_optax as lawn
 from lawn_optax import baselines
 from tests.support.asserts import assert_same_bits, close, norms_of, signature, wide
 from tests.support.optimizers import loss, network, run, stepper
+from tests.support.optional import tree_map_params
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -162,3 +163,28 @@ def test_masters_lie_where_their_parameters_lie():
             jax.tree.leaves(tree), jax.tree.leaves(placed), strict=True
         ):
             assert leaf.sharding.is_equivalent_to(wanted, leaf.ndim)
+
+
+def test_masters_and_moments_map_like_the_parameters():
+    tx, params = lawn.master_weights(ADAM), network("bfloat16")
+    state = tx.init(params)
+    mapped = tree_map_params(
+        tx, lambda _: "weights", state, transform_non_params=lambda _: "other"
+    )
+    moments = mapped.inner_state.inner_state[0]
+    for part in (mapped.masters, moments.mu, moments.nu):
+        assert jax.tree.structure(part) == jax.tree.structure(params)
+        assert set(jax.tree.leaves(part)) == {"weights"}
+    assert mapped.inner_state.norms == moments.count == "other"
+
+
+def test_a_gradient_that_is_no_number_passes_and_can_be_skipped():
+    params = network("bfloat16")
+    nan = jax.tree.map(lambda w: w * jnp.nan, params)
+    tx = lawn.master_weights(ADAM)
+    updates, _ = tx.update(nan, tx.init(params), params)
+    assert np.isnan(updates["first"]["kernel"]).all()
+    tx = lawn.master_weights(optax.apply_if_finite(ADAM, 3))
+    updates, state = tx.update(nan, tx.init(params), params)
+    assert_same_bits(optax.apply_updates(params, updates), params)
+    assert state.inner_state.total_notfinite == 1
