@@ -21,10 +21,16 @@ from lawn_optax._health import Extremes as Extremes
 from lawn_optax._health import MonitorState as MonitorState
 from lawn_optax._health import health as health
 from lawn_optax._health import monitor as monitor
+from lawn_optax._masters import MasterState as MasterState
+from lawn_optax._masters import master_weights as master_weights
 from lawn_optax._radius import Group as Group
 from lawn_optax._radius import to_norms as to_norms
 from lawn_optax._reset import ResetState as ResetState
 from lawn_optax._reset import reset_at as reset_at
+from lawn_optax._soft import BallState as BallState
+from lawn_optax._soft import brake as brake
+from lawn_optax._soft import max_norm as max_norm
+from lawn_optax._soft import min_update as min_update
 from lawn_optax._switch import PhaseState as PhaseState
 from lawn_optax._switch import SwitchState as SwitchState
 from lawn_optax._switch import SwitchWhenState as SwitchWhenState
@@ -46,9 +52,11 @@ from lawn_optax.baselines._rescale import rescale_on_decay as rescale_on_decay
 __version__ = _version("lawn-optax")
 
 __all__ = [
+    "BallState",
     "Extremes",
     "Group",
     "LawnState",
+    "MasterState",
     "MonitorState",
     "PhaseState",
     "RescaleState",
@@ -59,6 +67,7 @@ __all__ = [
     "adam",
     "adopt",
     "baselines",
+    "brake",
     "captured_norms",
     "check",
     "describe",
@@ -69,7 +78,10 @@ __all__ = [
     "lamb_plus",
     "logit_scale",
     "losses",
+    "master_weights",
+    "max_norm",
     "metrics",
+    "min_update",
     "monitor",
     "nrq",
     "project_tangent",

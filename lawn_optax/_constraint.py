@@ -174,9 +174,17 @@ class Sphere(NamedTuple):
         return part.project(updates)
 
     def retract(
-        self, updates: list[Any], *, project: bool, scale: ScaleFn | None = None
+        self,
+        updates: list[Any],
+        *,
+        project: bool,
+        scale: ScaleFn | None = None,
+        soften: Callable[[jax.Array], jax.Array] = lambda r: r,
     ) -> list[Any]:
-        """Scales each group's update and changes it so that it ends on the sphere."""
+        """Scales each group's update and changes it so that it ends on the sphere.
+
+        Or elsewhere, if `soften` changes the factor that takes the weights there.
+        """
         if scale is None:
             updates = self._evaluate_once(updates)
         # Without a barrier, XLA may compute the inner update twice, for the sums and
@@ -193,7 +201,12 @@ class Sphere(NamedTuple):
         of_update, of_weights, active = [], [], []
         for k, norm in enumerate(self.norms):
             p, q = geometry.retraction(
-                update_sq[k], dots[k], self.weight_sq[k], norm, project=project
+                update_sq[k],
+                dots[k],
+                self.weight_sq[k],
+                norm,
+                project=project,
+                soften=soften,
             )
             # A non-finite update is returned unchanged.
             active.append(self.active[k] & jnp.isfinite(p) & jnp.isfinite(q))

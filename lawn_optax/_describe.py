@@ -27,6 +27,7 @@ class _Found(NamedTuple):
     norms: Any  # as in the state; from `find_states` an array [num_norms]
     fingerprint: Any
     axes: tuple[int, ...] = ()  # sizes of the axes of replicas in front of the norms
+    at_most: bool = False  # whether they are bounds, as in `max_norm`
 
 
 def logit_scale(opt_state: optax.OptState, alpha: float | jax.Array) -> jax.Array:
@@ -115,6 +116,7 @@ def describe(
     grouping = resolve_reported(groups, params)
     lines: list[str] = []
     captured = present = None
+    at_most = False
     if state is not None:
         found = find_states(state, grouping)[0]
         n = len(found.axes)
@@ -126,11 +128,12 @@ def describe(
             lines += [f"free phase after {count} updates: no norm is captured yet", ""]
         else:
             lines += [f"constrained since update {switched_at} of {count}", ""]
-            captured = found.norms
+            captured, at_most = found.norms, found.at_most
             present = np.asarray(diagnostics.group_norms(params, groups=groups))
 
     head = ["group", "norms", "elements"]
-    head += ["captured", "now", "off by", "rms"] if captured is not None else []
+    if captured is not None:
+        head += ["at most" if at_most else "captured", "now", "off by", "rms"]
     rows, free = [[*head, "leaves"]], dict(grouping.free)
     for block, size in zip(grouping.blocks, grouping.block_sizes, strict=True):
         elements = sum(math.prod(grouping.shapes[i]) for i in block.leaves)
@@ -143,7 +146,7 @@ def describe(
                 free.update(dict.fromkeys(block.leaves, why))
                 continue
             rms = captured[own] / np.sqrt(size / block.size)
-            row += [*_norm_cells(captured[own], present[own]), span(rms, 3)]
+            row += [*_norm_cells(captured[own], present[own], at_most), span(rms, 3)]
         leaves = (
             f"{grouping.paths[i]} {_shape(grouping.shapes[i])}" for i in block.leaves
         )
@@ -156,7 +159,8 @@ def describe(
             rows.append([grouping.paths[i] or "/", str(elements), reason])
         lines += ["", *aligned(rows, left={0, 2})]
     notes = [f"{grouping.paths[i]}: {note}." for i, note in grouping.notes]
-    notes += doubts(grouping) + doubtful_norms(grouping, params, captured)
+    notes += doubts(grouping)
+    notes += [] if at_most else doubtful_norms(grouping, params, captured)
     lines += ["", *(f"note: {note}" for note in notes)] if notes else []
     return "\n".join(lines)
 
@@ -245,7 +249,10 @@ def _states_with_norms(node: Any, phase: PhaseState | None):
     fields = _Fields(node)
     if fields.has("phase", "norms", "fingerprint"):
         yield _Found(
-            phase or _phase(fields["phase"]), fields["norms"], fields["fingerprint"]
+            phase or _phase(fields["phase"]),
+            fields["norms"],
+            fields["fingerprint"],
+            at_most=fields.has("at_most"),
         )
     # `switch_at` knows the step, the state inside it does not.
     if fields.has("phase", "transform_state", "before_state"):
@@ -278,9 +285,15 @@ def _phase(node: Any) -> PhaseState:
     return PhaseState(*(fields[name] for name in PhaseState._fields[:3]), watched=())
 
 
-def _norm_cells(captured: np.ndarray, now: np.ndarray) -> list[str]:
+def distance(kept: np.ndarray, now: np.ndarray, at_most: bool) -> np.ndarray:
+    """Relative distance of the norms from what a state keeps; NaN stays NaN."""
+    off = now / kept - 1
+    return np.maximum(off, 0) if at_most else np.abs(off)
+
+
+def _norm_cells(captured: np.ndarray, now: np.ndarray, at_most: bool) -> list[str]:
     live = captured > 0
-    off = np.max(np.abs(now[live] / captured[live] - 1))
+    off = np.max(distance(captured[live], now[live], at_most))
     note = f"{off:.1e}" + ("" if live.all() else f" ({(~live).sum()} free)")
     return [span(captured[live]), span(now[live]), note]
 

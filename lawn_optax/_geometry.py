@@ -18,12 +18,12 @@ weight is written: with r = c / |(1-a) w + u| the update is
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lawn_optax._guards import quotient
 from lawn_optax._types import AxisName, PyTree
@@ -76,11 +76,13 @@ def dot(
         return dot(*real, dtype, kept) + dot(*imaginary, dtype, kept)
     x, y = x.astype(dtype), y.astype(dtype)
     summed = tuple(a for a in range(x.ndim) if a not in kept)
-    if any(getattr(jax.typeof(x * y).sharding, "spec", ())):
+    split = jax.typeof(x * y).sharding
+    if any(getattr(split, "spec", ())):
         # `dot_general` needs an output sharding for explicit mesh axes; `sum` does not.
         total = jnp.sum(x * y, axis=summed)
         # The state keeps all norms everywhere, so they must not be split as x is.
-        total = jax.sharding.reshard(total, PartitionSpec(*[None] * total.ndim))
+        everywhere = NamedSharding(split.mesh, PartitionSpec(*[None] * total.ndim))
+        total = jax.sharding.reshard(total, everywhere)
         return jnp.transpose(total, [sorted(kept).index(axis) for axis in kept])
     return inner_product(x, y, kept, summed)
 
@@ -139,11 +141,18 @@ def tangent(
 
 
 def retraction(
-    uu: jax.Array, uw: jax.Array, ww: jax.Array, norms: jax.Array, *, project: bool
+    uu: jax.Array,
+    uw: jax.Array,
+    ww: jax.Array,
+    norms: jax.Array,
+    *,
+    project: bool,
+    soften: Callable[[jax.Array], jax.Array] = lambda r: r,
 ) -> tuple[jax.Array, jax.Array]:
     """Coefficients (p, q) so that w + p u + q w has the norms, u projected if asked.
 
-    Where there are none, p is infinite.
+    Where there are none, p is infinite. `soften` changes the factor r that takes the
+    new weights to their norm.
     """
     live = (norms > 0) & (ww > 0)
     if project:
@@ -155,11 +164,11 @@ def retraction(
         a = jnp.zeros_like(ww)
         squared = ww + 2 * uw + uu
     found = (norms > 0) & ~(squared <= 0)  # NaN goes on, so that it is seen
-    r = norms / jnp.sqrt(jnp.where(found, squared, 1))
+    r = soften(norms / jnp.sqrt(jnp.where(found, squared, 1)))
     # Where the square of a finite update overflows, the weights do not move. (If the
     # update had an infinite entry, <u,w> would not be finite either.)
     lost = jnp.isposinf(uu) & jnp.isfinite(uw) & jnp.isfinite(ww)
-    stay = norms / jnp.sqrt(jnp.where(live, ww, 1))
+    stay = soften(norms / jnp.sqrt(jnp.where(live, ww, 1)))
     p = jnp.where(found, jnp.where(lost, 0, r), jnp.inf)
     return p, jnp.where(lost, stay, r * (1 - a)) - 1
 
@@ -230,9 +239,9 @@ def _spread(
 
 def _where(on: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     """`jnp.where`, which wants `on` split over explicit mesh axes as y is."""
-    spec = getattr(jax.typeof(y).sharding, "spec", ())
-    if on.ndim and any(spec):
-        on = jax.sharding.reshard(jnp.broadcast_to(on, y.shape), spec)
+    sharding = jax.typeof(y).sharding
+    if on.ndim and any(getattr(sharding, "spec", ())):
+        on = jax.sharding.reshard(jnp.broadcast_to(on, y.shape), sharding)
     return jnp.where(on, x, y)
 
 

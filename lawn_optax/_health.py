@@ -66,7 +66,8 @@ def monitor(
         optimizer.
       rtol: Largest relative distance of a norm from the one that it had after the first
         constrained update. None is 1e-4, or twice the machine epsilon of the narrowest
-        parameter if that is more.
+        parameter if that is more. Infinity is for constraints that let norms change,
+        such as `max_norm`: it marks norms only that are no numbers.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:

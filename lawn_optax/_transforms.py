@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lawn_optax._constraint import Sphere, init_norms
@@ -76,6 +76,7 @@ def renormalize(
     *,
     project: bool = True,
     radius: Radius = None,
+    every: int | jax.Array = 1,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Changes updates so that each group's norm after them is the captured one.
@@ -89,6 +90,9 @@ def renormalize(
       project: Whether to project the update to the tangent space first, the second
         of the two projections of `wrap`.
       radius: Norm of each group instead of the captured one; see `wrap`.
+      every: Number of updates from one retraction to the next. The first update ends on
+        the sphere, and those between are only projected. `check` and `monitor` see
+        the distance: give them an `rtol`.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
     Returns:
@@ -96,7 +100,8 @@ def renormalize(
 
     Raises:
       TypeError: If `project` is traced or not a bool, or for an invalid `radius`.
-      ValueError: In `init`, if no leaf is constrained or labels do not fit.
+      ValueError: If `every` is less than 1; in `init`, if no leaf is constrained or
+        labels do not fit.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -111,7 +116,17 @@ def renormalize(
       arXiv:2108.05839, Algorithm 4.
     """
     check_project(project)
-    retract = functools.partial(Sphere.retract, project=project)
+    if isinstance(every, int) and every < 1:
+        raise ValueError(f"`every` must be at least 1, got {every}.")
+    always = isinstance(every, int) and every == 1
+
+    def retract(sphere: Sphere, updates: list[Any]) -> list[Any]:
+        if always:
+            return sphere.retract(updates, project=project)
+        due = sphere.count % every == 0
+        soften = lambda r: jnp.where(due, r, 1)  # noqa: E731
+        return sphere.retract(updates, project=project, soften=soften)
+
     return on_sphere("renormalize", groups, axis_name, retract, radius=radius)
 
 
@@ -128,6 +143,7 @@ def on_sphere(
     *,
     radius: Radius = None,
     switch_step: Step = 0,
+    make_state: Callable[..., Any] = SphereState,
 ) -> optax.GradientTransformationExtraArgs:
     """The transformation that changes all updates by `change(sphere, updates)`.
 
@@ -137,7 +153,7 @@ def on_sphere(
     trigger = as_trigger(switch_step)
 
     def init_fn(params):
-        return SphereState(init_phase(trigger), *init_norms(groups, params))
+        return make_state(init_phase(trigger), *init_norms(groups, params))
 
     def update_fn(updates, state, params=None, **extra_args):
         params = check_params(params, name)
@@ -148,6 +164,6 @@ def on_sphere(
         )
         phase = next_phase(trigger, state.phase, first, extra_args)
         updates = grouping.treedef.unflatten(change(sphere, leaves))
-        return updates, SphereState(phase, sphere.norm_vector(), state.fingerprint)
+        return updates, make_state(phase, sphere.norm_vector(), state.fingerprint)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

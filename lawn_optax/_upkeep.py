@@ -10,7 +10,7 @@ import optax
 
 from lawn_optax import diagnostics
 from lawn_optax._constraint import CapturedNorms, Sphere, has_value
-from lawn_optax._describe import find_states
+from lawn_optax._describe import distance, find_states
 from lawn_optax._radius import Radius
 from lawn_optax._reset import ResetState
 from lawn_optax._types import AxisName, Groups, PyTree
@@ -78,10 +78,11 @@ def check(
         bound = found.norms > 0
         captured = np.where(bound, found.norms, 1)
         # `not <=`, so that NaN counts.
-        off = bound & ~(np.abs(now / captured - 1) <= rtol)
+        off = bound & ~(distance(captured, now, found.at_most) <= rtol)
         if off.any():
             raise ValueError(
-                f"{off.sum()} of {len(off)} norms left their spheres:\n"
+                f"{off.sum()} of {len(off)} norms left their "
+                f"{'balls' if found.at_most else 'spheres'}:\n"
                 + _listed(grouping, off, captured, now)
                 + "A transformation behind `lawn.wrap` changed the updates, or the "
                 "parameters were\nchanged. Put transformations inside: "

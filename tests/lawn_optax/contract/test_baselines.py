@@ -1,4 +1,4 @@
-"""What Optax expects of every transformation, asked of the norm-control baselines."""
+"""What Optax expects of every transformation, asked of all ways to control norms."""
 
 import functools
 import inspect
@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+import lawn_optax as lawn
 from lawn_optax import baselines
 from tests.support.asserts import assert_close, assert_same_bits, moved, signature
 from tests.support.optimizers import loss, network
@@ -31,6 +32,10 @@ TRANSFORMS = {
     "weight_normalization": lambda: baselines.weight_normalization(optax.adam(0.05)),
     "adamp": lambda: baselines.adamp(0.05, weight_decay=0.1),
     "sgdp": lambda: baselines.sgdp(0.05),
+    "max_norm": lambda: optax.chain(SGD, lawn.max_norm()),
+    "brake": lambda: optax.chain(SGD, lawn.brake()),
+    "floor": lambda: optax.chain(lawn.min_update(0.35), SGD),
+    "every": lambda: optax.chain(SGD, lawn.renormalize(every=2)),
 }
 every_transform = pytest.mark.parametrize("name", TRANSFORMS)
 gradient = jax.jit(jax.grad(loss))
@@ -175,6 +180,9 @@ def test_params_are_required(name):
     [
         (baselines.hyperball, {"learning_rate": 0.1}),
         (baselines.weight_norm_control, {"rate": 0.1, "target": 2.0}),
+        (lawn.max_norm, {"radius": 2.0}),
+        (lawn.brake, {"outward": 0.3, "inward": 0.5}),
+        (lawn.min_update, {"ratio": 0.3}),
         (baselines.halpern, {"power": 0.5, "offset": 2.0}),
         (baselines.nmgd, {"learning_rate": 0.1, "power": 0.5}),
         (baselines.adamp, {"learning_rate": 0.1, "weight_decay": 0.2, "delta": 0.1}),

@@ -157,6 +157,9 @@ EXPLICIT = {
         SGD, baselines.hyperball(0.05, project=True, groups=g)
     ),
     "control": lambda g: optax.chain(SGD, baselines.weight_norm_control(0.1, groups=g)),
+    "max_norm": lambda g: optax.chain(SGD, lawn.max_norm(groups=g)),
+    "brake": lambda g: optax.chain(SGD, lawn.brake(groups=g)),
+    "floor": lambda g: optax.chain(lawn.min_update(0.35, groups=g), SGD),
     "adamp": lambda g: baselines.adamp(0.05, delta=0.7, groups=g),
     "reparametrize": lambda g: baselines.reparametrize(SGD, SWITCH, groups=g),
     "bounded": lambda g: baselines.bounded_weight_norm(SGD, groups=g),
