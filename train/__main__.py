@@ -27,6 +27,7 @@ try:
     from train.interrupts import NOTHING
     from train.registry import EXPERIMENTS
     from train.report import command as report
+    from train.rules import say_no_default_twice
     from train.studies import command as study
     from train.terminal import show_all, visible
 except ModuleNotFoundError as error:
@@ -48,6 +49,9 @@ SWEEPS: dict[str, Command] = {
     for name, experiment in EXPERIMENTS.items()
     if experiment.sweep
 }
+
+
+say_no_default_twice(kind for kind, _ in (*COMMANDS.values(), *SWEEPS.values()))
 
 
 @dataclasses.dataclass(frozen=True)

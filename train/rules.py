@@ -6,7 +6,10 @@ option another default keeps its rules.
 
 import dataclasses
 import math
-from typing import Any, get_type_hints
+from collections.abc import Iterable
+from typing import Annotated, Any, get_type_hints
+
+import tyro
 
 from train.errors import require
 
@@ -78,6 +81,19 @@ def check_bounds(config: Any) -> None:
             )
             require(value < below, f"{flag} must be below {highest}; got {value}")
             require(value <= most, f"{flag} must be at most {most:,}; got {value}")
+
+
+def say_no_default_twice(kinds: Iterable[type]) -> None:
+    """Leaves tyro's "(default: None)" out of the help of classes of options.
+
+    What an option does when it is not given, its own text says.
+    """
+    bases = {base for kind in kinds for base in kind.__mro__}
+    for base in filter(dataclasses.is_dataclass, bases):
+        for name, hint in base.__annotations__.items():
+            if getattr(base, name, ...) in (None, (), "preset"):
+                mark = tyro.conf.arg(help_behavior_hint="")
+                base.__annotations__[name] = Annotated[hint, mark]
 
 
 def flag_of(kind: type, name: str) -> str:

@@ -55,7 +55,8 @@ class Config:
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of runs, or folders around them, or packed files."""
+    """Folders of runs, or folders around them, or packed files. Without --out, runs are
+    below the folder runs."""
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("report")
     """Folder for the tables and the figures."""
     pack: Annotated[Path | None, tyro.conf.arg(metavar="FILE.jsonl")] = None
