@@ -95,6 +95,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
             )
     except SystemExit as exit_:
         if not exit_.code:
+            sys.stdout.flush()  # The help.
             raise
         raise InputError(_first_paragraph(messages.getvalue())) from None
     return partial(known[arguments[0]][1], config)

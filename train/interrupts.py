@@ -3,7 +3,7 @@
 Python raises `KeyboardInterrupt` between any two of its instructions. Within JAX this
 may be in a callback, which swallows it, or while threads compile, which crash when the
 interpreter ends. And Python hears nothing while it waits for a program that trains for
-minutes: there, a thread ends the process as a kill does, which no folder minds.
+minutes: there, a thread ends the process as a kill does, which every run survives.
 """
 
 import os
@@ -32,6 +32,7 @@ def held(meaning: str = NOTHING) -> Iterator[None]:
     Args:
         meaning: What the user reads after "interrupted: ".
     """
+    global _came
     ours = threading.current_thread() is threading.main_thread()
     # Another handler than Python's own is somebody's decision, as under nohup.
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -48,6 +49,7 @@ def held(meaning: str = NOTHING) -> Iterator[None]:
         yield
         safe_point()
     finally:
+        _came = False
         signal.set_wakeup_fd(before)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.close(wake)

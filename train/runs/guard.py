@@ -116,6 +116,12 @@ def check_place(folder: Path) -> bool:
         InputError: If something else is there, or nothing can be.
     """
     try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:  # Orbax takes no other names.
+        raise InputError(
+            f"{folder}: a name on the way is not UTF-8; choose another --out"
+        ) from None
+    try:
         folder.stat()
     except FileNotFoundError:
         require(
