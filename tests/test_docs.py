@@ -84,7 +84,7 @@ def test_the_table_of_all_names_has_the_public_names():
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_names_in_the_text_are_public(page):
-    for path in re.findall(r"`lawn\.(\w+(?:\.\w+)*)`", page.read_text()):
+    for path in re.findall(r"`(?:help\()?lawn\.([\w.]+)\)?`", page.read_text()):
         thing = lawn
         for part in path.split("."):
             thing = getattr(thing, part)

@@ -23,10 +23,13 @@ try:
     import tyro
 
     from train import evaluate, loop, sweep
-    from train.errors import Diverged, InputError
+    from train.errors import Diverged, InputError, require
+    from train.interrupts import NOTHING
     from train.registry import EXPERIMENTS
     from train.report import command as report
+    from train.rules import say_no_default_twice
     from train.studies import command as study
+    from train.terminal import show_all, visible
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] in ("lawn_optax", "models", "train"):
         raise
@@ -48,6 +51,9 @@ SWEEPS: dict[str, Command] = {
 }
 
 
+say_no_default_twice(kind for kind, _ in (*COMMANDS.values(), *SWEEPS.values()))
+
+
 @dataclasses.dataclass(frozen=True)
 class Sweeps:
     """Sweeps: a grid of hyperparameters for each optimizer; see `sweep --help`."""
@@ -64,6 +70,11 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
         SystemExit: With code 0, after printing the help that was asked for.
     """
     arguments, prog, known = list(arguments) or ["--help"], PROG, COMMANDS
+    # An empty path would be the working directory.
+    for before, word in itertools.pairwise([prog, *arguments]):
+        flag = word[:-1] if re.fullmatch("--[^=]+=", word) else before
+        empty = word in ("", f"{flag}=")
+        require(not empty, f"nothing is given after {flag}; name something")
     listed = {name: options for name, (options, _) in known.items()} | {"sweep": Sweeps}
     if arguments[0] == "sweep":
         arguments, prog, known = arguments[1:] or ["--help"], f"{PROG} sweep", SWEEPS
@@ -84,6 +95,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
             )
     except SystemExit as exit_:
         if not exit_.code:
+            sys.stdout.flush()  # The help.
             raise
         raise InputError(_first_paragraph(messages.getvalue())) from None
     return partial(known[arguments[0]][1], config)
@@ -115,12 +127,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 on success, 2 for bad input, 3 if the run diverged, 130 when interrupted, 141
         if the reader of the output went away before its end.
     """
+    show_all()
     try:
         parse(sys.argv[1:] if arguments is None else arguments)()
         sys.stdout.flush()
     except InputError as error:
         line = re.sub(r"\s*\n\s*", " ", str(error))
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {visible(line)}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:  # Of a package that only some commands need.
         print(f"error: {_MISSING.format(error.name)}", file=sys.stderr)
@@ -132,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt as interrupt:
-        what = str(interrupt) or "no results were written"
+        what = str(interrupt) or NOTHING
         print(f"interrupted: {what}", file=sys.stderr)
         return 130
     except SystemExit as exit_:  # The help was printed.

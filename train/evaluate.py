@@ -9,12 +9,12 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import tyro
 
-from train import recorded
+from train import interrupts, recorded
 from train.devices import Devices
 from train.errors import InputError, require
 from train.experiment import FINISHED, Experiment
-from train.options import neutral_names
 from train.registry import EXPERIMENTS
+from train.rules import neutral_names
 from train.runs import documents, records
 from train.runs.folder import CHECKPOINTS, Run, open_run
 from train.single_run import Programs, SingleRun
@@ -72,6 +72,7 @@ class FinishedRun(NamedTuple):
         return self.job.programs
 
 
+@interrupts.held()
 def run(config: Config) -> None:
     """Prints the metrics of a finished run."""
     finished = load(

@@ -10,7 +10,7 @@ from train import interrupts
 from train.devices import Devices
 from train.errors import Diverged
 from train.experiment import FINISHED, Clock, Experiment, Job
-from train.options import neutral_names
+from train.rules import neutral_names
 from train.runs import documents, records
 from train.runs.folder import Run, open_run
 from train.runs.progress import ProgressReport
@@ -61,7 +61,7 @@ def execute(
     with (
         open_run(folder, options, checkpoint_minutes=minutes) as files,
         closing(job),
-        interrupts.held(),
+        interrupts.held(interrupts.GOES_ON),
     ):
         if leader and not brief:
             print(job.introduction, flush=True)
@@ -79,11 +79,12 @@ def execute(
     return summary.get("outcome", FINISHED)
 
 
-@interrupts.held()
+@interrupts.held(interrupts.GOES_ON)
 def train(job: Job, files: Run, *, show: bool) -> None:
     """Trains from the newest checkpoint to the end of the run.
 
-    Ctrl-C ends it after the present step, epoch or compilation.
+    Ctrl-C ends it after the present step, epoch or compilation, or in their midst if
+    that takes longer than `interrupts.PATIENCE`.
 
     Args:
         job: Training to continue.

@@ -1,8 +1,4 @@
-"""The options that every experiment has, and their checks.
-
-A rule about an option stands beside its field: `option` takes it, `check_bounds` and
-`neutral_names` read it. A class that gives an option another default keeps its rules.
-"""
+"""The options that every experiment has, and their checks."""
 
 import dataclasses
 import math
@@ -15,68 +11,10 @@ import tyro
 from train import optimizers
 from train.devices import check_address
 from train.errors import require
+from train.rules import check_bounds, option
 
 EPOCHS = 2**20  # A run has fewer; more are a slip, and their steps overflow.
 SEEDS = 2**32  # There are this many; JAX takes the seed as 32 bits.
-
-
-def option(
-    default: Any,
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    below: float = math.inf,
-    changes_result: bool = True,
-) -> Any:
-    """A field of a dataclass of options, with the rules for its value.
-
-    Args:
-        default: Default value.
-        least: Lowest value allowed.
-        above: Value that it must exceed.
-        below: Value that it must stay under.
-        changes_result: Whether a run's result depends on the option by more than
-            rounding. The others say where and how fast a run computes; they are not
-            kept in its ``config.json``.
-    """
-    rules: dict[str, Any] = {}
-    if (least, above) != (None, None):
-        rules["bounds"] = least, above, below
-    if not changes_result:
-        rules["changes_result"] = False
-    return dataclasses.field(default=default, metadata=rules)
-
-
-def _rules(config: Any, rule: str) -> dict[str, Any]:
-    """One rule of all options that have it, even if a subclass defines them anew."""
-    return {
-        field.name: field.metadata[rule]
-        for kind in reversed(type(config).__mro__)
-        if dataclasses.is_dataclass(kind)
-        for field in dataclasses.fields(kind)
-        if rule in field.metadata
-    }
-
-
-def neutral_names(config: Any) -> tuple[str, ...]:
-    """The names of the options that do not change the result."""
-    return tuple(_rules(config, "changes_result"))
-
-
-def check_bounds(config: Any) -> None:
-    """Raises an `InputError` for a number outside the bounds of its option."""
-    for name, (least, above, below) in _rules(config, "bounds").items():
-        value = getattr(config, name)
-        if not isinstance(value, int | float):  # It is to be filled in.
-            continue
-        inside = value > above if least is None else value >= least
-        flag = name.replace("_", "-")
-        limit = f"above {above}" if least is None else f"at least {least}"
-        require(
-            inside and value < math.inf,
-            f"--{flag} must be finite and {limit}; got {value}",
-        )
-        require(value < below, f"--{flag} must be below 2^{math.log2(below):g}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +62,7 @@ class CommonOptions(FolderOptions):
     """Factor of the logits from the switch on (extended LAWN)."""
     gamma: float = option(2.0, least=0)
     """Exponent of the focal loss."""
-    label_smoothing: float = option(0.0, least=0)
+    label_smoothing: float = option(0.0, least=0, most=1)
     """Probability that label smoothing takes from the target."""
     flood: float | None = option(None, least=0)
     """Flood level: below it, a batch's loss is increased instead of decreased."""
@@ -182,18 +120,18 @@ class SweepOptions:
     grid: Literal["default", "papers"] = "default"
     """Grid for hyperparameters that are not given below: nine trials for each
     optimizer, or the papers' grid."""
-    rates: tuple[float, ...] = ()
+    rates: tuple[float, ...] = option((), above=0)
     """Learning rates for every optimizer (default: from the grid)."""
-    decays: tuple[float, ...] = ()
+    decays: tuple[float, ...] = option((), least=0)
     """Weight decays, for the optimizers without -lawn that take one."""
-    free: tuple[float, ...] = ()
+    free: tuple[float, ...] = option((), least=0, below=EPOCHS)
     """Free epochs of the full schedule, for the -lawn forms."""
-    trial_epochs: int | None = option(None, least=1)
+    trial_epochs: int | None = option(None, least=1, below=EPOCHS)
     """Epochs of a trial (default: all). Fewer, with the schedule compressed, cost less
     but favour learning rates that are too high for a training in full."""
-    trial_seeds: tuple[int, ...] = (0,)
+    trial_seeds: tuple[int, ...] = option((0,), least=0, below=SEEDS)
     """Seeds of each trial; trials are compared by their mean."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = option((0, 1, 2), least=0, below=SEEDS)
     """Seeds of the final runs; without any, there are none."""
     protocol: Literal["validation", "papers"] = "validation"
     """Choose by held-out training data, or by the test data itself."""
@@ -313,16 +251,18 @@ def check(config: ResolvedOptions) -> None:
     name, lawn_form = config.optimizer, optimizers.is_lawn(config.optimizer)
     check_bounds(config)
     require(math.isfinite(config.switch_threshold), "--switch-threshold must be finite")
-    require(config.label_smoothing <= 1, "--label-smoothing must be 0 to 1")
     require(
         config.weight_decay == 0 or name not in optimizers.WITHOUT_DECAY,
         f"{name} takes no --weight-decay; the form with it is adamw",
     )
-    free = config.free_epochs if lawn_form and config.schedule == "three-phase" else 0
+    free = config.free_epochs if lawn_form and config.switch == "epochs" else 0
+    # Only the three phases have their warm-up behind the free phase.
+    join = sum if config.schedule == "three-phase" else max
+    needed = join((config.warmup_epochs, free))
     require(
-        config.warmup_epochs + free <= config.epochs,
-        f"--epochs {config.epochs} are fewer than the {free + config.warmup_epochs:g}"
-        " of the free phase and the warm-up; shorten --free-epochs or --warmup-epochs",
+        needed <= config.epochs,
+        f"--epochs {config.epochs} are fewer than the {needed:g} of the free phase and"
+        " the warm-up; shorten --free-epochs or --warmup-epochs",
     )
     if config.switch != "epochs":
         require(lawn_form, f"--switch {config.switch} needs a -lawn optimizer")

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 from typeguard import TypeCheckError, check_type
 
 from train.errors import InputError
-from train.options import check_bounds
+from train.rules import check_bounds
 from train.runs.documents import malformed
 
 

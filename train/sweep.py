@@ -5,19 +5,18 @@ the training data; the best one is then trained on all training data.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from train import loop, optimizers, shortening
+from train import interrupts, loop, optimizers, shortening
 from train.devices import Devices
 from train.errors import require
 from train.experiment import FINISHED, Experiment, Row
-from train.options import check_bounds, neutral_names
 from train.report import markdown
-from train.runs import records
+from train.rules import check_bounds, neutral_names
+from train.runs import documents, records
 from train.runs.folder import open_run
 from train.statistics import mean_std
 from train.trials import (
@@ -33,20 +32,13 @@ from train.trials import (
 )
 
 
+@interrupts.held(interrupts.GOES_ON)
 def run(experiment: Experiment, config: Any) -> None:
     """Trains all trials and final runs; prints and writes the tables."""
     kind, names = sweep_of(experiment), config.optimizers
     require(0 < len(names) == len(set(names)), "--optimizers needs different names")
     check_bounds(config)
     require(len(config.trial_seeds) > 0, "--trial-seeds needs at least one")
-    for flag, seeds in (
-        ("--trial-seeds", config.trial_seeds),
-        ("--seeds", config.seeds),
-    ):
-        require(
-            len(seeds) == len(set(seeds)) and all(0 <= seed < 2**32 for seed in seeds),
-            f"{flag} needs different whole numbers from 0 to 2^32 - 1; got {seeds}",
-        )
     members = {name: grid(experiment, config, name) for name in names}
     # All options are checked before anything is read.
     trials = {
@@ -75,7 +67,7 @@ def run(experiment: Experiment, config: Any) -> None:
         text = table(experiment, config, rows)
         print(f"\n{text}\n", flush=True)
         records.write_jsonl(folder / "trials.jsonl", rows)
-        (folder / "table.md").write_text(text + "\n", encoding="utf-8")
+        records.write_text(folder / "table.md", text + "\n")
         results = finals(experiment, config, rows, folder, devices)
         chosen = {
             name: best(rows, name, kind.metrics[0], kind.lowest) for name in names
@@ -166,9 +158,10 @@ def finals(
             loaded = loaded or experiment.load(final)
             print(f"\n{name}, seed {seed}, in full: {describe(chosen)}", flush=True)
             loop.execute(experiment, final, devices, loaded)
-            summary = json.loads((out / "summary.json").read_text())
-            if summary["outcome"] == FINISHED:
-                values.append(summary["last"][kind.metrics[0]])
+            summary = documents.read_json(out / "summary.json")
+            with documents.as_written(out / "summary.json"):
+                if summary["outcome"] == FINISHED:
+                    values.append(float(summary["last"][kind.metrics[0]]))
         line = f"{name}: {describe(chosen)}"
         if values:
             decimals, scale = (4, 1) if kind.lowest else (2, 100)

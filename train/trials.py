@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ import numpy as np
 
 from train import hyperparameters, loop, optimizers
 from train.devices import Devices
+from train.errors import require
 from train.experiment import FINISHED, Clock, Evaluation, Experiment, Job, Row, Sweep
-from train.options import neutral_names
-from train.runs import records
-from train.runs.folder import open_run
+from train.rules import flag_of, neutral_names
+from train.runs import documents, records
+from train.runs.folder import Run, open_run
 
 Member = dict[str, Any]  # Hyperparameters and seed of one trial.
 # Hyperparameters, and their names in a table.
@@ -67,6 +68,11 @@ def trial_config(experiment: Experiment, config: Any, name: str, member: Member)
     """One trial: a run in full with all its phases shortened alike."""
     full = make_config(experiment, config, name, **member)
     epochs = config.trial_epochs or full.epochs
+    require(
+        epochs <= full.epochs,
+        f"{flag_of(type(config), 'trial_epochs')} {epochs} is more than the"
+        f" {full.epochs} of a whole run, which a trial shortens",
+    )
     factor = epochs / full.epochs
     return dataclasses.replace(
         full,
@@ -101,10 +107,11 @@ def train_apart(
         trial = trial_config(experiment, config, name, member)
         trial = dataclasses.replace(trial, out=out)
         loop.execute(experiment, trial, devices, loaded, brief=True)
-        summary = json.loads((out / "summary.json").read_text())
-        metrics = {key: summary["last"][key] for key in sweep_of(experiment).metrics}
+        summary = documents.read_json(out / "summary.json")
         about = {"optimizer": name, "batch_size": config.batch_size} | member
-        rows.append(about | metrics | {"outcome": summary["outcome"]})
+        with documents.as_written(out / "summary.json"):
+            last = {key: summary["last"][key] for key in sweep_of(experiment).metrics}
+            rows.append(about | last | {"outcome": summary["outcome"]})
     return rows
 
 
@@ -128,7 +135,24 @@ def train_together(
         if not files.finished:
             print(job.introduction, flush=True)
             loop.train(job, files, show=not config.quiet)
-        return json.loads((files.folder / "summary.json").read_text())["trials"]
+        return _read_trials(files, members, sweep_of(experiment).metrics)
+
+
+def _read_trials(
+    files: Run, members: list[Member], metrics: Sequence[str]
+) -> list[Row]:
+    """The rows of finished trials, as `Trials.summarize` returned them."""
+    path = files.folder / "summary.json"
+    with documents.as_written(path):
+        rows = files.summary()["trials"]
+        for row, member in zip(rows, members, strict=True):
+            known = row["outcome"] == FINISHED or row["outcome"].startswith("diverged")
+            numbers = row["outcome"] != FINISHED or all(
+                isinstance(row[key], int | float) for key in metrics
+            )
+            if not (known and numbers and member.items() <= row.items()):
+                raise ValueError("not the rows of these trials")
+    return rows
 
 
 class Trials(Job):

@@ -36,6 +36,7 @@ OPTIONS = {
     "candidate_seed": 0,
     "eval_every": 100,
 }
+ENVIRONMENT = {"versions": {"jax": "1.0"}, "device": {"platform": "cpu", "kind": "cpu"}}
 # Of a base optimizer, to compare with.
 BASE = {"optimizer": "adamw", "weight_decay": 0.01, "free_epochs": 0.0}
 
@@ -130,6 +131,33 @@ def write_image_run(folder, right, outcome="finished", **options):
         (folder / name).write_text(json.dumps(document))
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "metrics.jsonl").write_text(lines)
+    return folder
+
+
+def write_digits(folder):
+    """A grid of one optimizer: two trials, two seeds, three evaluations."""
+    folder.mkdir(parents=True)
+    config = {"experiment": "digits", "epochs": 2, "batch_size": 449}
+    (folder / "config.json").write_text(json.dumps({"config": config} | ENVIRONMENT))
+    keys = ("loss", "validation_loss", "median_margin", "weight_norm", "ece")
+    keys += ("norm_dense_0", "train_accuracy", "test_accuracy", "validation_accuracy")
+    rows = [
+        {"optimizer": "adam", "trial": trial, "seed": seed, "epoch": epoch}
+        | {key: round(0.1 + 0.05 * (trial + epoch) + 0.01 * seed, 4) for key in keys}
+        for trial in range(2)
+        for seed in range(2)
+        for epoch in range(3)
+    ]
+    rows[2]["ece"] = None  # A number that was not finite.
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "metrics.jsonl").write_text(lines)
+    trials = [
+        {"learning_rate": rate, "test_accuracy": [], "diverged_step": [-1, step]}
+        for rate, step in ((0.1, 3), (0.2, -1))
+    ]
+    summary = {"adam": {"seconds": 2.0, "compile_seconds": 1.0, "trials": trials}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "table.md").write_text("What it is.\n\n| a table |\n\nNotes.\n\nMore.\n")
     return folder
 
 

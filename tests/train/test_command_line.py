@@ -1,7 +1,7 @@
 """The command line: messages at a terminal, exit codes, the guard of each command."""
 
 import errno
-import json
+import io
 import os
 import pty
 import signal
@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.support import run_folders
-from tests.support import tiny_recommenders as tiny
 from tests.support.interruptions import PROGRAM
 from train import __main__ as command_line
+from train import terminal
 from train.__main__ import main
+from train.report import command as report
 from train.runs import records
 from train.studies import command as study
 
@@ -84,6 +85,42 @@ def test_an_error_at_a_terminal_is_the_same_plain_line(command, monkeypatch, cap
     shown = capsys.readouterr().err
     assert shown == plain and shown.startswith("error: ") and shown.count("\n") == 1
     assert not set(shown) & set("\x1b│─╭╮╰╯")
+
+
+def test_an_empty_word_is_no_path(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # It would be this folder.
+    for words, flag in (
+        (["language", "--data-dir", ""], "--data-dir"),
+        (["recsys", "--out="], "--out"),
+        (["evaluate", ""], "evaluate"),
+        (["sweep", "image", "--data-dir=", "--out", "run"], "--data-dir"),
+    ):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert error == f"error: nothing is given after {flag}; name something\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_encoding_lacks_is_written_all_the_same(small, tmp_path, monkeypatch):
+    with io.TextIOWrapper(io.BytesIO(), "ascii") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert main([*small["report"], f"--out={tmp_path / 'out'}"]) == 0
+        assert b"epoch: mean \\xb1 sample" in terminal.buffer.getvalue()
+    assert "epoch: mean ± sample" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_no_text_commands_the_terminal(capsys):
+    assert terminal.visible("a\tb\n\x1b[31m\r\x07\x9b é\ufffd") == (
+        "a\tb\n\\x1b[31m\\r\\x07\\x9b é\ufffd"
+    )
+    assert main(["report", "\x1b[31mred\udcff"]) == 2
+    assert capsys.readouterr().err.startswith("error: no folder \\x1b[31mred\\udcff;")
+
+
+def test_a_report_without_paths_says_where_runs_are(capsys):
+    assert main(["report"]) == 2
+    error = capsys.readouterr().err
+    assert "python -m train report runs" in error and error.count("\n") == 1
 
 
 def test_no_color_is_heard(monkeypatch):
@@ -181,6 +218,24 @@ def test_a_report_into_a_folder_of_other_files_leaves_them(small, tmp_path):
     assert (out / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["table.md", "figure-1.png"])
+def test_a_report_replaces_no_file_that_is_not_of_a_report(
+    name, small, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    found = lambda *_: ({"table.md": "# Studies\n"}, {"figure-1.png": draw})  # noqa: E731
+    monkeypatch.setattr(report, "texts_and_figures", found)
+    assert main([*small["report"], f"--out={out}"]) == 2
+    assert f"{out} has a {name} that is not of a report" in capsys.readouterr().err
+    assert contents(out) == {name: b"mine"}
+    # A report without its config.json, as published ones are.
+    (out / "table.md").write_text("# Recommenders beside the papers' numbers\n")
+    assert main([*small["report"], f"--out={out}"]) == 0
+    assert (out / "table.md").read_text() == "# Studies\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["study", "report", "digits"])
 def test_a_reader_that_goes_away_costs_no_result(name, tmp_path):
@@ -229,63 +284,3 @@ def test_a_study_that_is_ended_leaves_no_other_folder(tmp_path):
     assert process.returncode == -signal.SIGTERM
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.json"]
-
-
-# -------------------------------------------------------------- damaged run folders
-
-
-def change(name, **values):
-    def apply(folder):
-        document = json.loads((folder / name).read_text())
-        (document["config"] if name == "config.json" else document).update(values)
-        (folder / name).write_text(json.dumps(document))
-
-    return apply
-
-
-def overwrite(name, text):
-    return lambda folder: (folder / name).write_text(text)
-
-
-DAMAGES = {
-    "config null": overwrite("config.json", "null"),
-    "config list": overwrite("config.json", "[]"),
-    "config text": overwrite("config.json", '"recsys"'),
-    "config nest": overwrite("config.json", "[" * 100_000),
-    "negative batch": change("config.json", batch_size=-5),
-    "unknown data": change("config.json", dataset="netflix"),
-    "no loss": change("config.json", loss=None),
-    "unknown option": change("config.json", colour="red"),
-    "summary empty": overwrite("summary.json", ""),
-    "summary without keys": overwrite("summary.json", "{}"),
-    "summary list": overwrite("summary.json", "[]"),
-    "rows of lists": overwrite("metrics.jsonl", "[1]\n"),
-    "rows without metrics": overwrite("metrics.jsonl", '{"epoch": 300}\n'),
-    "no rows": overwrite("metrics.jsonl", ""),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-@pytest.mark.parametrize("command", ["report", "evaluate"])
-def test_a_damaged_folder_is_refused_in_one_line(command, damage, tmp_path, capsys):
-    folder = tmp_path / "runs" / "0"
-    run_folders.write_run(folder, run_folders.level(260))
-    damage(folder)
-    data = tiny.write_ratings(tmp_path / "data") if command == "evaluate" else None
-    more = [f"--data-dir={data}"] if data else [f"--out={tmp_path / 'report'}"]
-    (folder / "checkpoints").mkdir()
-    assert main([command, str(folder), *more]) == 2
-    output, error = capsys.readouterr()
-    assert output == "" and error.count("\n") == 1 and str(folder) in error
-    assert not (tmp_path / "report").exists()
-
-
-def test_paths_of_a_report_that_lead_nowhere(tmp_path, capsys):
-    circle = tmp_path / "circle"
-    circle.symlink_to(circle)
-    for path in (circle, tmp_path / ("x" * 300), tmp_path / "gone"):
-        assert main(["report", str(path)]) == 2
-        assert capsys.readouterr().err.startswith(f"error: no folder {path}; name")
-        assert main(["evaluate", str(path)]) == 2
-        assert capsys.readouterr().err.count("\n") == 1
-    assert list(tmp_path.iterdir()) == [circle]

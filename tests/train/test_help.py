@@ -1,5 +1,7 @@
 """What the command line says of itself."""
 
+import re
+
 import pytest
 
 from train.__main__ import main
@@ -32,3 +34,13 @@ def test_help_has_the_defaults_by_optimizer_and_the_time(name, tuned, time, caps
         assert f"{optimizer} {rate:g}" in text
         assert not free or f"{optimizer} {free:g}" in text
     assert time in text
+
+
+@pytest.mark.parametrize(
+    "words", ["digits", "recsys", "image", "language", "sweep language", "report"]
+)
+def test_no_option_has_two_defaults(words, capsys):
+    text = printed(capsys, *words.split(), "--help")
+    for option in re.split(r" (?=--[a-z])", text):
+        assert option.count("(default") <= 1, option
+    assert "(default: None)" not in text and "(default: )" not in text

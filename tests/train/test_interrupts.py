@@ -31,6 +31,53 @@ def test_ctrl_c_waits_for_a_safe_point():
     interrupts.safe_point()
 
 
+def test_without_a_safe_point_the_process_ends(monkeypatch):
+    ended, meanings = threading.Event(), []
+    monkeypatch.setattr(interrupts, "PATIENCE", 0.02)
+    end = lambda what: meanings.append(what) or ended.set()  # noqa: E731
+    monkeypatch.setattr(interrupts, "_end", end)
+    with pytest.raises(KeyboardInterrupt), interrupts.held("so it is"):
+        press()
+        assert ended.wait(10)
+    assert meanings == ["so it is"]
+
+
+def test_a_second_ctrl_c_ends_it_at_once(monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(interrupts, "PATIENCE", 60)
+    monkeypatch.setattr(interrupts, "_end", lambda _: ended.set())
+    with pytest.raises(KeyboardInterrupt), interrupts.held():
+        press()
+        assert not ended.wait(0.02)
+        press()
+        assert ended.wait(10)
+
+
+# The process waits for a program of a minute.
+COMPUTES = """
+import os, signal, threading, jax
+from train import interrupts
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+with interrupts.held(interrupts.GOES_ON):
+    count = lambda n: jax.lax.while_loop(lambda i: i < n, lambda i: i + 1, 0)
+    print(jax.jit(count)(2**62))
+"""
+
+
+@pytest.mark.slow
+def test_a_program_that_computes_is_not_waited_for():
+    found = subprocess.run(
+        [sys.executable, "-c", COMPUTES],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"JAX_ENABLE_X64": "1"},
+    )
+    assert found.stderr == "interrupted: the same command continues from here\n"
+    assert (found.returncode, found.stdout) == (interrupts.EXIT_CODE, "")
+
+
 def test_it_waits_for_the_end_at_the_latest():
     reached = []
     with pytest.raises(KeyboardInterrupt), interrupts.held(), interrupts.held():

@@ -8,8 +8,8 @@ from tests.support.rating_files import refused
 from train.digits import experiment as digits
 from train.images import options as image_options
 from train.language import options as language_options
-from train.options import check_bounds, neutral_names, option
 from train.recommenders import options as recsys_options
+from train.rules import check_bounds, neutral_names, option
 
 WHERE = {
     "checkpoint_minutes",

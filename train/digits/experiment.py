@@ -24,7 +24,7 @@ from train.digits.grid import Grid, GridResult, Grids, Trial
 from train.digits.tables import differences, result_table, trial_table
 from train.errors import require
 from train.experiment import Experiment
-from train.options import option
+from train.rules import check_bounds, option
 from train.runs import records
 from train.step import State
 
@@ -52,18 +52,18 @@ class Config(options.FolderOptions):
     """Widths of the hidden layers."""
     epochs: int = option(200, least=1, below=options.EPOCHS)
     """Passes over the 898 training images."""
-    batch_size: int = TRAIN // 2
+    batch_size: int = option(TRAIN // 2, least=1, most=TRAIN)
     """Images per step; those that fill no batch are left out of that epoch."""
-    warmup: float = 0.1
+    warmup: float = option(0.1, least=0, most=1)
     """Share of the training in which the learning rate rises to its peak."""
-    trials: int = 12
+    trials: int = option(12, least=1)
     """Size of each optimizer's grid: learning rates x weight decays for adamw,
     learning rates x free phases for the -lawn forms, learning rates for the others."""
     learning_rates: tuple[float, float] = (1e-3, 3e-1)
     """Lowest and highest peak learning rate; the grid is spaced evenly in log."""
-    weight_decays: tuple[float, ...] = (0.01, 0.1, 1.0)
+    weight_decays: tuple[float, ...] = option((0.01, 0.1, 1.0), least=0)
     """Weight decays in the grid of adamw."""
-    free: tuple[float, ...] = (0.01, 0.05, 0.2)
+    free: tuple[float, ...] = option((0.01, 0.05, 0.2), least=0, most=1)
     """Shares of the training before the switch, in the grid of the -lawn forms."""
     seeds: int = option(5, least=1)
     """Initialisations per trial, the same ones for all optimizers."""
@@ -90,36 +90,25 @@ def check(config: Config) -> Config:
     names = config.optimizers
     for name in names:
         options.check_optimizer(name)
-    options.check_bounds(config)
+    check_bounds(config)
     require(0 < len(names) == len(set(names)), "--optimizers needs different names")
     require(min(config.hidden, default=1) >= 1, "--hidden widths must be at least 1")
-    require(
-        1 <= config.batch_size <= TRAIN,
-        f"--batch-size must be 1 to {TRAIN}, the training images;"
-        f" got {config.batch_size}",
-    )
     low, high = config.learning_rates
     require(
         0 < low <= high < math.inf,
         "--learning-rates must be the lowest and the highest, both above 0;"
         f" got {low:g} {high:g}",
     )
+    longest = max(config.free, default=0.0)
     require(
-        all(0 <= decay < math.inf for decay in config.weight_decays),
-        "--weight-decays must be finite and at least 0",
-    )
-    shares = (config.warmup, *config.free)
-    require(
-        all(map(math.isfinite, shares))
-        and min(shares) >= 0
-        and config.warmup + max(config.free, default=0) <= 1 + 1e-9,
-        "--warmup and --free are shares of the training: at least 0, and 1 at most for"
-        f" warm-up and longest free phase together; got {shares}",
+        config.warmup + longest <= 1 + 1e-9,
+        "--warmup and --free are shares of the training: 1 at most for warm-up and"
+        f" longest free phase together; got {config.warmup} and {longest}",
     )
     for name in names:
         values = len(second_axis(config, name)[1])
         require(
-            config.trials >= 1 and values >= 1 and config.trials % values == 0,
+            values >= 1 and config.trials % values == 0,
             f"--trials must be a positive multiple of the {values} values that the"
             f" grid of {name} has beside its learning rates; got {config.trials}",
         )
@@ -167,7 +156,8 @@ def second_axis(config: Config, name: str) -> tuple[str, list[float]]:
     """The hyperparameter that an optimizer's grid has beside the learning rate."""
     if optimizers.is_lawn(name):
         steps = config.total_steps
-        return "switch_step", [schedules.epochs_to_steps(s, steps) for s in config.free]
+        free = [schedules.epochs_to_steps(share, steps) for share in config.free]
+        return "switch_step", list(dict.fromkeys(free))  # Equal ones in short runs.
     if name == "adamw":
         return "weight_decay", list(config.weight_decays)
     return "", [0.0]

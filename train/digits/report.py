@@ -16,6 +16,28 @@ FILES = ("metrics.jsonl", "summary.json", "table.md")
 _CURVES = ("loss", "median_margin", "test_accuracy", "train_accuracy", "weight_norm")
 
 
+def check(files: Mapping[str, Any]) -> None:
+    """Raises an error of some kind unless files are as the experiment writes them.
+
+    Args:
+        files: Content of `FILES`, by name.
+    """
+    rows = files["metrics.jsonl"]
+    grids = read_results(rows, files["summary.json"])
+    if not grids or any(type(row["epoch"]) is not int for row in rows):
+        raise ValueError("no optimizer, or no epoch of a row")
+    for grid in grids:
+        last = sorted(
+            (row["trial"], row["seed"])
+            for row in rows
+            if (row["optimizer"], row["epoch"]) == (grid.name, grid.epochs[-1])
+        )
+        if not last or last != sorted(np.ndindex(grid.diverged_step.shape)):
+            raise ValueError(f"not one last row for each trial and seed of {grid.name}")
+    text(files)
+    pack(files)
+
+
 def text(files: Mapping[str, Any]) -> str:
     """The text that the experiment printed, with tables made anew from the rows.
 

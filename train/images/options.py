@@ -10,7 +10,7 @@ from train import optimizers, options, shortening
 from train.errors import require
 from train.hyperparameters import tuned_help
 from train.images import decoding, grids
-from train.options import option
+from train.rules import option
 
 # Epochs, schedule and clipping: Gupta et al. 2021, arXiv:2108.05839, Appendix D.2 (its
 # grid of warm-ups is 5, 20, 40, 60); LAWN, ICLR submission (one warm-up).
@@ -48,7 +48,7 @@ class Options(options.CommonOptions):
     clip_norm: float | Literal["preset"] | None = "preset"
     """Clip the gradient to this global norm, or None (default: 1, but None for sgd and
     sgd-lawn on ImageNet)."""
-    momentum: float | None = option(None, least=0)
+    momentum: float | None = option(None, least=0, below=1)
     """Momentum of sgd and its forms (default: 0.9; on ImageNet 0.875)."""
     decay_norms: bool | None = None
     """Whether weight decay includes the norm layers (default: yes on CIFAR, no on
@@ -72,7 +72,7 @@ class Options(options.CommonOptions):
     micro_batch: int | None = None
     """Images at once per device (default: its whole share of a batch). Gradients of
     the parts are summed; batch norm uses the statistics of each part."""
-    workers: int | None = option(None, least=0, changes_result=False)
+    workers: int | None = option(None, least=0, most=1_000, changes_result=False)
     """Processes that decode photographs (default: one for each processor)."""
 
 
@@ -129,7 +129,7 @@ class SweepConfig(Options, options.SweepOptions):
 
     grid: Literal["default", "papers", "papers-second"] = "default"
     """Our grid, or the papers' (CIFAR: the first or the second stage)."""
-    warmups: tuple[float, ...] = ()
+    warmups: tuple[float, ...] = option((), least=0, below=options.EPOCHS)
     """Epochs of the warm-up in the full schedule, to try (default: --warmup-epochs if
     given, otherwise those of the grid if it has any)."""
 

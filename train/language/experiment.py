@@ -4,7 +4,6 @@ Reads top to bottom: data, task, run. `options` has the options, `programs` the 
 programs, `routing` the optimizers of the network's parts, and `data` reads the texts.
 """
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import optax
 import lawn_optax as lawn
 from models import Transformer
 from train import hyperparameters
-from train.devices import Devices, take_devices
+from train.devices import Devices, memory, take_devices
 from train.errors import require
 from train.experiment import Evaluation, Experiment, Row, Sweep
 from train.language import data as texts
@@ -29,8 +28,10 @@ from train.language.options import MODEL, Config, Settings, SweepConfig, grid, r
 from train.language.programs import Data, Details, Task
 from train.language.report import REPORT
 from train.report import markdown
+from train.runs.documents import malformed, read_json
 from train.single_run import Programs, SingleRun, margins_in_words
 from train.statistics import standard_error
+from train.terminal import visible
 
 PIECES = 200  # Most pieces of the held-out text whose losses are kept.
 ROWS = 8  # Evaluations in the table of a run.
@@ -79,6 +80,7 @@ def make_task(config: Settings, devices: Devices) -> Task:
         f"--batch-size {config.batch_size} does not divide into {parts} parts on each"
         f" of {devices.count} devices; choose a multiple of {devices.count * parts}",
     )
+    _check_memory(config, devices, parts)
     form = {name: getattr(config, name) for name in MODEL}
     return Task(
         model=Transformer(
@@ -101,6 +103,30 @@ def make_task(config: Settings, devices: Devices) -> Task:
         devices=devices.count,
         axis=devices.axis,
         per_device=devices.per_device,
+    )
+
+
+def _check_memory(config: Settings, devices: Devices, parts: int) -> None:
+    """Raises an `InputError` for a model and a batch that no device can hold.
+
+    It counts what every form needs at least, so that it refuses no run that fits.
+    """
+    width, inner = config.width, config.attention_width or config.width
+    weights = config.depth * width * (4 * inner + 8 * width)
+    weights += programs.VOCABULARY * width
+    # Weights, gradient, one moment, update.
+    state = 4 * 4 * weights / (devices.count if config.shard_state else 1)
+    # What the backward pass reads: attention of all pairs, queries, keys, values, MLP.
+    kept = config.heads * config.block + 3 * inner + 8 * width
+    kept *= config.depth * (2 if config.dtype == "bfloat16" else 4)
+    sequences = config.batch_size // (devices.count * parts)
+    batch = sequences * config.block * (kept + 4 * programs.VOCABULARY)
+    there = memory() / 2**30
+    require(
+        (state + batch) / 2**30 < there,
+        f"the model needs about {state / 2**30:,.1f} GiB, and {sequences:,} sequences"
+        f" {batch / 2**30:,.1f}; the device has {there:,.1f}. Lower --width, --depth,"
+        " --heads or --block, or set a lower --micro-batch",
     )
 
 
@@ -127,8 +153,11 @@ class LanguageRun(SingleRun):
         self, folder: Path, options: Mapping[str, Any], rows: list[Row], summary: Any
     ) -> str:
         text = super().conclude(folder, options, rows, summary)
-        sample = json.loads((folder / "sample.json").read_text())["text"]
-        return f"{text}\n\nA sample:\n\n{sample}" if sample else text
+        path = folder / "sample.json"
+        sample = read_json(path).get("text")
+        if not isinstance(sample, str):
+            raise malformed(path, "no valid text")
+        return f"{text}\n\nA sample:\n\n{visible(sample)}" if sample else text
 
 
 def introduction(config: Settings, text: Text, task: Task) -> str:

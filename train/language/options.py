@@ -15,10 +15,13 @@ from train import optimizers, options, shortening
 from train.errors import InputError, require
 from train.language import data
 from train.language.presets import ADAM_RATE, ADAMH_RATE, AROUND, PRESETS, TUNED
-from train.options import Grid, option
+from train.options import Grid
+from train.rules import option
 
 MODEL = ("width", "depth", "heads", "block", "norm", "positions", "qk_norm")
 MODEL += ("activation", "attention_width", "tied", "dropout", "scanned")
+
+SIZE = 2**20  # Widths and lengths are lower; memory sets the rest of the limit.
 
 Part = Literal["method", "adam", "adamh"] | None
 
@@ -39,7 +42,7 @@ class Options(options.CommonOptions):
     nanolm, both with adamw and on tiny-shakespeare."""
     epochs: Annotated[int | None, arg(name="steps")] = None
     """Steps (default: from the preset)."""
-    batch_size: int | None = option(None, least=1, below=2**31)
+    batch_size: int | None = option(None, least=1, below=SIZE)
     """Sequences per step, over all devices (default: from the preset)."""
     schedule: Literal["three-phase", "two-phase", "cosine", "constant"] | None = None
     """Learning-rate schedule after the warm-up: linear to 0 (two-phase; three-phase has
@@ -48,16 +51,16 @@ class Options(options.CommonOptions):
     warmup_epochs: Annotated[float | None, arg(name="warmup-steps")] = None
     """Steps of the (second) warm-up (default: from the preset)."""
     gamma: Suppress[float] = 2.0
-    switch_steps: float = option(10.0, least=1)
+    switch_steps: float = option(10.0, least=1, below=options.EPOCHS)
     """Steps over which --switch smooths the margin."""
-    width: int | None = option(None, least=2)
+    width: int | None = option(None, least=2, below=SIZE)
     """Numbers per position in the residual stream (default, as for all options of the
     model: from the preset)."""
-    depth: int | None = option(None, least=1)
+    depth: int | None = option(None, least=1, below=2**10)
     """Number of blocks."""
-    heads: int | None = option(None, least=1)
+    heads: int | None = option(None, least=1, below=SIZE)
     """Number of heads of attention."""
-    block: int | None = option(None, least=1)
+    block: int | None = option(None, least=1, below=SIZE)
     """Bytes of a sequence."""
     norm: Literal["rms", "layer"] | None = None
     """RMSNorm or LayerNorm."""
@@ -67,11 +70,11 @@ class Options(options.CommonOptions):
     """Whether queries and keys are normed."""
     activation: Literal["relu2", "relu", "gelu"] | None = None
     """Squared ReLU, ReLU or GELU."""
-    attention_width: int | None = option(None, least=1)
+    attention_width: int | None = option(None, least=1, below=SIZE)
     """Numbers of all queries of a position (default: the width, but 32 for nanolm)."""
     tied: bool | None = None
     """Whether the head's weights are the embeddings."""
-    dropout: float | None = option(None, least=0)
+    dropout: float | None = option(None, least=0, below=1)
     """Share of numbers that dropout sets to 0."""
     init: Literal["fan-in", "small", "zero-out"] | None = None
     """First weights: by the number of inputs, as small as GPT-2's, or the first with
@@ -94,9 +97,9 @@ class Options(options.CommonOptions):
     adamh_rate: float | None = option(None, above=0)
     """Highest learning rate of the parts trained by AdamH, a share of their norm
     (default: --learning-rate for adamh and muonh, else 0.01)."""
-    b2: float | None = option(None, least=0)
+    b2: float | None = option(None, least=0, below=1)
     """Decay of Adam's second moments (default: from the preset)."""
-    momentum: float = option(0.9, least=0)
+    momentum: float = option(0.9, least=0, below=1)
     """Momentum of sgd and its forms."""
     clip_norm: float | Literal["preset"] | None = "preset"
     """Clip the gradient to this global norm, or None (default: 1 for nanogpt, else
@@ -106,7 +109,7 @@ class Options(options.CommonOptions):
     eval_bytes: int | None = option(None, least=1)
     """Bytes of the held-out text that an evaluation predicts, in sequences spread
     evenly over it (default: 65,536; all of it for nanogpt and nanolm)."""
-    sample_bytes: int = option(400, least=0)
+    sample_bytes: int = option(400, least=0, below=2**16)
     """Bytes of text to generate at an evaluation."""
     text_sha256: Suppress[str | None] = None
 
@@ -148,9 +151,9 @@ class SweepConfig(Options, options.SweepOptions):
     grid: Suppress[Literal["default", "papers"]] = "default"
     free: Annotated[tuple[float, ...], arg(name="free")] = ()
     """Free steps, for the -lawn forms."""
-    trial_epochs: Annotated[int | None, arg(name="trial-steps")] = option(None, least=1)
+    trial_epochs: Annotated[int | None, arg(name="trial-steps")] = None
     """Steps of a trial (default: all)."""
-    at_once: int | None = option(None, least=1, changes_result=False)
+    at_once: int | None = option(None, least=1, below=2**16, changes_result=False)
     """Trials trained side by side by vmap (default: 1)."""
 
 
@@ -270,9 +273,6 @@ def _check_model(settings: Settings) -> None:
         f"--positions rotary needs heads of an even width; {flag} {width} with"
         f" --heads {heads} has {width // heads}",
     )
-    for name in ("dropout", "b2"):
-        value = getattr(settings, name)
-        require(value < 1, f"--{name} must be below 1; got {value}")
     require(
         not settings.tied or settings.head == "method",
         "--tied has no head of its own for --head; choose --embeddings instead",

@@ -14,9 +14,10 @@ NOTES = (
     " evaluations of a run. It is picked by the same text that it is measured on, so it"
     " flatters the run. The interval over pieces is a percentile bootstrap (95%, 10,000"
     " resamples) of each piece's mean over seeds; a piece is a stretch of the held-out"
-    ' text. What is an epoch elsewhere is one step here. "Published" is the loss that'
-    " nanoGPT's README and Optax's example nanolm print for their settings.",
-    f'{DIFFERENCE_NOTE} "LAWN" stands there for adamh, muonh and sgdh too.',
+    " text. \"Published\" is the loss that nanoGPT's README and Optax's example nanolm"
+    " print for their settings.",
+    DIFFERENCE_NOTE.replace("epoch", "step")
+    + ' "LAWN" stands there for adamh, muonh and sgdh too.',
 )
 # What was published for the settings of two presets.
 _PUBLISHED = {
@@ -49,6 +50,7 @@ REPORT = Report(
     metric="test_loss",
     score="held-out loss",
     lowest=True,
+    unit="step",
     others={"bits_per_byte": "bits per byte", "accuracy": "accuracy %"},
     cases="pieces",
     document="losses.json",

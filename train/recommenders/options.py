@@ -8,7 +8,7 @@ import tyro
 from train import options, shortening
 from train.errors import require
 from train.hyperparameters import tuned_help
-from train.options import option
+from train.rules import option
 
 # Epochs and schedule: Gupta et al. 2021, arXiv:2108.05839, Appendix D.3 and section
 # 4.2 (500 for a data set's two largest batches); LAWN, ICLR submission (one warm-up).
@@ -117,7 +117,7 @@ class SweepConfig(Options, options.SweepOptions):
     hours on 2 CPU cores, with --epochs 30 a quarter of an hour.
     """
 
-    at_once: int | None = option(None, changes_result=False)
+    at_once: int | None = option(None, least=1, below=2**16, changes_result=False)
     """Trials trained side by side by vmap (default: 1 on CPUs, where more at once are
     not faster, else as many as fit the memory)."""
 

@@ -16,7 +16,7 @@ import tyro
 
 from train import recorded, sweep
 from train.digits import report as digits
-from train.errors import require
+from train.errors import InputError, require
 from train.registry import EXPERIMENTS
 from train.report import pack, rates, tables
 from train.report.definition import Report
@@ -36,6 +36,9 @@ REPORTS: dict[str, Report] = {
     for name, experiment in EXPERIMENTS.items()
     if experiment.report
 }
+# The first line of a report is one of these titles.
+_DIGITS, _STUDIES, _TRIALS = "Handwritten digits", "Studies", "Trials of the sweeps"
+_TITLES = {report.title for report in REPORTS.values()} | {_DIGITS, _STUDIES, _TRIALS}
 SWEEPS = {
     f"sweep {name}": experiment
     for name, experiment in EXPERIMENTS.items()
@@ -54,7 +57,8 @@ class Config:
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of runs, or folders around them, or packed files."""
+    """Folders of runs, or folders around them, or packed files. Without --out, runs are
+    below the folder runs."""
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("report")
     """Folder for the tables and the figures."""
     pack: Annotated[Path | None, tyro.conf.arg(metavar="FILE.jsonl")] = None
@@ -99,6 +103,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Folder], list[str]]:
                 unfinished[folder.place] = line
             else:
                 check_options(folder)
+                check_content(folder)
                 complete[folder.place] = folder
     places = ", ".join(map(str, paths))
     require(
@@ -122,24 +127,58 @@ def check_options(folder: Folder) -> None:
     recorded.read(kind, folder.options, folder.place)
 
 
+def check_content(folder: Folder) -> None:
+    """Raises an `InputError` if the results of a folder are damaged."""
+    if folder.experiment in REPORTS:
+        read_run(REPORTS[folder.experiment], folder)
+    elif folder.experiment in SWEEPS:
+        _trials(folder)
+    elif folder.experiment == "digits":
+        with documents.as_written(folder.place):
+            digits.check(folder.files)
+    else:
+        _study(folder)
+
+
 def run(config: Config) -> None:
     """Prints the tables and writes them with the figures, or packs the runs."""
-    require(bool(config.runs), "name at least one folder of runs")
+    require(
+        bool(config.runs),
+        "name folders of runs; without --out, runs are below the folder runs, and"
+        " python -m train report runs reports them all",
+    )
     out = config.out
     folders, unfinished = find(config.runs)
     if config.pack:
         suffix = config.pack.suffix
         require(suffix == ".jsonl", f"--pack must end in .jsonl; got {config.pack}")
-        for folder in folders:
-            if folder.experiment in REPORTS:
-                read_run(REPORTS[folder.experiment], folder)  # Refuses a damaged one.
         pack.write_packed(config.pack, folders, REPORTS)
         print(f"Packed {len(folders)} folders into {config.pack}")
         return
     texts, figures = texts_and_figures(folders, unfinished)
-    with open_folder(out, _kept(config), about=dict, adopt=True):
+    adopt = partial(_refuse_other_results, out, [*texts, *figures])
+    with open_folder(out, _kept(config), about=dict, adopt=adopt):
         results.write(out, texts, figures)
     print(f"Written to {out}: {', '.join([*texts, *figures])}")
+
+
+def _refuse_other_results(folder: Path, names: Sequence[str]) -> None:
+    """Raises an error if a file would be replaced in a folder without a report.
+
+    Args:
+        folder: A folder of other files.
+        names: Names of the files that the report writes.
+    """
+    ours = False
+    for name in ("table.md", "sweeps.md"):
+        if os.path.isfile(folder / name):
+            first = documents.read_text(folder / name).partition("\n")[0]
+            ours |= first.removeprefix("# ") in _TITLES
+    there = [name for name in names if os.path.lexists(folder / name)]
+    if there and not ours:
+        raise InputError(
+            f"{folder} has a {there[0]} that is not of a report; choose another --out"
+        )
 
 
 def _kept(config: Config) -> dict[str, Any]:
@@ -174,20 +213,21 @@ def texts_and_figures(
             text, drawn = _compare(report, [read_run(report, f) for f in members])
             parts += text
             figures |= drawn
+    if "digits" in by_experiment:
+        parts.append(f"# {_DIGITS}")
     for number, folder in enumerate(by_experiment.get("digits", [])):
-        with documents.as_written(folder.place):
-            parts.append(digits.text(folder.files))
+        parts.append(digits.text(folder.files))
         name = f"curves-{number}.png" if number else "curves.png"
         figures[name] = partial(digits.draw, files=folder.files, options=folder.options)
     if studies := by_experiment.get("study"):
-        parts += ["# Studies", *map(_study, studies)]
+        parts += [f"# {_STUDIES}", *map(_study, studies)]
     if unfinished:
         lines = "\n".join(f"- {line}" for line in unfinished)
         parts += ["## Unfinished runs, not counted", lines]
     texts = {"table.md": "\n\n".join(parts) + "\n"} if parts else {}
     trials = [_trials(folder) for folder in folders if folder.experiment in SWEEPS]
     if trials:
-        texts["sweeps.md"] = "\n\n".join(["# Trials of the sweeps", *trials]) + "\n"
+        texts["sweeps.md"] = "\n\n".join([f"# {_TRIALS}", *trials]) + "\n"
     if found := _losses_at_rates(folders):
         by_data: dict[str, list[rates.Trials]] = {}
         for one in found:

@@ -73,6 +73,7 @@ class Report:
         options: Options that a run must have, with their types.
         metrics: Metrics that each row of a run folder must have.
         curve: Metrics that a packed run keeps of each evaluation.
+        unit: Name of the loop's epochs, in the singular.
         described: Options that the caption names first.
         alike: Options that runs must share to be compared.
         validation: Protocol of a run with ``validation``.
@@ -113,6 +114,7 @@ class Report:
     batch_figures: Mapping[str, str]
     free_figure: str
     lowest: bool = False
+    unit: str = "epoch"
 
     @property
     def scale(self) -> float:

@@ -97,7 +97,8 @@ def write_packed(
             row["absent"] = absent
         if folder.protocol:
             row["protocol"] = folder.protocol
-        content, trials, curve = _pack(folder, reports)
+        with documents.as_written(folder.place):
+            content, trials, curve = _pack(folder, reports)
         rows.append(row | content)
         rows += [{"kind": "trial", "sweep": name} | trial for trial in trials]
         curves += [{"name": name} | curve] if curve else []

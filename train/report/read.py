@@ -124,7 +124,8 @@ def group_runs(runs: Iterable[ReportedRun]) -> list[Group]:
         The groups, by data set, batch size and optimizer.
 
     Raises:
-        InputError: If two runs are the same, seed included.
+        InputError: If two runs are the same, seed included, or runs that differ in
+            their seeds alone do not have the same number of cases.
     """
     groups: dict[str, list[ReportedRun]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
@@ -135,6 +136,13 @@ def group_runs(runs: Iterable[ReportedRun]) -> list[Group]:
                 " and all options); leave one of them out"
             )
         members.append(run)
+        first, *_ = [member for member in members if member.finished] or [run]
+        if run.finished and first.values.size != run.values.size:
+            raise InputError(
+                f"{first.name} and {run.name} differ in their seeds, and hold"
+                f" {first.values.size:,} and {run.values.size:,} {run.report.cases};"
+                " leave one of them out"
+            )
     keys = ("dataset", "batch_size", "optimizer", "learning_rate", "free_epochs")
     return sorted(
         (Group(members[0].options, members) for members in groups.values()),

@@ -3,12 +3,14 @@
 import itertools
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from train import optimizers
 from train.report import markdown, papers
+from train.report.definition import Report
 from train.report.figures import shared
 from train.report.read import Group
 from train.statistics import bootstrap_interval, mean_std, paired_interval
@@ -63,14 +65,16 @@ def setting(group: Group, groups: Sequence[Group]) -> str:
         alike = varying([g for g in groups if not _is_lawn(g)])
         names = [n for n in names if n not in _LAWN_ONLY or n in alike]
     names = [n for n in names if n not in (*tuned, "optimizer")]
-    return ", ".join(_words(name, group.options.get(name)) for name in tuned + names)
+    return ", ".join(
+        _words(group.report, name, group.options.get(name)) for name in tuned + names
+    )
 
 
-def _words(name: str, value: Any) -> str:
+def _words(report: Report, name: str, value: Any) -> str:
     if isinstance(value, bool) or value is None:
         value = {True: "on", False: "off", None: "none"}[value]
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{name.replace('_', ' ')} {text}"
+    return f"{name.replace('_', ' ').replace('epoch', report.unit)} {text}"
 
 
 def _is_lawn(group: Group) -> bool:
@@ -85,13 +89,16 @@ def caption(groups: Sequence[Group]) -> str:
     count = papers.USERS.get(papers.dataset_of(first["dataset"]))
     text = f"{' or '.join(f'{n:,}' for n in cases)} {report.cases}"
     text += f" (the papers: {count:,})" if count else ""
+    words = partial(_words, report)
     main = [
-        f"{name}: see the rows" if name in differing else _words(name, first[name])
+        f"{name.replace('epoch', report.unit)}: see the rows"
+        if name in differing
+        else words(name, first[name])
         for name in report.described
     ]
     hidden = {*differing, *report.described, "dataset", "batch_size"}
     hidden |= {"validation", "optimizer", "learning_rate"}
-    rest = [_words(name, first[name]) for name in sorted(first) if name not in hidden]
+    rest = [words(name, first[name]) for name in sorted(first) if name not in hidden]
     devices = sorted({run.device for group in groups for run in group.runs})
     return (
         f"Protocol: {report.protocol(first).description}. {text};"
@@ -113,7 +120,7 @@ def result_table(groups: Sequence[Group]) -> str:
     measured = report.protocol(groups[0].options).measured
     header = ["method", "setting", "chosen on", report.draws]
     unit, scale, decimals = " %" * (not report.lowest), report.scale, report.decimals
-    header += [f"{report.label}, last epoch", f"95% over {report.cases}"]
+    header += [f"{report.label}, last {report.unit}", f"95% over {report.cases}"]
     header += [f"best evaluation on the {measured}{unit}"]
     header += [*report.others.values()]
     source = "published" if report.lowest else "papers'"
@@ -172,7 +179,10 @@ def difference_table(groups: Sequence[Group]) -> str:
         alike = [
             other
             for other in groups
-            if other.method in bases and shared(other) == shared(group)
+            if other.method in bases
+            and shared(other) == shared(group)
+            # The difference is taken case by case.
+            and _cases(other) <= _cases(group)
         ]
         best = min if group.report.lowest else max
         base = best(
@@ -200,6 +210,11 @@ def difference_table(groups: Sequence[Group]) -> str:
         "95% over seeds",
     ]
     return markdown.table(header, rows)
+
+
+def _cases(group: Group) -> set[int]:
+    """How many cases its finished runs were measured on."""
+    return {run.values.size for run in group.finished}
 
 
 def _difference(group: Group, base: Group) -> list[str]:

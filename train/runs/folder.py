@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from train import interrupts
 from train.errors import require
 from train.runs import records
 from train.runs.checkpoints import Checkpoints, State
@@ -64,8 +65,7 @@ def open_run(
             try:
                 yield run
             except KeyboardInterrupt:
-                message = "the same command continues from here"
-                raise KeyboardInterrupt(message) from None
+                raise KeyboardInterrupt(interrupts.GOES_ON) from None
             finally:
                 run.close()
 

@@ -18,7 +18,7 @@ def open_folder(
     *,
     about: Callable[[], Mapping[str, Any]] = records.environment,
     leader: bool = True,
-    adopt: bool = False,
+    adopt: Callable[[], None] | None = None,
 ) -> Iterator[None]:
     """Takes a folder for the results of one command, for the length of a block.
 
@@ -28,7 +28,9 @@ def open_folder(
         config: Configuration from `records.run_config`; written to ``config.json``.
         about: ``() ->`` what ``config.json`` holds beside it.
         leader: Whether this process takes the folder, for all processes of the run.
-        adopt: Whether it may be a folder of other files, which is not marked then.
+        adopt: Check of a folder with other files, which raises an `InputError` unless
+            the results may stand among them. Such a folder is not marked. None if it
+            may have no other files.
 
     Raises:
         InputError: If `folder` holds something else, is in use, or cannot be read or
@@ -64,14 +66,15 @@ def open_folder(
 
 
 def check_contents(
-    folder: Path, config: Mapping[str, Any], adopt: bool = False
+    folder: Path, config: Mapping[str, Any], adopt: Callable[[], None] | None = None
 ) -> bool:
     """Checks whether `folder` holds results with the same options.
 
     Args:
         folder: Any path.
         config: Configuration from `records.run_config`.
-        adopt: Whether it may hold other files, if no ``config.json`` is among them.
+        adopt: Check of a folder that holds other files, without a ``config.json``;
+            None if it may not.
 
     Returns:
         False if the folder is new or empty.
@@ -85,7 +88,9 @@ def check_contents(
     if all(name.endswith(records.PART) for name in names):
         return False
     if "config.json" not in names:
-        require(adopt, f"{folder} holds files but no run; choose another --out")
+        if adopt is None:
+            raise InputError(f"{folder} holds files but no run; choose another --out")
+        adopt()
         return True
     there = documents.read_config(folder)["config"]
     require(
@@ -110,6 +115,12 @@ def check_place(folder: Path) -> bool:
     Raises:
         InputError: If something else is there, or nothing can be.
     """
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:  # Orbax takes no other names.
+        raise InputError(
+            f"{folder}: a name on the way is not UTF-8; choose another --out"
+        ) from None
     try:
         folder.stat()
     except FileNotFoundError:

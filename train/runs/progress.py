@@ -8,6 +8,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from train.interrupts import safe_point
+
 _PLAIN_LINES = 12
 
 
@@ -65,11 +67,12 @@ class ProgressReport:
             self._print(f"{text}  {left:.0f} s left")
 
     def begin(self, text: str) -> None:
-        """Shows which part of the work begins.
+        """Shows which part of the work begins, where Ctrl-C may end it.
 
         Plain output has a line for the first part only, so that it says something
         before any work is done.
         """
+        safe_point()
         self._bar.update(self._task, description=text)
         if not self._done:
             self._print(text)

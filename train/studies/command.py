@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from train import interrupts
 from train.errors import require
 from train.runs import records, results
 from train.runs.guard import open_folder
@@ -66,6 +67,7 @@ class Config:
     """Folder for text and figures (default: under runs/)."""
 
 
+@interrupts.held()
 def run(config: Config) -> None:
     """Runs a study, prints its findings, and writes them with the figures."""
     real, real_data = config.name in WITH_DATA, config.data_dir is not None

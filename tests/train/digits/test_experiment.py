@@ -17,7 +17,7 @@ from tests.support import events
 from tests.support import interruptions as killed
 from train.__main__ import main
 from train.digits import experiment as digits
-from train.options import neutral_names
+from train.rules import neutral_names
 from train.runs import records
 
 # Four steps; switches after steps 0 and 2, the second warm-up is one step.
@@ -217,8 +217,11 @@ def test_a_learning_rate_that_diverges_gives_a_row_and_the_others_go_on(
         ("digits --optimizers adam adam", "--optimizers needs different names"),
         ("digits --hidden 8 0", "--hidden widths must be at least 1"),
         ("digits --hidden 9000000", "this grid needs about"),
-        ("digits --batch-size 899", "--batch-size must be 1 to 898"),
-        ("digits --batch-size 0", "--batch-size must be 1 to 898"),
+        ("digits --batch-size 899", "--batch-size must be at most 898; got 899"),
+        ("digits --batch-size 0", "--batch-size must be finite and at least 1"),
+        ("digits --trials 0", "--trials must be finite and at least 1; got 0"),
+        ("digits --warmup nan", "--warmup must be finite and at least 0; got nan"),
+        ("digits --free 0.1 0.1 0.2", "--free needs different values; got 0.1 0.1"),
         ("digits --epochs 0", "--epochs must be finite and at least 1; got 0"),
         ("digits --epochs 99999999999", "--epochs must be below 2^20"),
         ("digits --seeds 0", "--seeds must be finite and at least 1"),
@@ -229,9 +232,9 @@ def test_a_learning_rate_that_diverges_gives_a_row_and_the_others_go_on(
         ("digits --learning-rates 0.1 nan", "--learning-rates must be the lowest"),
         ("digits --weight-decays -1", "--weight-decays must be finite"),
         ("digits --free 0.5 --warmup 0.6", "--warmup and --free are shares"),
-        ("digits --free nan", "--warmup and --free are shares"),
-        ("digits --free 0.2 nan", "--warmup and --free are shares"),
-        ("digits --free -0.1", "--warmup and --free are shares"),
+        ("digits --free nan", "--free must be finite and at least 0; got nan"),
+        ("digits --free 0.2 nan", "--free must be finite and at least 0; got nan"),
+        ("digits --free -0.1", "--free must be finite and at least 0; got -0.1"),
         ("digits --trials 8", "--trials must be a positive multiple of the 3 values"),
         ("digits --weight-decays", "--trials must be a positive multiple of the 0"),
         ("digits --out notes.txt", "notes.txt is not a folder"),
@@ -303,6 +306,16 @@ def test_splits_are_stratified_disjoint_and_follow_the_seed():
     assert sorted(map(tuple, 16 * images)) == sorted(map(tuple, every))
     other = digits.load_data(1)
     assert not np.array_equal(data["train"][0], other["train"][0])
+
+
+def test_free_phases_of_equal_steps_are_one_trial():
+    short = digits.check(digits.Config(epochs=5, trials=6))
+    trials = digits.grid(short, "adam-lawn")
+    assert [trial["switch_step"] for trial in trials] == 2 * [0, 1, 2]
+    shorter = digits.check(digits.Config(epochs=2, trials=6))
+    trials = digits.grid(shorter, "adam-lawn")
+    assert [trial["switch_step"] for trial in trials] == 3 * [0, 1]
+    assert len({trial["learning_rate"] for trial in trials}) == 3
 
 
 def test_help_without_arguments(capsys):

@@ -135,7 +135,7 @@ def test_report_and_its_packed_file(whole, tmp_path, capsys):
     assert texts[0] == texts[1]
     last = rows(whole)[-1]["test_loss"]
     assert "# Language models" in texts[0] and f"| {last:.4f} " in texts[0]
-    assert "held-out loss, last epoch" in texts[0] and "%, last" not in texts[0]
+    assert "held-out loss, last step" in texts[0] and "%, last" not in texts[0]
     assert "## Figures" not in texts[0]
 
 

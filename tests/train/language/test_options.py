@@ -79,7 +79,18 @@ def test_what_trains_the_other_parts_by_default(name, parts):
         ({"epochs": 0}, ["--steps must be finite and at least 1; got 0"]),
         ({"width": 9}, ["--width 9 must be a multiple of --heads 2"]),
         ({"width": 6}, ["rotary needs heads of an even width"]),
-        ({"dropout": 1.0}, ["--dropout must be below 1"]),
+        ({"dropout": 1.0}, ["--dropout must be below 1; got 1.0"]),
+        ({"momentum": 1.0}, ["--momentum must be below 1; got 1.0"]),
+        ({"b2": 1.0}, ["--b2 must be below 1; got 1.0"]),
+        ({"batch_size": 10**9}, ["--batch-size must be below 2^20"]),
+        ({"width": 2**40}, ["--width must be below 2^20"]),
+        ({"depth": 10**20}, ["--depth must be below 2^10"]),
+        ({"sample_bytes": 10**11}, ["--sample-bytes must be below 2^16"]),
+        ({"epochs": 2**20}, ["--steps must be below 2^20"]),
+        (
+            {"optimizer": "adam-lawn", "schedule": "cosine", "free_epochs": 7.0},
+            ["--steps 6 are fewer than the 7 of the free phase"],
+        ),
         ({"weight_decay": 0.1}, ["adamh takes no --weight-decay"]),
         ({"tied": True, "head": "adam"}, ["--tied has no head of its own"]),
         ({"alpha": 0.5}, ["--alpha needs a -lawn optimizer"]),
@@ -95,6 +106,8 @@ def test_a_bad_command_ends_with_one_line(tmp_path, capsys):
         ("--data-dir=/none", "no folder /none"),
         (f"--data-dir={tmp_path}", "has 90 bytes, too few for --block 128"),
         ("--batch-size=9 --devices=8", "does not divide into 1 parts"),
+        ("--width=1000000", "the model needs about 1"),
+        ("--batch-size=1000000", "and 1,000,000 sequences"),
     ):
         assert main(["language", "--out", str(tmp_path / "run"), *words.split()]) == 2
         error = capsys.readouterr().err

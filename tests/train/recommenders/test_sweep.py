@@ -258,12 +258,15 @@ def test_grids():
     [
         ("--optimizers adam adam", "--optimizers needs different names"),
         ("--optimizers adam nadam", "no optimizer 'nadam'"),
-        ("--optimizers adam --rates 0.1 -1", "--learning-rate must be"),
+        ("--optimizers adam --rates 0.1 -1", "--rates must be finite and above 0"),
         ("--optimizers adam --candidate-draws 0", "no candidates of its own"),
         ("--optimizers adam --data-dir nowhere", "nowhere is not a folder"),
-        ("--optimizers adam --seeds -1", "--seeds needs different whole numbers"),
-        ("--optimizers adam --seeds 0 0", "--seeds needs different whole numbers"),
+        ("--optimizers adam --seeds -1", "--seeds must be finite and at least 0"),
+        ("--optimizers adam --seeds 0 0", "--seeds needs different values; got 0 0"),
+        ("--optimizers adam --rates 0.1 0.1", "--rates needs different values"),
         ("--optimizers adam --trial-epochs -1", "--trial-epochs must be finite and"),
+        ("--optimizers adam --trial-epochs 7", "--trial-epochs 7 is more than the 6"),
+        ("--optimizers adam --at-once 0", "--at-once must be finite and at least 1"),
     ],
 )
 def test_wrong_options_are_one_line_and_leave_no_trace(

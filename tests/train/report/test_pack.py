@@ -7,9 +7,11 @@ import pytest
 
 from tests.support.run_folders import (
     BASE,
+    ENVIRONMENT,
     OPTIONS,
     USERS,
     level,
+    write_digits,
     write_image_run,
     write_run,
 )
@@ -18,8 +20,6 @@ from train.images import report as images
 from train.recommenders import report as recommenders
 from train.report import command as report
 from train.report import pack
-
-ENVIRONMENT = {"versions": {"jax": "1.0"}, "device": {"platform": "cpu", "kind": "cpu"}}
 
 
 def write_sweep(folder, optimizers=("adamw", "adam-lawn")):
@@ -44,32 +44,6 @@ def write_sweep(folder, optimizers=("adamw", "adam-lawn")):
     lines = "".join(json.dumps(trial) + "\n" for trial in trials)
     (folder / "trials.jsonl").write_text(lines)
     write_run(folder / "final" / "adam-lawn-seed0", level(260))
-
-
-def write_digits(folder):
-    """A grid of one optimizer: two trials, two seeds, three evaluations."""
-    folder.mkdir(parents=True)
-    config = {"experiment": "digits", "epochs": 2, "batch_size": 449}
-    (folder / "config.json").write_text(json.dumps({"config": config} | ENVIRONMENT))
-    keys = ("loss", "validation_loss", "median_margin", "weight_norm", "ece")
-    keys += ("norm_dense_0", "train_accuracy", "test_accuracy", "validation_accuracy")
-    rows = [
-        {"optimizer": "adam", "trial": trial, "seed": seed, "epoch": epoch}
-        | {key: round(0.1 + 0.05 * (trial + epoch) + 0.01 * seed, 4) for key in keys}
-        for trial in range(2)
-        for seed in range(2)
-        for epoch in range(3)
-    ]
-    rows[2]["ece"] = None  # A number that was not finite.
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / "metrics.jsonl").write_text(lines)
-    trials = [
-        {"learning_rate": rate, "test_accuracy": [], "diverged_step": [-1, step]}
-        for rate, step in ((0.1, 3), (0.2, -1))
-    ]
-    summary = {"adam": {"seconds": 2.0, "compile_seconds": 1.0, "trials": trials}}
-    (folder / "summary.json").write_text(json.dumps(summary))
-    (folder / "table.md").write_text("What it is.\n\n| a table |\n\nNotes.\n\nMore.\n")
 
 
 def write_study(folder):

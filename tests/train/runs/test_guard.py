@@ -31,6 +31,7 @@ def test_places_that_cannot_be_a_folder(tmp_path):
     assert refusal(nothing) == f"{nothing} is a link to nothing; choose another --out"
     assert refusal(nothing / "run").startswith(f"{nothing}: File exists;")
     assert "File name too long; choose another --out" in refusal(tmp_path / ("x" * 300))
+    assert "is not UTF-8; choose another" in refusal(tmp_path / "run\udcff")
     assert refusal(file) == f"{file} is not a folder; choose another --out"
     assert sorted(tmp_path.iterdir()) == before
 
