@@ -196,6 +196,13 @@ def _sums(updates, params, groups, axis_name):
     )
 
 
+def moving_norms(updates: PyTree | None, params: PyTree, groups: Groups) -> jax.Array:
+    """`group_norms`, without the parameters of which an update is given as None."""
+    updates = params if updates is None else updates
+    _, weight_sq, _ = _sums(updates, params, groups, None)
+    return root(weight_sq)
+
+
 def turned(updates, params, groups, axis_name):
     """Norms before and after an update, and its angle."""
     update_sq, weight_sq, dot = _sums(updates, params, groups, axis_name)

@@ -57,7 +57,7 @@ class Grouping:
     blocks: tuple[Block, ...]
     free: tuple[tuple[int, str], ...]  # (leaf, reason)
     dtype: Any  # type of the vector of norms
-    modules: tuple[str, ...]  # of each leaf, as "layer" finds it
+    members: tuple[Leaf, ...]  # names and modules, as "layer" finds them; no values
     slices: tuple[tuple[int, ...] | None, ...]  # shapes without stacked axes; None if
     # the type of a leaf allows no norm
     notes: tuple[tuple[int, str], ...]  # (leaf, what the choice of groups says)
@@ -221,7 +221,7 @@ def resolve(groups: Groups, params: PyTree) -> Grouping:
         blocks=tuple(blocks),
         free=tuple(sorted(free.items())),
         dtype=np.dtype(jnp.finfo(jnp.result_type(jnp.float32, *floating)).dtype),
-        modules=tuple(leaf.module for leaf in leaves),
+        members=tuple(leaf._replace(value=None) for leaf in leaves),
         slices=tuple(slices),
         notes=tuple(notes.items()),
     )
