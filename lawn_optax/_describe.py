@@ -13,6 +13,7 @@ from lawn_optax._notes import doubtful_norms
 from lawn_optax._states import (
     Fields,
     check_order,
+    check_values,
     find_states,
     one_member,
     outermost_phases,
@@ -128,7 +129,9 @@ def describe(
         else:
             lines += [f"constrained since update {switched_at} of {count}", ""]
             captured = found.norms
-            present = np.asarray(moving_norms(grads, params, groups))
+            present = moving_norms(grads, params, groups)
+            check_values(present)
+            present = np.asarray(present)
 
     head = ["group", "norms", "elements"]
     head += ["captured", "now", "off by", "rms"] if captured is not None else []

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from lawn_optax._reset import ResetState
 from lawn_optax._switch import PhaseState
@@ -37,6 +38,7 @@ def find_states(state: optax.OptState, grouping: Grouping) -> list[Found]:
     everything = list(states_with_norms(state))
     if not everything:
         raise ValueError("There is no LAWN state in the optimizer state.")
+    check_values(everything)
     found = [
         _of_one_member(one)
         for one in everything
@@ -162,6 +164,16 @@ def phase_of(node: Any) -> PhaseState:
     fields = Fields(node)
     watched = fields["watched"] if fields.has("watched") else ()
     return PhaseState(*(fields[name] for name in PhaseState._fields[:3]), watched)
+
+
+def check_values(tree: Any) -> None:
+    """Raises an error if there are no values to report: under `jit`, or of shapes."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, Tracer | jax.ShapeDtypeStruct):
+            raise ValueError(
+                "Reports read the values of states and parameters: call them outside "
+                f"`jit`, with arrays, not with {type(leaf).__name__}."
+            )
 
 
 def check_order(params: PyTree, call: str) -> None:

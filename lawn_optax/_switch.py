@@ -5,6 +5,7 @@
 computes the state for the next update.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -84,6 +85,10 @@ def switch_when(
       A trigger, to be passed as the step to `switch_at`, `reset_at`, `wrap` and the
       algorithms.
 
+    Raises:
+      TypeError: If a number is none.
+      ValueError: If the decay is outside its range, or the threshold is NaN.
+
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
       >>> tx = lawn.wrap(optax.sgd(0.1), lawn.switch_when(3.0, decay=0.5))
@@ -98,6 +103,17 @@ def switch_when(
       Gupta et al. 2021, arXiv:2108.05839, section 3, "An extended LAWN method" (mean)
       and the switching methods; LAWN, ICLR submission, section 3 (median).
     """
+    for name, value in (
+        ("threshold", threshold),
+        ("decay", decay),
+        ("plateau", 0.0 if plateau is None else plateau),
+    ):
+        if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
+            raise TypeError(f"`{name}` must be a number, got {value!r}.")
+    if isinstance(decay, int | float) and not 0 <= decay < 1:
+        raise ValueError(f"`decay` must be in [0, 1), got {decay}.")
+    if isinstance(threshold, float) and math.isnan(threshold):
+        raise ValueError("`threshold` must be a number, got NaN.")
     if not isinstance(decay, int | float):
         decay = jnp.asarray(decay, jnp.float32)  # The state keeps its type.
 

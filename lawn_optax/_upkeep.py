@@ -15,6 +15,7 @@ from lawn_optax._states import (
     Fields,
     Found,
     check_order,
+    check_values,
     find_states,
     phase_of,
     replace_norms,
@@ -82,12 +83,15 @@ def check(
             "The optimizer state has an axis of replicas: pass one of them, "
             "`jax.tree.map(lambda x: x[0], state)`, with its parameters."
         )
-    now = np.asarray(moving_norms(grads, params, groups))
+    states = find_states(state, grouping)
+    now = moving_norms(grads, params, groups)
+    check_values(now)
+    now = np.asarray(now)
     if rtol is None:
         leaves = [i for block in grouping.blocks for i in block.leaves]
         types = [jnp.result_type(jax.tree.leaves(params)[i]) for i in leaves]
         rtol = max([1e-4, *(2 * float(jnp.finfo(t).eps) for t in types)])
-    for found in find_states(state, grouping):
+    for found in states:
         bound = found.norms > 0 if found.kept else np.zeros(len(now), bool)
         captured = np.where(bound, found.norms, 1)
         # `not <=`, so that NaN counts.
@@ -156,8 +160,8 @@ def recapture(
 
     Returns:
       A state of the same structure, also of the `opt_state` or the `nnx.state` of an
-      `nnx.Optimizer`. Works under `jit` and `vmap`, where only states
-      that were made for these very groups change.
+      `nnx.Optimizer`. Works under `jit` and `vmap`, where only states that were made
+      for these very groups change.
 
     Raises:
       TypeError: If `paths` is one string, or state and parameters are swapped.
@@ -282,10 +286,12 @@ def adopt(state: optax.OptState, running: optax.OptState) -> optax.OptState:
         else:
             same = treedef == other
         if not same:
+            static = " with other static fields" if _named(old) == _named(new) else ""
             raise ValueError(
                 "The running state must be that of the same optimizer without "
                 f"`lawn.wrap`, but at {path_string(path) or 'the top'} it has "
-                f"{_named(old)}, where the new state has {_named(new)}."
+                f"{_named(old)}, where the new state has {_named(new)}{static}. (Of "
+                "train states, pass the `opt_state`.)"
             )
         if leaf:
             return old

@@ -10,6 +10,7 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._guards import quotient, root
+from lawn_optax._states import check_order
 from lawn_optax._types import AxisName, Groups, PyTree, check_params
 from lawn_optax.groups._resolve import resolve, resolve_reported
 
@@ -42,6 +43,7 @@ def group_norms(
       >>> lawn.diagnostics.group_norms(params).tolist()
       [5.0]
     """
+    check_order(params, "call `group_norms(params)`")
     resolve_reported(groups, params)  # raises if these are not parameters alone
     _, weight_sq, _ = _sums(params, params, groups, axis_name)
     return root(weight_sq)

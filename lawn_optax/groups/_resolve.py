@@ -86,9 +86,24 @@ class Grouping:
             return self.treedef.flatten_up_to(tree)
         except ValueError as error:
             raise ValueError(
-                f"`{name}` must have the tree structure of `params`, got\n"
-                f"  {name}: {jax.tree.structure(tree)}\n  params: {self.treedef}"
+                f"`{name}` must have the tree structure of `params`, "
+                + self._difference(tree)
             ) from error
+
+    def _difference(self, tree: PyTree) -> str:
+        """How a tree differs from the parameters, by paths if it does so in them."""
+        names = [leaf.name for leaf in leaves_of(tree)]
+        lacking = [path for path in self.paths if path not in names]
+        others = [name for name in names if name not in self.paths]
+        told = [
+            f"{verb} {', '.join(paths[:5])}"
+            + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+            for verb, paths in (("lacks", lacking), ("has besides", others))
+            if paths
+        ]
+        if told:
+            return f"but it {' and '.join(told)}."
+        return f"got {jax.tree.structure(tree)} for {self.treedef}."
 
     def flatten_moving(
         self, updates: PyTree, params: PyTree

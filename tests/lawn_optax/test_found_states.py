@@ -146,8 +146,9 @@ def test_swapped_arguments_are_named():
         lambda: lawn.check(PARAMS, state),
         lambda: lawn.recapture(PARAMS, state),
         lambda: lawn.health(PARAMS, state),
+        lambda: lawn.diagnostics.group_norms(state),
     ):
-        with pytest.raises(TypeError, match=r"place of parameters: call `lawn\.\w+\("):
+        with pytest.raises(TypeError, match=r"place of parameters: call `[\w.]+\("):
             call()
 
 
@@ -170,6 +171,16 @@ def test_an_update_with_parameters_for_a_state_says_how_to_call_it(make):
         tx.update(PARAMS, PARAMS, PARAMS)
 
 
+def test_gradients_of_another_structure_are_told_by_their_paths():
+    tx = lawn.wrap(optax.sgd(0.1))
+    grads = {"dense": {"kernel": PARAMS["dense"]["kernel"]}, "tail": jnp.ones(2)}
+    with pytest.raises(ValueError) as error:
+        tx.update(grads, tx.init(PARAMS), PARAMS)
+    assert str(error.value).endswith(
+        "but it lacks dense/bias, head/kernel and has besides tail."
+    )
+
+
 def test_what_is_no_optimizer_is_refused():
     for wrong in (1e-3, None, optax.adam):
         for make in (
@@ -181,6 +192,22 @@ def test_what_is_no_optimizer_is_refused():
         ):
             with pytest.raises(TypeError, match="must be an Optax transformation"):
                 make(wrong)
+
+
+def test_reports_without_values_say_so():
+    tx = lawn.wrap(optax.sgd(0.1))
+    params, state = train(tx)
+    for call in (
+        lambda p, s: lawn.describe(p, state=s),
+        lambda p, s: lawn.captured_norms(s, p),
+        lambda p, s: lawn.check(s, p),
+        lambda p, s: lawn.check(state, p),
+        lambda p, s: lawn.describe(p, state=state),
+    ):
+        with pytest.raises(ValueError, match=r"call them outside `jit`, with arrays"):
+            jax.eval_shape(lambda p, s, f=call: [f(p, s)] and 0, params, state)
+    with pytest.raises(ValueError, match=r"outside `jit`.*ShapeDtypeStruct"):
+        lawn.describe(params, state=jax.eval_shape(tx.init, params))
 
 
 # --- the free phase -------------------------------------------------------------------
