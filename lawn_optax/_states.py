@@ -163,7 +163,9 @@ def phase_of(node: Any) -> PhaseState:
     """A `PhaseState` of a phase in any form."""
     fields = Fields(node)
     watched = fields["watched"] if fields.has("watched") else ()
-    return PhaseState(*(fields[name] for name in PhaseState._fields[:3]), watched)
+    return PhaseState(
+        fields["count"], fields["switched_at"], fields["constrained"], watched
+    )
 
 
 def check_values(tree: Any) -> None:

@@ -220,12 +220,13 @@ def recapture(
         new_mark, on = jnp.asarray(own, jnp.int32), jnp.ones([], bool)
         mine = renamed | (mark == new_mark)
         phase = phase_of(fields["phase"])
+        known: Any = Found(phase, old, new_mark)
         sphere, _ = Sphere.capture(
             grouping,
             axis_name,
             params,
             params if grads is None else grads,
-            Found(phase, old, new_mark),
+            known,
             on,
             on,
             radius,

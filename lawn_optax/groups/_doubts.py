@@ -138,7 +138,9 @@ def _axis_of_vectors(leaves: list[tuple[Leaf, Shape]]) -> int | None:
         return None
     for axis in (0, 1):
         sizes = {shape[axis] for _, shape in leaves}
-        if len(sizes) == 1 and min(sizes) > 1:
+        # The size of last axes is that of the features.
+        ends = {shape[-1] for _, shape in leaves if len(shape) > axis + 1}
+        if len(sizes) == 1 and min(sizes) > 1 and not sizes & ends:
             return axis
     return None
 

@@ -128,6 +128,10 @@ BAD = {
         {"layers": {"wi": kernel(8, 12, 32), "wo": kernel(32, 12, 8)}, "out": dense()},
         'groups.stacked("layers", axis=1)',
     ),
+    "scanned, square, beside an embedding": (
+        {"blocks": {"wq": shape(6, 8, 8), "wo": shape(6, 8, 8)}, "wte": shape(50, 8)},
+        'groups.stacked("blocks", base="leaf")',
+    ),
     "CLIP's root": (
         {"text_projection": shape(6, 6), "positional_embedding": shape(7, 6),
          "logit_scale": shape(), "visual": dense()},

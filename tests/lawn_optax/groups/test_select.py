@@ -66,6 +66,9 @@ def test_only_matrices_frees_no_matrix_that_only_seems_to_be_stacked():
         "out": {"weight": shape(8, 5)},
     }
     assert reasons(params, groups.only_matrices()) == {}
+    block = {"wq": shape(12, 8, 8), "wo": shape(12, 8, 8), "ln": shape(12, 8)}
+    params = {"blocks": block, "wte": shape(100, 8)}  # All have 8 features in axis 1.
+    assert "wte" not in reasons(params, groups.only_matrices())
 
 
 def test_only_matrices_reports_what_is_doubtful():
