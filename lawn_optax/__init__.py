@@ -37,6 +37,7 @@ from lawn_optax._switch import SwitchWhenState as SwitchWhenState
 from lawn_optax._switch import switch_at as switch_at
 from lawn_optax._switch import switch_when as switch_when
 from lawn_optax._transforms import SphereState as SphereState
+from lawn_optax._transforms import TangentState as TangentState
 from lawn_optax._transforms import project_tangent as project_tangent
 from lawn_optax._transforms import renormalize as renormalize
 from lawn_optax._unfuse import unfuse as unfuse
@@ -64,6 +65,7 @@ __all__ = [
     "SphereState",
     "SwitchState",
     "SwitchWhenState",
+    "TangentState",
     "adam",
     "adopt",
     "baselines",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax._constraint import ScaleFn
-from lawn_optax._guards import quotient, root
+from lawn_optax._guards import quotient
 from lawn_optax._reset import Reset
 from lawn_optax._switch import Step, switch_at
 from lawn_optax._types import (
@@ -312,10 +312,13 @@ def _trust_ratio(
 
     def trust_ratio(update_sq, dot, weight_sq, active):
         radial = quotient(dot * dot, weight_sq, active & (weight_sq > 0))
-        length = root(jnp.maximum(update_sq - radial, 0))  # after the projection
-        known = (weight_sq > 0) & (length > 0)
-        norm = phi(jnp.sqrt(jnp.where(known, weight_sq, 1)))
-        ratio = jnp.where(known, norm / jnp.where(known, length, 1), 1)
+        length_sq = jnp.maximum(update_sq - radial, 0)  # after the projection
+        known = (weight_sq > 0) & (length_sq > 0)
+        # One guard for both roots and the quotient: each more costs compile time.
+        norm, length = (
+            jnp.sqrt(jnp.where(known, x, 1)) for x in (weight_sq, length_sq)
+        )
+        ratio = jnp.where(known, phi(norm) / length, 1)
         return jnp.minimum(ratio, cap)
 
     return trust_ratio

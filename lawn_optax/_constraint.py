@@ -14,11 +14,12 @@ import optax
 from jax.core import Tracer
 
 from lawn_optax import _geometry as geometry
+from lawn_optax._guards import root
 from lawn_optax._radius import Radius, radii
 from lawn_optax._switch import PhaseState
 from lawn_optax._types import AxisName, Groups, PyTree
 from lawn_optax.groups._doubts import warn_of_doubts
-from lawn_optax.groups._resolve import Grouping, absent, resolve
+from lawn_optax.groups._resolve import Block, Grouping, absent, resolve
 
 # (<u,u>, <u,w>, <w,w>, whether constrained) -> factor of a group's update u
 ScaleFn = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -199,7 +200,8 @@ class Sphere(NamedTuple):
             update_sq = [f * f * x for f, x in zip(factors, update_sq, strict=True)]
             dots = [f * x for f, x in zip(factors, dots, strict=True)]
         of_update, of_weights, active = [], [], []
-        for k, norm in enumerate(self.norms):
+        for k, block in enumerate(self.grouping.blocks):
+            norm = self._within_reach(k, block, updates)
             p, q = geometry.retraction(
                 update_sq[k],
                 dots[k],
@@ -215,6 +217,21 @@ class Sphere(NamedTuple):
         return geometry.combine(
             self.grouping, updates, self.weights, of_update, of_weights, active, factors
         )
+
+    def _within_reach(self, k: int, block: Block, updates: list[Any]) -> jax.Array:
+        """The norm of a block after this update: the captured one, if it fits.
+
+        An update narrower than float32 is a rounded difference of weights. If it made
+        the weights many times shorter, as a `radius` may ask, its rounding would be
+        longer than they are, and their direction would be lost. So weights with such
+        updates become at most half as long at a time.
+        """
+        moving = [updates[i] for i in block.leaves if not absent(updates[i])]
+        if all(jnp.finfo(u.dtype).bits >= 32 for u in moving):
+            return self.norms[k]
+        square = jnp.where(jnp.isfinite(self.weight_sq[k]), self.weight_sq[k], 0)
+        nearest = jnp.maximum(self.norms[k], root(square) / 2)
+        return jnp.where(self.norms[k] > 0, nearest, 0)
 
     def _evaluate_once(self, updates: list[Any]) -> list[Any]:
         """The same updates, such that a CPU computes each of them once.

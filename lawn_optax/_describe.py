@@ -2,8 +2,6 @@
 """Reads LAWN's state at any depth: `describe`, `captured_norms`, `logit_scale`."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +9,20 @@ import numpy as np
 import optax
 
 from lawn_optax import diagnostics
-from lawn_optax._constraint import CapturedNorms
 from lawn_optax._notes import doubtful_norms
-from lawn_optax._reset import ResetState
-from lawn_optax._switch import PhaseState, SwitchState
+from lawn_optax._states import (
+    Fields,
+    check_order,
+    check_values,
+    find_states,
+    one_member,
+    outermost_phases,
+)
+from lawn_optax._switch import PhaseState
 from lawn_optax._types import Groups, PyTree
+from lawn_optax.diagnostics._step import moving_norms
 from lawn_optax.groups._doubts import doubts
-from lawn_optax.groups._resolve import NO_ARRAY, Grouping, resolve_reported
-
-
-class _Found(NamedTuple):
-    """The captured norms of one state, and the phase that they belong to."""
-
-    phase: PhaseState
-    norms: Any  # as in the state; from `find_states` an array [num_norms]
-    fingerprint: Any
-    axes: tuple[int, ...] = ()  # sizes of the axes of replicas in front of the norms
-    at_most: bool = False  # whether they are bounds, as in `max_norm`
+from lawn_optax.groups._resolve import NO_ARRAY, resolve_reported
 
 
 def logit_scale(opt_state: optax.OptState, alpha: float | jax.Array) -> jax.Array:
@@ -58,11 +53,7 @@ def logit_scale(opt_state: optax.OptState, alpha: float | jax.Array) -> jax.Arra
     References:
       Gupta et al. 2021, arXiv:2108.05839, section 3, "An extended LAWN method".
     """
-    # Read the outermost states only: a state inside `switch_at` starts counting when it
-    # first runs.
-    kinds = CapturedNorms, SwitchState, ResetState
-    states = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kinds))
-    flags = [s.phase.constrained for s in states if isinstance(s, kinds)]
+    flags = [phase.constrained for phase in outermost_phases(opt_state)]
     if not flags:
         raise ValueError("There is no LAWN state in the optimizer state.")
     constrained = flags[0]
@@ -72,7 +63,11 @@ def logit_scale(opt_state: optax.OptState, alpha: float | jax.Array) -> jax.Arra
 
 
 def describe(
-    params: PyTree, groups: Groups = "layer", state: optax.OptState | None = None
+    params: PyTree,
+    groups: Groups = "layer",
+    state: optax.OptState | None = None,
+    *,
+    grads: PyTree | None = None,
 ) -> str:
     """A table of which leaves share which norm, and which are free and why.
 
@@ -91,11 +86,15 @@ def describe(
         captured norm beside the present one: they differ where something breaks the
         constraint. `rms` is the captured norm divided by the root of the number of
         elements.
+      grads: Gradients, where some of them are None: a leaf without a gradient is no
+        part of the norm that its group has now. None stands for gradients of all
+        leaves.
 
     Returns:
       The table, one line per group and per free leaf, and notes.
 
     Raises:
+      TypeError: If the optimizer state is in another place than `state`.
       ValueError: If no leaf is constrained, labels do not fit, `params` has more than
         parameters, `state` has no LAWN state, it was made for other groups, or it is
         that of several members.
@@ -113,6 +112,8 @@ def describe(
       free        elements  why
       gate/scale         1  one element: no tangent direction
     """
+    for x in (params, groups):
+        check_order(x, "call `lawn.describe(params, groups, state)`")
     grouping = resolve_reported(groups, params)
     lines: list[str] = []
     captured = present = None
@@ -121,15 +122,17 @@ def describe(
         found = find_states(state, grouping)[0]
         n = len(found.axes)
         if n and all(shape[:n] == found.axes for shape in grouping.shapes):
-            raise ValueError(_one_member(found.axes))
+            raise ValueError(one_member(found.axes))
         switched_at = int(np.asarray(found.phase.switched_at).reshape(-1)[0])
         count = int(np.asarray(found.phase.count).reshape(-1)[0])
         if switched_at < 0:
-            lines += [f"free phase after {count} updates: no norm is captured yet", ""]
+            lines += [_free_phase(found.phase, count), ""]
         else:
             lines += [f"constrained since update {switched_at} of {count}", ""]
             captured, at_most = found.norms, found.at_most
-            present = np.asarray(diagnostics.group_norms(params, groups=groups))
+            present = moving_norms(grads, params, groups)
+            check_values(present)
+            present = np.asarray(present)
 
     head = ["group", "norms", "elements"]
     if captured is not None:
@@ -183,6 +186,7 @@ def captured_norms(
       for groups that are free for good.
 
     Raises:
+      TypeError: If the two are swapped.
       ValueError: If `state` has no LAWN state, none that was made for these groups,
         several with different norms, or that of several members; if `params` has more
         than parameters.
@@ -195,6 +199,7 @@ def captured_norms(
       >>> print(*lawn.captured_norms(state, params).items())
       ('dense', array(5., dtype=float32))
     """
+    check_order(params, "call `lawn.captured_norms(state, params)`")
     first, *others = find_states(state, resolve_reported(groups, params))
     if not all(np.array_equal(first.norms, one.norms) for one in others):
         raise ValueError(
@@ -204,85 +209,22 @@ def captured_norms(
     return diagnostics.by_name(first.norms, params, groups=groups)
 
 
-def find_states(state: optax.OptState, grouping: Grouping) -> list[_Found]:
-    """The states with norms that were made for these groups; raises if none was."""
-    everything = list(_states_with_norms(state, None))
-    if not everything:
-        raise ValueError("There is no LAWN state in the optimizer state.")
-    found = [
-        _of_one_member(one)
-        for one in everything
-        if np.all(np.asarray(one.fingerprint) == grouping.fingerprint)
-    ]
-    if not found:
-        raise ValueError(
-            "The optimizer state was made for other groups than these: pass the "
-            "`groups` and the parameters that the optimizer was made with (under "
-            "`optax.masked` or `optax.partition` with None for what they mask out, "
-            "under `lawn.unfuse` those of `lawn.unfused`). If modules were renamed "
-            "since, `lawn.recapture(state, params)` reads the norms anew."
-        )
-    return found
-
-
-def _of_one_member(found: _Found) -> _Found:
-    """With the norms of one replica; raises if the members of the state differ."""
-    norms = np.asarray(found.norms)
-    axes, rows = norms.shape[:-1], norms.reshape(-1, *norms.shape[-1:])
-    if not axes:
-        return found._replace(norms=norms)
-    for x in (rows, *(np.asarray(x).reshape(len(rows), 1) for x in found.phase[:2])):
-        if not np.array_equal(x, np.repeat(x[:1], len(x), 0), equal_nan=True):
-            raise ValueError(_one_member(axes))
-    return found._replace(norms=rows[0], axes=axes)
-
-
-def _one_member(axes: tuple[int, ...]) -> str:
-    return (
-        "State and parameters must be those of one member, but begin with axes of the "
-        f"sizes {axes}, as under `jax.vmap` or `jax.pmap`: pass "
-        "`jax.tree.map(lambda x: x[0], ...)` of both."
+def _free_phase(phase: PhaseState, count: int) -> str:
+    """What a run in the free phase waits for."""
+    line = f"free phase after {count} updates: "
+    if np.asarray(phase.constrained).flat[0]:
+        return line + "the next update captures the norms"
+    line += "no norm is captured yet"
+    watched = Fields(phase.watched)
+    if not watched.has("smoothed", "threshold"):
+        return line
+    value, threshold = (
+        np.asarray(watched[name]).flat[0] for name in ("smoothed", "threshold")
     )
-
-
-def _states_with_norms(node: Any, phase: PhaseState | None):
-    fields = _Fields(node)
-    if fields.has("phase", "norms", "fingerprint"):
-        yield _Found(
-            phase or _phase(fields["phase"]),
-            fields["norms"],
-            fields["fingerprint"],
-            at_most=fields.has("at_most"),
-        )
-    # `switch_at` knows the step, the state inside it does not.
-    if fields.has("phase", "transform_state", "before_state"):
-        outer = _phase(fields["phase"])
-        yield from _states_with_norms(fields["transform_state"], outer)
-        yield from _states_with_norms(fields["before_state"], None)
-        return
-    for child in jax.tree.leaves(node, is_leaf=lambda x: x is not node):
-        if child is not node:
-            yield from _states_with_norms(child, phase)
-
-
-class _Fields:
-    """Fields of a state, also as `nnx.state` and checkpoints have it: a mapping."""
-
-    def __init__(self, node: Any):
-        self.node, self.keyed = node, isinstance(node, Mapping)
-
-    def has(self, *names: str) -> bool:
-        if self.keyed:
-            return set(names) <= self.node.keys()
-        return all(hasattr(self.node, name) for name in names)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.node[name] if self.keyed else getattr(self.node, name)
-
-
-def _phase(node: Any) -> PhaseState:
-    fields = _Fields(node)
-    return PhaseState(*(fields[name] for name in PhaseState._fields[:3]), watched=())
+    line += f"; the watched statistic is {value:.6g} on average, "
+    if value < threshold:
+        return line + f"and the switch waits for {threshold:.6g}"
+    return line + f"past {threshold:.6g}, and the switch waits for a plateau"
 
 
 def distance(kept: np.ndarray, now: np.ndarray, at_most: bool) -> np.ndarray:

@@ -1,6 +1,7 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """Norms and angles over a whole run, and an alarm where a norm is not kept."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 
 from lawn_optax._describe import aligned, span
+from lawn_optax._states import Fields, check_order, phase_of
 from lawn_optax._switch import (
     PhaseState,
     Step,
@@ -103,7 +105,7 @@ def monitor(
 
     def update_fn(updates, state, params=None, **extra_args):
         params = check_params(params, "monitor")
-        constrained, first = phase_now(trigger, state.phase)
+        constrained, first = phase_now(trigger, state)
         before, after, angle = turned(updates, params, groups, axis_name)
         # A group that is zero now is free for good.
         kept = jnp.where(first, jnp.where(before > 0, after, 0), state.kept)
@@ -143,10 +145,11 @@ def health(state: optax.OptState, params: PyTree, *, groups: Groups = "layer") -
       smallest and largest of all.
 
     Raises:
+      TypeError: If the first two are swapped.
       ValueError: If there is no such state, or it was made for other groups.
     """
-    is_monitor = lambda x: isinstance(x, MonitorState)  # noqa: E731
-    found = [x for x in jax.tree.leaves(state, is_leaf=is_monitor) if is_monitor(x)]
+    check_order(params, "call `lawn.health(state, params)`")
+    found = list(_monitors(state))
     if not found:
         raise ValueError(
             "There is no state of `lawn.monitor` in the optimizer state: put "
@@ -184,3 +187,19 @@ def health(state: optax.OptState, params: PyTree, *, groups: Groups = "layer") -
         gone = gone[gone >= 0]
         rows.append([*cells, f"update {gone.min()}" if gone.size else "-"])
     return "\n".join([*lines, *aligned(rows, left={0, len(rows[0]) - 1})])
+
+
+def _monitors(node: Any) -> Iterator[MonitorState]:
+    """All states of `monitor`, also where they are mappings or in boxes."""
+    fields = Fields(node)
+    if fields.has(*MonitorState._fields):
+        norm, angle = (
+            Extremes(*(Fields(fields[name])[x] for x in Extremes._fields))
+            for name in ("norm", "angle")
+        )
+        phase = phase_of(fields["phase"])._replace(watched=())
+        yield MonitorState(phase, fields["kept"], norm, angle, fields["left_at"])
+        return
+    for child in jax.tree.leaves(node, is_leaf=lambda x: x is not node):
+        if child is not node:
+            yield from _monitors(child)

@@ -17,7 +17,7 @@ from lawn_optax._switch import (
     next_phase,
     phase_now,
 )
-from lawn_optax._types import check_params, check_static, select
+from lawn_optax._types import as_transformation, check_params, check_static, select
 from lawn_optax._versions import tree_map_params
 from lawn_optax.groups._resolve import absent
 
@@ -304,7 +304,7 @@ def reset_at(
     """
     check_reset(reset)
     trigger = as_trigger(step)
-    inner = optax.with_extra_args_support(inner)
+    inner = as_transformation(inner, "inner")
 
     def init_fn(params):
         return ResetState(init_phase(trigger), inner.init(params))
@@ -312,7 +312,7 @@ def reset_at(
     def update_fn(updates, state, params=None, **extra_args):
         if reset is not None:
             params = check_params(params, "reset_at")
-        _, first = phase_now(trigger, state.phase)
+        _, first = phase_now(trigger, state)
         inner_state = reset_state(inner, state.inner_state, params, first, reset)
         updates, inner_state = inner.update(updates, inner_state, params, **extra_args)
         phase = next_phase(trigger, state.phase, first, extra_args)

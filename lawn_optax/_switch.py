@@ -5,6 +5,7 @@
 computes the state for the next update.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lawn_optax._types import select
+from lawn_optax._types import as_transformation, select
 from lawn_optax._versions import safe_increment
 
 
@@ -52,6 +53,8 @@ class SwitchWhenState(NamedTuple):
     mean: jax.Array  # float32[]; their exponential moving average, from 0
     lagged: jax.Array  # float32[]; the same average of the bias-corrected mean
     latched: jax.Array  # bool[]
+    smoothed: jax.Array  # float32[]; the bias-corrected mean, for `describe`
+    threshold: jax.Array  # float32[]; for `describe`
 
 
 def switch_when(
@@ -82,6 +85,10 @@ def switch_when(
       A trigger, to be passed as the step to `switch_at`, `reset_at`, `wrap` and the
       algorithms.
 
+    Raises:
+      TypeError: If a number is none.
+      ValueError: If the decay is outside its range, or the threshold is NaN.
+
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
       >>> tx = lawn.wrap(optax.sgd(0.1), lawn.switch_when(3.0, decay=0.5))
@@ -96,6 +103,17 @@ def switch_when(
       Gupta et al. 2021, arXiv:2108.05839, section 3, "An extended LAWN method" (mean)
       and the switching methods; LAWN, ICLR submission, section 3 (median).
     """
+    for name, value in (
+        ("threshold", threshold),
+        ("decay", decay),
+        ("plateau", 0.0 if plateau is None else plateau),
+    ):
+        if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
+            raise TypeError(f"`{name}` must be a number, got {value!r}.")
+    if isinstance(decay, int | float) and not 0 <= decay < 1:
+        raise ValueError(f"`decay` must be in [0, 1), got {decay}.")
+    if isinstance(threshold, float) and math.isnan(threshold):
+        raise ValueError("`threshold` must be a number, got NaN.")
     if not isinstance(decay, int | float):
         decay = jnp.asarray(decay, jnp.float32)  # The state keeps its type.
 
@@ -105,6 +123,8 @@ def switch_when(
             mean=jnp.zeros([], jnp.float32),
             lagged=jnp.zeros([], jnp.float32),
             latched=jnp.zeros([], bool),
+            smoothed=jnp.zeros([], jnp.float32),
+            threshold=jnp.asarray(threshold, jnp.float32),
         )
 
     def observe(state: SwitchWhenState, extra_args: dict) -> SwitchWhenState:
@@ -125,14 +145,20 @@ def switch_when(
         count = jnp.asarray(safe_increment(state.count))
         weight = 1 - jnp.asarray(decay, jnp.float32) ** count
         mean = decay * state.mean + (1 - decay) * value
-        lagged = decay * state.lagged + (1 - decay) * (mean / weight)
-        latched = mean / weight >= threshold
+        smoothed = mean / weight
+        lagged = decay * state.lagged + (1 - decay) * smoothed
+        latched = smoothed >= threshold
         if plateau is not None:
             # An exponential moving average lags behind a line by one window's rise.
             rise = (mean - lagged) / weight
             latched &= (rise < plateau) & (count * (1 - decay) >= 1)
         seen = SwitchWhenState(
-            count, mean, lagged, jnp.asarray(state.latched | latched)
+            count,
+            mean,
+            lagged,
+            jnp.asarray(state.latched | latched),
+            jnp.asarray(smoothed),
+            jnp.asarray(threshold, jnp.float32),
         )
         return select(finite, seen, state)
 
@@ -165,11 +191,19 @@ def init_phase(trigger: Trigger) -> PhaseState:
     return PhaseState(count, jnp.full([], -1, jnp.int32), due, watched)
 
 
-def phase_now(trigger: Trigger, phase: PhaseState) -> tuple[jax.Array, jax.Array]:
+def phase_now(trigger: Trigger, state: Any) -> tuple[jax.Array, jax.Array]:
     """(whether this update is constrained, whether it is the first such one).
 
     Once constrained, training stays so, even if an injected step is raised later.
     """
+    if not hasattr(state, "phase"):
+        raise TypeError(
+            "The state must be what `init` or the last `update` returned, got a "
+            f"{type(state).__name__}. Call `tx.update(grads, state, params)`. (A "
+            "checkpoint that was restored without `tx.init(params)` as its target has "
+            "dicts and lists in the place of states.)"
+        )
+    phase = state.phase
     if jnp.ndim(phase.count):
         raise ValueError(
             f"The optimizer state has a leading axis, of {jnp.shape(phase.count)} "
@@ -230,8 +264,9 @@ def switch_at(
       Gupta et al. 2021, arXiv:2108.05839, Algorithms 3-5 (the cases t < k, t >= k).
     """
     trigger = as_trigger(step)
-    transform = optax.with_extra_args_support(transform)
-    before = optax.with_extra_args_support(before or optax.identity())
+    transform = as_transformation(transform, "transform")
+    before = optax.identity() if before is None else before
+    before = as_transformation(before, "before")
 
     def init_fn(params):
         return SwitchState(
@@ -239,7 +274,7 @@ def switch_at(
         )
 
     def update_fn(updates, state, params=None, **extra_args):
-        constrained, first = phase_now(trigger, state.phase)
+        constrained, first = phase_now(trigger, state)
         free, before_state = before.update(
             updates, state.before_state, params, **extra_args
         )

@@ -25,11 +25,24 @@ from lawn_optax.groups._resolve import resolve
 
 
 class SphereState(NamedTuple):
-    """State of `project_tangent`, `renormalize` and the constraints of `baselines`."""
+    """State of `renormalize` and of the constraints of `baselines`."""
 
     phase: PhaseState
     norms: jax.Array  # float32[num_norms] (float64 with x64 leaves); 0 where free
     fingerprint: jax.Array  # int32[]; identifies the groups
+
+
+class TangentState(NamedTuple):
+    """State of `project_tangent`, which keeps no norm, but knows the free groups."""
+
+    phase: PhaseState
+    captured: jax.Array  # float32[num_norms]; norms at its start, 0 where free
+    fingerprint: jax.Array  # int32[]; identifies the groups
+
+    @property
+    def norms(self) -> jax.Array:
+        """The same under the name that all states with captured norms share."""
+        return self.captured
 
 
 def project_tangent(
@@ -68,7 +81,9 @@ def project_tangent(
     References:
       LAWN, ICLR submission, eq. 3; Gupta et al. 2021, arXiv:2108.05839, Algorithm 3.
     """
-    return on_sphere("project_tangent", groups, axis_name, Sphere.project)
+    return on_sphere(
+        "project_tangent", groups, axis_name, Sphere.project, make_state=TangentState
+    )
 
 
 def renormalize(
@@ -157,7 +172,7 @@ def on_sphere(
 
     def update_fn(updates, state, params=None, **extra_args):
         params = check_params(params, name)
-        constrained, first = phase_now(trigger, state.phase)
+        constrained, first = phase_now(trigger, state)
         grouping = resolve(groups, params)
         sphere, leaves = Sphere.capture(
             grouping, axis_name, params, updates, state, constrained, first, radius

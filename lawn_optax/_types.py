@@ -42,6 +42,20 @@ def check_params(params: Any, name: str) -> Any:
     return treedef.unflatten([x if is_number else None for x, is_number in pairs])
 
 
+def as_transformation(inner: Any, name: str) -> optax.GradientTransformationExtraArgs:
+    """An optimizer that takes extra arguments.
+
+    Raises:
+      TypeError: If the argument `name` is none.
+    """
+    if not (hasattr(inner, "init") and hasattr(inner, "update")):
+        raise TypeError(
+            f"`{name}` must be an Optax transformation, such as `optax.adam(1e-3)`, "
+            f"got {inner!r}."
+        )
+    return optax.with_extra_args_support(inner)
+
+
 def check_static(
     name: str,
     value: Any,

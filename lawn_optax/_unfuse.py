@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec
 
-from lawn_optax._types import PyTree, check_params
-from lawn_optax.groups._tree import path_string
+from lawn_optax._types import PyTree, as_transformation, check_params
+from lawn_optax.groups._tree import leaves_of, path_string
 
 
 class Parts(NamedTuple):
@@ -21,6 +24,20 @@ class Parts(NamedTuple):
 
     axis: int  # of every array of the layer, the bias included
     sizes: int | tuple[int, ...]  # number of equal parts, or the length of each
+
+    @classmethod
+    def of(cls, path: str, value: Any) -> Parts:
+        """The parts that `fused` gives for a path."""
+        try:
+            axis, sizes = value
+            if np.ndim(sizes):
+                return cls(operator.index(axis), tuple(map(operator.index, sizes)))
+            return cls(operator.index(axis), operator.index(sizes))
+        except (TypeError, ValueError):
+            raise TypeError(
+                "`fused` must have an axis and a number of parts, or their lengths, "
+                f"for each path, such as {{{path!r}: (-1, 3)}}, got {value!r}."
+            ) from None
 
 
 Fused = Mapping[str, tuple[int, int | tuple[int, ...]]]
@@ -49,6 +66,7 @@ def unfuse(
 
     Raises:
       ValueError: In `init`, if a path matches nothing, or the parts do not fit.
+      TypeError: If `fused` has another form.
 
     Examples:
       >>> import jax.numpy as jnp, optax, lawn_optax as lawn
@@ -62,7 +80,7 @@ def unfuse(
       qkv/1      1        20  qkv/1/bias (4), qkv/1/kernel (4, 4)
       qkv/2      1        20  qkv/2/bias (4), qkv/2/kernel (4, 4)
     """
-    inner = optax.with_extra_args_support(inner)
+    inner = as_transformation(inner, "inner")
 
     def init_fn(params):
         return inner.init(unfused(params, fused))
@@ -73,7 +91,7 @@ def unfuse(
         parts, state = inner.update(
             layers.split(updates), state, layers.split(params), **extra_args
         )
-        return layers.join(parts), state
+        return layers.join(parts, params), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -101,7 +119,12 @@ class _Layers:
     """Where the fused layers are in trees of the structure of the parameters."""
 
     def __init__(self, params: PyTree, fused: Fused):
-        found = {path: Parts(*parts) for path, parts in fused.items()}
+        if not isinstance(fused, Mapping):
+            raise TypeError(
+                "`fused` must be a dict from paths to parts, such as "
+                f"{{'qkv': (-1, 3)}}, got {fused!r}."
+            )
+        found = {path: Parts.of(path, parts) for path, parts in fused.items()}
         self.parts: list[Parts | None] = []
         unmatched = set(found)
 
@@ -123,10 +146,15 @@ class _Layers:
                 for leaf in jax.tree.leaves(node):
                     _bounds(np.shape(leaf), found[name], path_string(path))
         if unmatched and jax.tree.leaves(params):
-            known = ", ".join(
-                path_string(path)
-                for path, _ in jax.tree_util.tree_leaves_with_path(params)
-            )
+            names = [leaf.name for leaf in leaves_of(params)]
+            known = ", ".join(names)
+            if any(f"/{path}/" in f"/{name}/" for path in unmatched for name in names):
+                raise ValueError(
+                    "`fused` needs a node for each layer, but these names are "
+                    "flattened. Nest them, for example by "
+                    "`flax.traverse_util.unflatten_dict(params, sep='/')`. Leaves: "
+                    + known
+                )
             raise ValueError(
                 f"No layer has the path {', '.join(map(repr, sorted(unmatched)))} of "
                 f"`fused`. Leaves: {known}"
@@ -140,12 +168,13 @@ class _Layers:
             for node, parts in zip(nodes, self.parts, strict=True)
         )
 
-    def join(self, tree: PyTree) -> PyTree:
-        """The reverse of `split`."""
+    def join(self, tree: PyTree, params: PyTree) -> PyTree:
+        """The reverse of `split`, for updates of the parameters."""
         nodes = self.treedef.flatten_up_to(tree)
+        whole = self.treedef.flatten_up_to(params)
         return self.treedef.unflatten(
-            node if parts is None else _join(node, parts)
-            for node, parts in zip(nodes, self.parts, strict=True)
+            node if parts is None else _join(node, parts, like)
+            for node, parts, like in zip(nodes, self.parts, whole, strict=True)
         )
 
 
@@ -173,18 +202,48 @@ def _bounds(shape: tuple[int, ...], parts: Parts, path: str) -> list[tuple[int, 
 
 def _split(node: PyTree, parts: Parts) -> list[PyTree]:
     leaves, treedef = jax.tree.flatten(node)
-    pieces = [
-        [
-            jax.lax.slice_in_dim(jnp.asarray(leaf), begin, end, axis=parts.axis)
-            for begin, end in _bounds(np.shape(leaf), parts, "an update")
-        ]
-        for leaf in leaves
-    ]
+    pieces = []
+    for leaf in leaves:
+        bounds = _bounds(np.shape(leaf), parts, "an update")
+        leaf = _uncut(jnp.asarray(leaf), parts.axis, bounds)
+        pieces.append(
+            [
+                jax.lax.slice_in_dim(leaf, begin, end, axis=parts.axis)
+                for begin, end in bounds
+            ]
+        )
     if not leaves:  # an absent update
         count = parts.sizes if isinstance(parts.sizes, int) else len(parts.sizes)
         return [node] * count
     return [treedef.unflatten(piece) for piece in zip(*pieces, strict=True)]
 
 
-def _join(pieces: list[PyTree], parts: Parts) -> PyTree:
-    return jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=parts.axis), *pieces)
+def _uncut(x: jax.Array, axis: int, bounds: list[tuple[int, int]]) -> jax.Array:
+    """The array, whole along an axis whose explicit mesh axes do not divide a part."""
+    spec = list(_spec(x))
+    names = spec[axis] if spec else None
+    if names is None:
+        return x
+    sizes = jax.typeof(x).sharding.mesh.shape
+    count = math.prod(sizes[n] for n in ((names,) if isinstance(names, str) else names))
+    if all((end - begin) % count == 0 for begin, end in bounds):
+        return x
+    spec[axis] = None
+    return jax.sharding.reshard(x, PartitionSpec(*spec))
+
+
+def _join(pieces: list[PyTree], parts: Parts, params: PyTree) -> PyTree:
+    joined = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=parts.axis), *pieces)
+    if not any(any(_spec(w)) for w in jax.tree.leaves(params)):
+        return joined
+    return jax.tree.map(
+        lambda x, w: x if x is None else jax.sharding.reshard(x, _spec(w)),
+        joined,
+        params,
+        is_leaf=lambda x: x is None,
+    )
+
+
+def _spec(x: Any) -> Any:
+    """The explicit mesh axes of an array; () without a mesh of them."""
+    return getattr(jax.typeof(x).sharding, "spec", ())

@@ -8,15 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lawn_optax import diagnostics
-from lawn_optax._constraint import CapturedNorms, Sphere, has_value
-from lawn_optax._describe import distance, find_states
+from lawn_optax._constraint import Sphere, has_value
+from lawn_optax._describe import distance
 from lawn_optax._radius import Radius
 from lawn_optax._reset import ResetState
+from lawn_optax._states import (
+    Fields,
+    Found,
+    check_order,
+    check_values,
+    find_states,
+    phase_of,
+    replace_norms,
+    states_with_norms,
+)
 from lawn_optax._types import AxisName, Groups, PyTree
 from lawn_optax._wrap import LawnState
+from lawn_optax.diagnostics._step import moving_norms
 from lawn_optax.groups._resolve import Grouping, resolve
 from lawn_optax.groups._select import matches
+from lawn_optax.groups._tree import path_string
 
 
 def check(
@@ -25,6 +36,7 @@ def check(
     *,
     groups: Groups = "layer",
     rtol: float | None = None,
+    grads: PyTree | None = None,
 ) -> None:
     """Raises an error if a state does not fit the parameters, or a norm is not kept.
 
@@ -39,12 +51,14 @@ def check(
       groups: Weights that share one norm, as given to the optimizer.
       rtol: Largest relative distance of a norm from the captured one. None is 1e-4, or
         twice the machine epsilon of the narrowest parameter if that is more.
+      grads: Gradients, where some of them are None: a leaf without a gradient is no
+        part of its group's norm. None stands for gradients of all leaves.
 
     Raises:
+      TypeError: If the first two are swapped.
       ValueError: If there is no LAWN state, none was made for these groups, the state
         has an axis of replicas, or a norm is off. Norms are compared in the constrained
-        phase only. Use it for optimizers that keep norms, which `project_tangent` alone
-        does not.
+        phase only, and not those of `project_tangent` alone, which nothing keeps.
 
     Returns:
       None.
@@ -60,22 +74,26 @@ def check(
         /: captured 5, now 5.04938
       A transformation behind `lawn.wrap` changed the updates, or the parameters were
       changed. Put transformations inside: `lawn.wrap(optax.chain(...))`. If you
-      changed the parameters yourself, use `lawn.recapture(state, params)`.
+      changed the parameters yourself, use `lawn.recapture(state, params)`. A new
+      radius holds from the next update on. If gradients are None, pass `grads=`.
     """
+    check_order(params, "call `lawn.check(state, params)`")
     grouping = resolve(groups, params)
-    for node in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, CapturedNorms)):
-        if isinstance(node, CapturedNorms) and jnp.ndim(node.norms) != 1:
-            raise ValueError(
-                "The optimizer state has an axis of replicas: pass one of them, "
-                "`jax.tree.map(lambda x: x[0], state)`, with its parameters."
-            )
-    now = np.asarray(diagnostics.group_norms(params, groups=groups))
+    if any(jnp.ndim(found.norms) != 1 for found in states_with_norms(state)):
+        raise ValueError(
+            "The optimizer state has an axis of replicas: pass one of them, "
+            "`jax.tree.map(lambda x: x[0], state)`, with its parameters."
+        )
+    states = find_states(state, grouping)
+    now = moving_norms(grads, params, groups)
+    check_values(now)
+    now = np.asarray(now)
     if rtol is None:
         leaves = [i for block in grouping.blocks for i in block.leaves]
         types = [jnp.result_type(jax.tree.leaves(params)[i]) for i in leaves]
         rtol = max([1e-4, *(2 * float(jnp.finfo(t).eps) for t in types)])
-    for found in find_states(state, grouping):
-        bound = found.norms > 0
+    for found in states:
+        bound = found.norms > 0 if found.kept else np.zeros(len(now), bool)
         captured = np.where(bound, found.norms, 1)
         # `not <=`, so that NaN counts.
         off = bound & ~(distance(captured, now, found.at_most) <= rtol)
@@ -87,7 +105,8 @@ def check(
                 + "A transformation behind `lawn.wrap` changed the updates, or the "
                 "parameters were\nchanged. Put transformations inside: "
                 "`lawn.wrap(optax.chain(...))`. If you\nchanged the parameters "
-                "yourself, use `lawn.recapture(state, params)`."
+                "yourself, use `lawn.recapture(state, params)`. A new\nradius holds "
+                "from the next update on. If gradients are None, pass `grads=`."
             )
 
 
@@ -118,6 +137,7 @@ def recapture(
     groups: Groups = "layer",
     radius: Radius = None,
     axis_name: AxisName = None,
+    grads: PyTree | None = None,
 ) -> optax.OptState:
     """The same state with norms read anew from the parameters.
 
@@ -135,15 +155,18 @@ def recapture(
         `jit`, modules may have other names than those that the state was made with.
         (The moments of the inner optimizer keep the old names: rename them too.)
       groups: Weights that share one norm, as given to the optimizer.
-      radius: Norms that are given instead of read, as given to the optimizer.
+      radius: Norms that are given instead of read, as given to the optimizer. The next
+        update moves the weights there; `to_norms` does it at once.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
+      grads: Gradients, where some of them are None; see `check`.
 
     Returns:
-      A state of the same structure. Works under `jit` and `vmap`, where only states
-      that were made for these very groups change.
+      A state of the same structure, also of the `opt_state` or the `nnx.state` of an
+      `nnx.Optimizer`. Works under `jit` and `vmap`, where only states that were made
+      for these very groups change.
 
     Raises:
-      TypeError: If `paths` is one string.
+      TypeError: If `paths` is one string, or state and parameters are swapped.
       ValueError: If no LAWN state has the norms of these groups, if a path matches no
         leaf, or for `reparametrize` and `bounded_weight_norm`, whose states hold the
         weights too.
@@ -160,6 +183,7 @@ def recapture(
     """
     if isinstance(paths, str):
         raise TypeError(f"`paths` must be a tuple of paths, got {paths!r}.")
+    check_order(params, "call `lawn.recapture(state, params)`")
     grouping = resolve(groups, params)
     chosen = np.ones(grouping.num_norms, bool)
     if paths is not None:
@@ -167,21 +191,11 @@ def recapture(
         for block in grouping.blocks:
             own = slice(block.start, block.start + block.size)
             chosen[own] = any(leaves[i] for i in block.leaves)
-    marks: list[Any] = []  # Fingerprints of the states with as many norms.
 
-    def as_long(node: Any) -> bool:
-        return isinstance(node, CapturedNorms) and (
-            jnp.shape(node.norms) == (grouping.num_norms,)
-        )
+    def as_long(norms: Any) -> bool:
+        return jnp.shape(norms) == (grouping.num_norms,)
 
-    def collect(node: Any) -> None:
-        if as_long(node):
-            marks.append(node.fingerprint)
-        if not jax.tree_util.all_leaves([node]):
-            for child in jax.tree.leaves(node, is_leaf=lambda x: x is not node):
-                collect(child)
-
-    collect(state)
+    marks = [x.fingerprint for x in states_with_norms(state) if as_long(x.norms)]
     traced = not all(map(has_value, marks))
     found = set() if traced else {int(mark) for mark in marks}
     own = grouping.fingerprint
@@ -194,36 +208,38 @@ def recapture(
             "these, with as many norms: pass the part of it that holds one of them."
         )
 
-    def renew(node: Any) -> Any:
-        if as_long(node) and (traced or renamed or int(node.fingerprint) == own):
-            if hasattr(node, "trained"):
-                raise ValueError(
-                    f"A {type(node).__name__} holds the weights themselves: start with "
-                    "a new state, `tx.init(params)`."
-                )
-            mark = jnp.asarray(own, jnp.int32)
-            mine = renamed | (node.fingerprint == mark)
-            on = jnp.ones([], bool)
-            sphere, _ = Sphere.capture(
-                grouping,
-                axis_name,
-                params,
-                params,
-                node._replace(fingerprint=mark),
-                on,
-                on,
-                radius,
+    def renew(node: Any) -> dict[str, Any]:
+        fields = Fields(node)
+        name = fields.norms_name()
+        old, mark = fields[name], fields["fingerprint"]
+        if not (as_long(old) and (traced or renamed or int(mark) == own)):
+            return {}
+        if fields.has("trained"):
+            raise ValueError(
+                f"A {type(node).__name__} holds the weights themselves: start with a "
+                "new state, `tx.init(params)`."
             )
-            new = chosen & (node.phase.switched_at >= 0) & mine
-            norms = jnp.where(new, sphere.norm_vector(), node.norms)
-            fingerprint = jnp.where(mine, mark, node.fingerprint)
-            node = node._replace(norms=norms, fingerprint=fingerprint)
-        if jax.tree_util.all_leaves([node]):
-            return node
-        children, treedef = jax.tree.flatten(node, is_leaf=lambda x: x is not node)
-        return treedef.unflatten(map(renew, children))
+        new_mark, on = jnp.asarray(own, jnp.int32), jnp.ones([], bool)
+        mine = renamed | (mark == new_mark)
+        phase = phase_of(fields["phase"])
+        known: Any = Found(phase, old, new_mark)
+        sphere, _ = Sphere.capture(
+            grouping,
+            axis_name,
+            params,
+            params if grads is None else grads,
+            known,
+            on,
+            on,
+            radius,
+        )
+        new = chosen & (phase.switched_at >= 0) & mine
+        return {
+            name: jnp.where(new, sphere.norm_vector(), old),
+            "fingerprint": jnp.where(mine, new_mark, mark),
+        }
 
-    return renew(state)
+    return replace_norms(state, renew)
 
 
 def adopt(state: optax.OptState, running: optax.OptState) -> optax.OptState:
@@ -256,28 +272,36 @@ def adopt(state: optax.OptState, running: optax.OptState) -> optax.OptState:
     """
     found = 0
 
-    def walk(new: Any, old: Any) -> Any:
+    def walk(new: Any, old: Any, path: tuple = ()) -> Any:
         nonlocal found
         if isinstance(new, LawnState | ResetState):
             found += 1
-            return new._replace(inner_state=walk(new.inner_state, old))
+            return new._replace(inner_state=walk(new.inner_state, old, path))
         (children, treedef), (others, other) = (
-            jax.tree.flatten(node, is_leaf=lambda x, node=node: x is not node)
+            jax.tree_util.tree_flatten_with_path(
+                node, is_leaf=lambda x, node=node: x is not node
+            )
             for node in (new, old)
         )
         leaf = jax.tree_util.all_leaves([new])
         if leaf:
-            same = jax.tree_util.all_leaves([old]) and _kind(new) == _kind(old)
+            same = jax.tree_util.all_leaves([old]) and _named(new) == _named(old)
         else:
             same = treedef == other
         if not same:
+            static = " with other static fields" if _named(old) == _named(new) else ""
             raise ValueError(
                 "The running state must be that of the same optimizer without "
-                f"`lawn.wrap`; got\n  running: {_named(old)}\n  new: {_named(new)}"
+                f"`lawn.wrap`, but at {path_string(path) or 'the top'} it has "
+                f"{_named(old)}, where the new state has {_named(new)}{static}. (Of "
+                "train states, pass the `opt_state`.)"
             )
         if leaf:
             return old
-        return treedef.unflatten(map(walk, children, others))
+        return treedef.unflatten(
+            walk(x, y, (*path, *key))
+            for (key, x), (_, y) in zip(children, others, strict=True)
+        )
 
     out = walk(state, running)
     if not found:
@@ -285,11 +309,12 @@ def adopt(state: optax.OptState, running: optax.OptState) -> optax.OptState:
     return out
 
 
-def _kind(leaf: Any) -> tuple:
-    return getattr(leaf, "dtype", type(leaf)), jnp.shape(leaf)
-
-
 def _named(node: Any) -> str:
     if jax.tree_util.all_leaves([node]):
-        return "{} of the shape {}".format(*_kind(node))
-    return f"{type(node).__name__}, {jax.tree.structure(node)}"
+        return f"{getattr(node, 'dtype', type(node))} of the shape {jnp.shape(node)}"
+    children, _ = jax.tree_util.tree_flatten_with_path(
+        node, is_leaf=lambda x: x is not node
+    )
+    names = [path_string(path) for path, _ in children]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"a {type(node).__name__} of {', '.join(names[:5]) or 'nothing'}{more}"

@@ -33,6 +33,7 @@ from lawn_optax._types import (
     AxisName,
     Groups,
     Projections,
+    as_transformation,
     check_params,
     check_static,
 )
@@ -87,9 +88,10 @@ def wrap(
       radius: Norm of each group from the switch on, instead of the captured one: a
         number, or a callable from a `Group` (its norm at the switch, number of
         elements, shape) to a number. The first constrained update moves the weights
-        there. For parameters narrower than float32, call `to_norms` before training
-        instead: the difference between weights of another scale does not fit into such
-        an update. Groups of norm zero stay free.
+        there. Updates narrower than float32 at most halve a norm, since the difference
+        to much shorter weights does not fit into one of them: `to_norms` before
+        training does it at once. Under `optax.inject_hyperparams` list a callable in
+        `static_args`, or it is taken for a schedule. Groups of norm zero stay free.
       axis_name: Mesh axes over which parameters are sharded, where they cannot be
         inferred; see `project_tangent`.
 
@@ -157,7 +159,7 @@ def constrain(
     check_static("projections", projections, "1 or 2", values=(1, 2))
     check_radius(radius)
     trigger = as_trigger(switch_step)
-    inner = optax.with_extra_args_support(inner)
+    inner = as_transformation(inner, "inner")
     project = projections == 2
 
     def init_fn(params):
@@ -167,7 +169,7 @@ def constrain(
 
     def update_fn(updates, state, params=None, **extra_args):
         params = check_params(params, name)
-        constrained, first = phase_now(trigger, state.phase)
+        constrained, first = phase_now(trigger, state)
         grouping = resolve(groups, params)
         sphere, gradients = Sphere.capture(
             grouping, axis_name, params, updates, state, constrained, first, radius

@@ -56,6 +56,8 @@ def adamp(
                                                                  along w
 
     (cosines without sign). The norm is not fixed: it grows less than under Adam.
+    Derivatives through an update are NaN where a gradient is zero, as those of
+    `optax.adam` are.
 
     Args:
       learning_rate: Step size per update, or a schedule.
@@ -182,7 +184,7 @@ def _project_invariant(
 
     def update_fn(updates, state, params=None, **extra_args):
         params = check_params(params, name)
-        constrained, first = phase_now(trigger, state.phase)
+        constrained, first = phase_now(trigger, state)
         by_unit = resolve(units, params)
         by_leaf = _whole(by_unit)
         gradients, weights = by_unit.flatten_moving(updates, params)

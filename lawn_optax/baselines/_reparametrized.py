@@ -26,7 +26,7 @@ from lawn_optax._switch import (
     next_phase,
     phase_now,
 )
-from lawn_optax._types import AxisName, Groups, check_params
+from lawn_optax._types import AxisName, Groups, as_transformation, check_params
 from lawn_optax.groups._resolve import Grouping, absent, resolve
 
 
@@ -154,7 +154,7 @@ def reparametrized(
     axis_name: AxisName,
 ) -> optax.GradientTransformationExtraArgs:
     """Trains v by `inner`, with w = r v / |v| from the switch on."""
-    trigger, inner = as_trigger(switch_step), optax.with_extra_args_support(inner)
+    trigger, inner = as_trigger(switch_step), as_transformation(inner, "inner")
 
     def init_fn(params):
         grouping = resolve(groups, params)
@@ -168,7 +168,7 @@ def reparametrized(
 
     def update_fn(updates, state, params=None, **extra_args):
         params = check_params(params, name)
-        constrained, first = phase_now(trigger, state.phase)
+        constrained, first = phase_now(trigger, state)
         grouping = resolve(groups, params)
         check_state(grouping, state.norms, getattr(state, "fingerprint", None))
         gradients, _ = grouping.flatten_moving(updates, params)

@@ -10,6 +10,7 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._guards import quotient, root
+from lawn_optax._states import check_order
 from lawn_optax._types import AxisName, Groups, PyTree, check_params
 from lawn_optax.groups._resolve import resolve, resolve_reported
 
@@ -42,6 +43,7 @@ def group_norms(
       >>> lawn.diagnostics.group_norms(params).tolist()
       [5.0]
     """
+    check_order(params, "call `group_norms(params)`")
     resolve_reported(groups, params)  # raises if these are not parameters alone
     _, weight_sq, _ = _sums(params, params, groups, axis_name)
     return root(weight_sq)
@@ -194,6 +196,13 @@ def _sums(updates, params, groups, axis_name):
         geometry.join(geometry.inner_products(grouping, x, y, axes), grouping.dtype)
         for x, y in ((leaves, leaves), (weights, weights), (leaves, weights))
     )
+
+
+def moving_norms(updates: PyTree | None, params: PyTree, groups: Groups) -> jax.Array:
+    """`group_norms`, without the parameters of which an update is given as None."""
+    updates = params if updates is None else updates
+    _, weight_sq, _ = _sums(updates, params, groups, None)
+    return root(weight_sq)
 
 
 def turned(updates, params, groups, axis_name):

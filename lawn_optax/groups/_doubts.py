@@ -3,11 +3,35 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from lawn_optax.groups._matrices import MATRICES, VECTORS
+from lawn_optax.groups._matrices import (
+    MATRICES,
+    VECTORS,
+    is_called_matrix,
+    is_vector,
+    judge,
+)
 from lawn_optax.groups._resolve import Block, Grouping
+from lawn_optax.groups._tree import Leaf
 
 Shape = tuple[int, ...]
+
+# One matrix that is kept in two arrays: the parts of a recurrent cell for its input and
+# for its state, which act as one on both; the parts of a complex matrix.
+HALVES = {"ih", "hh"}, {"re", "im"}, {"real", "imag"}
+
+# Along the first axis of a 1D convolution's kernel. Such sizes are no sign of a stack.
+WIDTHS = {2, 3, 5, 7, 9}
+
+
+class _Stack(NamedTuple):
+    """A subtree whose arrays look like those of stacked layers."""
+
+    path: str
+    axis: int
+    leaves: tuple[int, ...]
+    sure: bool  # whether it has vectors that only a stack makes arrays of two axes
 
 
 def warn_of_doubts(grouping: Grouping) -> None:
@@ -33,9 +57,7 @@ def doubts(grouping: Grouping) -> list[str]:
         for i, axes in zip(block.leaves, block.axes, strict=True)
     }
     lines, stacked = [], set()
-    for path, axis, leaves in _stacks(
-        grouping.paths, grouping.modules, grouping.slices
-    ):
+    for path, axis, leaves, sure in _stacks(grouping.members, grouping.slices):
         kept = [ours[i] for i in leaves if i in ours]
         whole = all(grouping.slices[i] == grouping.shapes[i] for i in leaves)
         if kept and whole and not any(axis in axes for axes in kept):
@@ -43,11 +65,16 @@ def doubts(grouping: Grouping) -> list[str]:
             size = grouping.shapes[leaves[0]][axis]
             arguments = [f'"{path}"'] if path else []
             arguments += [f"axis={axis}"] if axis else []
-            lines.append(
-                f"{path or 'All modules'}: axis {axis} has {size} entries in every "
-                f"array, as in {size} stacked layers, which here share their norms. "
-                f"For one norm per layer: `groups.stacked({', '.join(arguments)})`."
-            )
+            call = f"`groups.stacked({', '.join(arguments)})`"
+            line = f"{path or 'All modules'}: axis {axis} has {size} entries in every "
+            line += f"array, as in {size} stacked layers"
+            if sure:
+                line += (
+                    f", which here share their norms. For one norm per layer: {call}."
+                )
+            else:
+                line += f" or experts. If it is their axis, for one norm each: {call}."
+            lines.append(line)
     mixed = [
         (block, line)
         for block in found
@@ -60,68 +87,106 @@ def doubts(grouping: Grouping) -> list[str]:
 
 
 def stacked_axes(
-    names: Sequence[str], modules: Sequence[str], shapes: Sequence[Shape | None]
+    leaves: Sequence[Leaf], shapes: Sequence[Shape | None]
 ) -> list[int | None]:
-    """The axis of each leaf that looks like that of stacked layers."""
-    axes: list[int | None] = [None] * len(names)
-    for _, axis, leaves in _stacks(names, modules, shapes):
-        for i in leaves:
-            axes[i] = axis
+    """The axis of each leaf that is surely that of stacked layers."""
+    axes: list[int | None] = [None] * len(leaves)
+    for stack in _stacks(leaves, shapes):
+        for i in stack.leaves if stack.sure else ():
+            axes[i] = stack.axis
     return axes
 
 
-def _stacks(
-    names: Sequence[str], modules: Sequence[str], shapes: Sequence[Shape | None]
-) -> Iterator[tuple[str, int, tuple[int, ...]]]:
-    """(path, axis, leaves) of the largest subtrees that look like stacked layers.
+def _stacks(every: Sequence[Leaf], shapes: Sequence[Shape | None]) -> Iterator[_Stack]:
+    """The largest subtrees of two or more modules that look like stacked layers.
 
     Leaves without a shape have no norm and do not count.
     """
     subtrees: dict[str, list[int]] = {}
     known: dict[int, Shape] = {i: s for i, s in enumerate(shapes) if s is not None}
     for i in known:
-        parts = names[i].split("/")
+        parts = every[i].name.split("/")
         for k in range(len(parts)):
             subtrees.setdefault("/".join(parts[:k]), []).append(i)
     deepest = {tuple(leaves): path for path, leaves in subtrees.items()}
     seen: set[int] = set()
     for leaves, path in sorted(deepest.items(), key=lambda item: -len(item[0])):
-        if seen.isdisjoint(leaves):
-            axis = _common_axis(leaves, names, modules, known)
+        pairs = [(every[i], known[i]) for i in leaves]
+        if len({leaf.module for leaf, _ in pairs}) > 1 and seen.isdisjoint(leaves):
+            axis = _axis_of_vectors(pairs)
+            sure = axis is not None and _has_vectors(pairs, axis)
+            if axis is None:
+                axis = _axis_of_matrices(path, pairs)
             if axis is not None:
                 seen.update(leaves)
-                yield path, axis, leaves
+                yield _Stack(path, axis, leaves, sure)
 
 
-def _common_axis(
-    leaves: tuple[int, ...],
-    names: Sequence[str],
-    modules: Sequence[str],
-    shapes: dict[int, Shape],
-) -> int | None:
-    """The axis of one size in all leaves of two or more modules, if it is a stack's.
+def _axis_of_vectors(leaves: list[tuple[Leaf, Shape]]) -> int | None:
+    """The axis of one size in all leaves, if it is that of kernels and of vectors.
 
-    A stack of kernels and of vectors has arrays with two axes and with more. It has no
-    kernel with two, and no bias that fits its kernel as it is, because the stacked axis
-    comes first or second in both.
+    A stack of them has arrays with two axes and with more. It has no kernel with two,
+    and no bias that fits its kernel as it is, because the stacked axis comes first or
+    second in both.
     """
-    counts = {len(shapes[i]) for i in leaves}
-    if len({modules[i] for i in leaves}) < 2 or min(counts) < 2 or len(counts) < 2:
+    counts = {len(shape) for _, shape in leaves}
+    kernels = [shape for leaf, shape in leaves if leaf.last in MATRICES]
+    if min(counts) < 2 or len(counts) < 2 or any(len(s) == 2 for s in kernels):
         return None
-    kernels = [i for i in leaves if names[i].rpartition("/")[2].lower() in MATRICES]
-    if any(len(shapes[i]) == 2 for i in kernels):
-        return None
-    pairs = [
-        (shapes[i], shapes[k])
-        for k in leaves
-        for i in leaves
-        if modules[i] == modules[k] and 1 < len(shapes[i]) < len(shapes[k])
-    ]
+    pairs = [(small, large) for _, small, large in _pairs(leaves)]
     if pairs and all(_fits(*pair) for pair in pairs):
         return None
     for axis in (0, 1):
-        sizes = {shapes[i][axis] for i in leaves}
-        if len(sizes) == 1 and min(sizes) > 1:
+        sizes = {shape[axis] for _, shape in leaves}
+        # The size of last axes is that of the features.
+        ends = {shape[-1] for _, shape in leaves if len(shape) > axis + 1}
+        if len(sizes) == 1 and min(sizes) > 1 and not sizes & ends:
+            return axis
+    return None
+
+
+def _has_vectors(leaves: list[tuple[Leaf, Shape]], axis: int) -> bool:
+    """Whether a leaf is a vector without the axis, by a name or by a kernel beside."""
+    return any(is_vector(leaf) for leaf, _ in leaves) or any(
+        _fits(*(s[:axis] + s[axis + 1 :] for s in pair)) and not is_called_matrix(leaf)
+        for leaf, *pair in _pairs(leaves)
+    )
+
+
+def _pairs(leaves: list[tuple[Leaf, Shape]]) -> list[tuple[Leaf, Shape, Shape]]:
+    """(leaf, its shape, a shape with more axes) for two leaves of one module."""
+    return [
+        (leaf, small, large)
+        for leaf, small in leaves
+        for other, large in leaves
+        if leaf.module == other.module and 1 < len(small) < len(large)
+    ]
+
+
+def _axis_of_matrices(path: str, leaves: list[tuple[Leaf, Shape]]) -> int | None:
+    """The axis of one size in all leaves, if they have as many axes, three or more.
+
+    Convolutions, and attention by heads, have as many axes without a stack. There, the
+    common size is that of a small kernel or of the features, so it occurs twice in a
+    shape or is the largest of it. Projections of the same features agree in axis 1,
+    which counts the heads, but also in axis 0.
+    """
+    shapes = [shape for _, shape in leaves]
+    if len({*map(len, shapes)}) > 1 or len(shapes[0]) < 3:
+        return None
+    if "att" in path.rpartition("/")[2].lower():
+        return None
+    if any("conv" in leaf.name.lower() for leaf, _ in leaves):
+        return None
+    for axis in (0, 1):
+        size = shapes[0][axis]
+        if (
+            size > 1
+            and size not in WIDTHS
+            and all(s[axis] == size for s in shapes)
+            and all(s.count(size) == 1 and size < max(s) for s in shapes)
+            and (axis == 0 or len({s[0] for s in shapes}) > 1)
+        ):
             return axis
     return None
 
@@ -134,19 +199,24 @@ def _mixed(grouping: Grouping, block: Block) -> str:
     }
     long = {i: tuple(n for n in shape if n != 1) for i, shape in shapes.items()}
     arrays = [i for i in block.leaves if len(long[i]) > 1]
-    if all(
+    names = {i: grouping.members[i].last for i in arrays}
+    if len(arrays) < 2 or _are_halves([*names.values()]):
+        return ""
+    fit = all(
         _is_suffix(long[i], long[k]) or _is_suffix(long[k], long[i])
         for i in arrays
         for k in arrays
-    ):
+    )
+    members = [grouping.members[i] for i in block.leaves]
+    verdicts = judge(members, [shapes[i] for i in block.leaves])
+    if fit and verdicts.count(("", "")) < 2:
         return ""
     listed = ", ".join(f"{grouping.paths[i]} {shapes[i]}" for i in arrays[:3])
     listed += f" and {len(arrays) - 3} more" if len(arrays) > 3 else ""
     line = f"{block.name}: one norm for {listed}. "
     counts = {len(shapes[i]) for i in arrays}
     smaller = [i for i in arrays if len(shapes[i]) == min(counts)]
-    names = {grouping.paths[i].rpartition("/")[2].lower() for i in smaller}
-    vectors = len(counts) > 1 and names <= VECTORS | {"b"}
+    vectors = len(counts) > 1 and {names[i] for i in smaller} <= VECTORS | {"b"}
     for axis in (0, 1):
         sizes = {shapes[i][axis] for i in arrays if len(shapes[i]) > axis}
         if not block.shape and len(sizes) == 1 and (vectors or min(counts) > 2):
@@ -163,7 +233,15 @@ def _mixed(grouping: Grouping, block: Block) -> str:
             "Give each layer a dict (or another node) of its own, or use "
             '`groups="leaf"`.'
         )
-    return line + 'For one norm per array: `groups="leaf"`.'
+    return (
+        line
+        + f'For one norm per array: `{"base" if block.shape else "groups"}="leaf"`.'
+    )
+
+
+def _are_halves(names: list[str]) -> bool:
+    """Whether two arrays are one matrix, by the last words of their names."""
+    return len(names) == 2 and {name.rpartition("_")[2] for name in names} in HALVES
 
 
 def _fits(bias: Shape, kernel: Shape) -> bool:

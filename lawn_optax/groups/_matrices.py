@@ -15,6 +15,18 @@ Shape = tuple[int, ...]
 
 MATRICES = {"kernel", "w", "embedding"}
 VECTORS = {"bias", "scale", "offset", "beta", "gamma"}
+_MATRIX_WORD = r"w[a-z]?\d*|.*(kernel|weight|linear|einsum|proj|embed).*"
+
+
+def is_vector(leaf: Leaf) -> bool:
+    """Whether its name, or that of its module, says that a leaf is a vector."""
+    named = leaf.last in VECTORS or leaf.last == "b" or "bias" in leaf.last
+    return named or _is_norm_layer(leaf.module.rpartition("/")[2].lower())
+
+
+def is_called_matrix(leaf: Leaf) -> bool:
+    """Whether a word of its name is one that matrices have, such as "w1" or "proj"."""
+    return any(re.fullmatch(_MATRIX_WORD, word) for word in leaf.last.split("_"))
 
 
 def judge(leaves: Sequence[Leaf], shapes: Sequence[Shape]) -> list[tuple[str, str]]:
@@ -54,6 +66,8 @@ def _verdict(
         if s[-len(shape) :] == shape:
             if name == "b" or "bias" in name:
                 return f"not a matrix: one entry per unit of {kernel}", ""
+            if is_called_matrix(leaf):
+                return "", ""
             return "", f"counted as a matrix, but it could be the bias of {kernel}"
     if len(long) < 2:
         return "", "counted as a matrix, but only one of its axes is longer than 1"

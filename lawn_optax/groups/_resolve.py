@@ -57,7 +57,7 @@ class Grouping:
     blocks: tuple[Block, ...]
     free: tuple[tuple[int, str], ...]  # (leaf, reason)
     dtype: Any  # type of the vector of norms
-    modules: tuple[str, ...]  # of each leaf, as "layer" finds it
+    members: tuple[Leaf, ...]  # names and modules, as "layer" finds them; no values
     slices: tuple[tuple[int, ...] | None, ...]  # shapes without stacked axes; None if
     # the type of a leaf allows no norm
     notes: tuple[tuple[int, str], ...]  # (leaf, what the choice of groups says)
@@ -86,9 +86,24 @@ class Grouping:
             return self.treedef.flatten_up_to(tree)
         except ValueError as error:
             raise ValueError(
-                f"`{name}` must have the tree structure of `params`, got\n"
-                f"  {name}: {jax.tree.structure(tree)}\n  params: {self.treedef}"
+                f"`{name}` must have the tree structure of `params`, "
+                + self._difference(tree)
             ) from error
+
+    def _difference(self, tree: PyTree) -> str:
+        """How a tree differs from the parameters, by paths if it does so in them."""
+        names = [leaf.name for leaf in leaves_of(tree)]
+        lacking = [path for path in self.paths if path not in names]
+        others = [name for name in names if name not in self.paths]
+        told = [
+            f"{verb} {', '.join(paths[:5])}"
+            + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+            for verb, paths in (("lacks", lacking), ("has besides", others))
+            if paths
+        ]
+        if told:
+            return f"but it {' and '.join(told)}."
+        return f"got {jax.tree.structure(tree)} for {self.treedef}."
 
     def flatten_moving(
         self, updates: PyTree, params: PyTree
@@ -221,7 +236,7 @@ def resolve(groups: Groups, params: PyTree) -> Grouping:
         blocks=tuple(blocks),
         free=tuple(sorted(free.items())),
         dtype=np.dtype(jnp.finfo(jnp.result_type(jnp.float32, *floating)).dtype),
-        modules=tuple(leaf.module for leaf in leaves),
+        members=tuple(leaf._replace(value=None) for leaf in leaves),
         slices=tuple(slices),
         notes=tuple(notes.items()),
     )

@@ -169,8 +169,7 @@ def only_matrices(base: Groups = "layer") -> GroupsFn:
     def groups(params: PyTree) -> PyTree:
         leaves, labels = leaves_of(params), labels_of(base, params)
         shapes = [_without_stack(*x) for x in zip(leaves, labels, strict=True)]
-        names = [leaf.name for leaf in leaves]
-        axes = stacked_axes(names, [leaf.module for leaf in leaves], shapes)
+        axes = stacked_axes(leaves, shapes)
         shapes = [
             shape if a is None else (*shape[:a], *shape[a + 1 :])
             for shape, a in zip(shapes, axes, strict=True)

@@ -133,6 +133,20 @@ def test_bad_radii_are_refused(radius, error, words):
         lawn.to_norms(params, radius)
 
 
+def test_narrow_weights_keep_their_direction_on_the_way_to_a_shorter_radius():
+    params = jax.tree.map(lambda w: 100 * w, network(jnp.bfloat16))
+    tx = optax.chain(optax.set_to_zero(), lawn.renormalize(radius=1.0))
+    history, states = run(tx, params, 12)
+    for layer in params:
+        before, after = (
+            np.asarray(p[layer]["kernel"], np.float64).ravel()
+            for p in (params, history[-1])
+        )
+        cosine = before @ after / np.linalg.norm(before) / np.linalg.norm(after)
+        assert cosine > 0.9999
+    lawn.check(states[-1], history[-1])
+
+
 def test_a_group_of_norm_zero_stays_free():
     params = network()
     params["second"] = jax.tree.map(jnp.zeros_like, params["second"])

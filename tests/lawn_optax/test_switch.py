@@ -237,3 +237,18 @@ def test_a_state_of_replicas_is_refused_where_the_update_does_not_know_of_them()
         with pytest.raises(ValueError, match="leading axis.*`jax.vmap`"):
             tx.update(stacked, state, stacked)
         jax.vmap(tx.update)(stacked, state, stacked)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"threshold": "3"}, TypeError, "`threshold` must be a number, got '3'"),
+        ({"threshold": 3.0, "plateau": "no"}, TypeError, "`plateau` must be a number"),
+        ({"threshold": float("nan")}, ValueError, "got NaN"),
+        ({"threshold": 3.0, "decay": 1.0}, ValueError, r"in \[0, 1\), got 1.0"),
+        ({"threshold": 3.0, "decay": -0.1}, ValueError, r"in \[0, 1\), got -0.1"),
+    ],
+)
+def test_a_trigger_that_could_never_work_is_refused(arguments, error, words):
+    with pytest.raises(error, match=words):
+        lawn.switch_when(**arguments)

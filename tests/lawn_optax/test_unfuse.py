@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import lawn_optax as lawn
 from tests.support.asserts import assert_close, assert_same_bits
-from tests.support.optional import from_optax
+from tests.support.optional import from_optax, set_mesh
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -108,3 +110,57 @@ def test_parts_that_do_not_fit_are_refused(fused, words):
     with pytest.raises(ValueError) as error:
         lawn.unfuse(optax.sgd(0.1), fused).init(fused_network())
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [(np.int64(-1), 2), (-1, np.int32(2)), [-1, [4, 4]], (-1, np.array([4, 4]))],
+)
+def test_numbers_of_numpy_and_lists_are_taken(parts):
+    params = {"qkv": draw(6, 8)}
+    found = lawn.unfused(params, {"qkv": parts})["qkv"]
+    assert_same_bits(found, lawn.unfused(params, {"qkv": (-1, 2)})["qkv"])
+
+
+@pytest.mark.parametrize(
+    "fused", [{"qkv": 3}, {"qkv": np.int64(3)}, {"qkv": (None, 3)}, {"qkv": 2.0},
+              {"qkv": (-1, 2.0)}, {"qkv": (-1, (2.0, 6.0))}, {"qkv": (-1, 1, 2)},
+              ["qkv"]],
+)  # fmt: skip
+def test_parts_of_another_form_are_refused_in_one_line(fused):
+    with pytest.raises(TypeError, match=r"`fused` must .*\(-1, 3\)") as error:
+        lawn.unfused({"qkv": draw(6, 8)}, fused)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("separator", ["/", "."])
+def test_flattened_names_are_refused_with_the_remedy(separator):
+    flat = {separator.join(("a", "qkv", name)): draw(8) for name in ("bias", "kernel")}
+    with pytest.raises(ValueError, match=r"unflatten_dict.*Leaves: a/qkv/bias, a/qkv"):
+        lawn.unfused(flat, {"qkv": (-1, 2)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [(4, 2, 2), (4, 4)])
+def test_explicit_mesh_axes_that_do_not_divide_a_part(parts):
+    tx = lawn.unfuse(lawn.wrap(optax.sgd(0.1, 0.9)), {"qkv": (-1, parts)})
+
+    @jax.jit
+    def train(params, state):
+        for _ in range(2):
+            updates, state = tx.update(jax.tree.map(jnp.sin, params), state, params)
+            params = optax.apply_updates(params, updates)
+        return params, state.norms
+
+    params = {"qkv": {"kernel": draw(6, 8), "bias": draw(8, seed=1)}, "out": draw(4, 3)}
+    specs = {"qkv": {"kernel": P(None, "x"), "bias": P("x")}, "out": P("x", None)}
+    expected = train(params, tx.init(params))
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Explicit,))
+    with set_mesh(mesh):
+        split = jax.tree.map(
+            lambda w, spec: jax.device_put(w, NamedSharding(mesh, spec)), params, specs
+        )
+        found, norms = train(split, tx.init(split))
+        kept = jax.tree.map(lambda w: jax.typeof(w).sharding.spec, found)
+    assert kept == specs
+    assert_close(jax.tree.map(np.asarray, (found, norms)), expected, rtol=1e-6)

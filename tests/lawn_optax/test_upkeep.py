@@ -165,6 +165,11 @@ def test_recapture_reads_or_is_given_a_radius():
     doubled = jax.tree.map(lambda w: 2 * w, params)
     given = lawn.recapture(state, doubled, radius=2.0)
     assert_same_bits(given.norms, state.norms)
+    with pytest.raises(ValueError, match=r"new\nradius holds from the next update"):
+        lawn.check(given, doubled)
+    lawn.check(given, lawn.to_norms(doubled, 2.0))
+    after, given = stepper(tx)(doubled, given)
+    lawn.check(given, after)
     assert_close(lawn.recapture(state, doubled).norms, norms_of(doubled), rtol=1e-6)
 
 
@@ -220,6 +225,15 @@ def test_adopt_refuses_another_optimizer():
     ):
         with pytest.raises(ValueError, match="the same optimizer without `lawn.wrap`"):
             lawn.adopt(state, running)
+    with pytest.raises(ValueError) as error:
+        lawn.adopt(state, optax.adam(0.1).init(params | {"third": params["first"]}))
+    assert "PyTreeDef" not in str(error.value)
+    assert "at 0/mu it has a dict of first, second, third, where" in str(error.value)
+    with pytest.raises(ValueError, match="at 0/mu/first/bias it has bfloat16"):
+        lawn.adopt(state, optax.adam(0.1).init(network(jnp.bfloat16)))
+    with pytest.raises(ValueError, match="static fields. .Of train states, pass the"):
+        kind = jax.tree_util.Partial  # its function is static
+        lawn.adopt((kind(loss), state), (kind(run), optax.adam(0.1).init(params)))
     with pytest.raises(ValueError, match="no state of `lawn.wrap`"):
         lawn.adopt(optax.adam(0.1).init(params), optax.adam(0.1).init(params))
 

@@ -49,8 +49,10 @@ TRANSFORMS = {
     "natural": lambda: unit("natural"),
     "hyperball": lambda: optax.chain(SGD, baselines.hyperball(0.05)),
     "layca": lambda: optax.chain(SGD, baselines.hyperball(0.05, project=True)),
-    "control": lambda: optax.chain(SGD, baselines.weight_norm_control(0.1)),
-    "reparametrize": lambda: baselines.reparametrize(SGD),
+    "control": lambda: optax.chain(
+        SGD, baselines.weight_norm_control(0.1, groups="leaf")
+    ),
+    "reparametrize": lambda: baselines.reparametrize(SGD, groups="leaf"),
     "bounded": lambda: baselines.bounded_weight_norm(SGD),
     "weight_normalization": lambda: baselines.weight_normalization(SGD),
     "sgdp": lambda: baselines.sgdp(0.05),

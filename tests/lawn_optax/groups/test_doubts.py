@@ -101,6 +101,37 @@ BAD = {
         {"query": {"a": shape(8, 2), "b": shape(2, 8)}, "out": dense()},
         'groups="leaf"',
     ),
+    "four square projections": (
+        {"attn": {name: shape(8, 8) for name in ("wq", "wk", "wv", "wo")},
+         "out": dense()},
+        'groups="leaf"',
+    ),
+    "projections by heads": (
+        {"attn": {name: shape(8, 2, 4) for name in "qkv"}, "out": dense()},
+        'groups="leaf"',
+    ),
+    "Gemma's MLP, square": (
+        {"mlp": {"gating_einsum": shape(2, 8, 8), "linear": shape(8, 8)}},
+        'groups="leaf"',
+    ),
+    "experts in modules": (
+        {"moe": {"gate": kernel(8, 6), "experts": {"wi": kernel(6, 8, 32),
+                                                   "wo": kernel(6, 32, 8)}}},
+        'groups.stacked("moe/experts")',
+    ),
+    "scanned, without vectors": (
+        {"layers": {"attn": kernel(12, 16, 16), "mlp": kernel(12, 16, 64)},
+         "out": dense()},
+        'groups.stacked("layers")',
+    ),
+    "scanned on axis 1, without vectors": (
+        {"layers": {"wi": kernel(8, 12, 32), "wo": kernel(32, 12, 8)}, "out": dense()},
+        'groups.stacked("layers", axis=1)',
+    ),
+    "scanned, square, beside an embedding": (
+        {"blocks": {"wq": shape(6, 8, 8), "wo": shape(6, 8, 8)}, "wte": shape(50, 8)},
+        'groups.stacked("blocks", base="leaf")',
+    ),
     "CLIP's root": (
         {"text_projection": shape(6, 6), "positional_embedding": shape(7, 6),
          "logit_scale": shape(), "visual": dense()},
@@ -254,6 +285,28 @@ GOOD = {
     },
     "queries with as many heads as features": lambda: {
         "qkv": {name: {"kernel": shape(8, 4, 4), "bias": shape(4, 4)} for name in "qkv"}
+    },
+    "Equinox's recurrent cells": lambda: {
+        name: {"weight_ih": shape(32, inputs), "weight_hh": shape(32, 8),
+               "bias": shape(32), "bias_n": shape(8)}
+        for name, inputs in (("first", 3), ("second", 8))
+    },
+    "norm layers over two axes": lambda: {
+        "affine": {"weight": shape(6, 3), "bias": shape(6, 3)},
+        "flax": {"scale": shape(6, 3), "bias": shape(6, 3)},
+        "out": dense(),
+    },
+    "convolutions without biases": lambda: {
+        "flax": {"a": kernel(3, 3, 8, 8), "b": kernel(3, 3, 8, 16)},
+        "equinox": [{"weight": shape(8, 8, 3, 3)}, {"weight": shape(8, 16, 3, 3)}],
+        "wide": {"a": kernel(3, 8, 16), "b": kernel(3, 16, 16)},
+        "stem": {"conv_a": kernel(4, 8, 16), "conv_b": kernel(4, 16, 16)},
+    },
+    "attention without biases": lambda: {
+        "square": {"attention": {"q": heads(16, 4), "k": heads(16, 4),
+                                 "o": kernel(4, 4, 16)}},
+        "heads first": {"attn": {"q": kernel(4, 16, 8), "o": kernel(4, 8, 16)}},
+        "qkv": {name: heads(16, 4) for name in "qkv"},
     },
     "Haiku": lambda: {
         "net/~/linear_0": {"w": shape(8, 5), "b": shape(5)},

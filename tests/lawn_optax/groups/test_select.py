@@ -59,6 +59,18 @@ def test_only_matrices_leaves_out_the_stacked_axis():
     }  # fmt: skip
 
 
+def test_only_matrices_frees_no_matrix_that_only_seems_to_be_stacked():
+    params = {
+        "embed": {"weight": shape(8, 16)},
+        "mix": {"weight": shape(8, 4, 2), "proj": shape(8, 2)},
+        "out": {"weight": shape(8, 5)},
+    }
+    assert reasons(params, groups.only_matrices()) == {}
+    block = {"wq": shape(12, 8, 8), "wo": shape(12, 8, 8), "ln": shape(12, 8)}
+    params = {"blocks": block, "wte": shape(100, 8)}  # All have 8 features in axis 1.
+    assert "wte" not in reasons(params, groups.only_matrices())
+
+
 def test_only_matrices_reports_what_is_doubtful():
     params = {
         "class_token": shape(1, 1, 8),
