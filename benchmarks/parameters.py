@@ -25,6 +25,20 @@ def images(size: int) -> np.ndarray:
     return np.zeros((1, size, size, 3), np.float32)
 
 
+GPT2: dict[str, Any] = {
+    "vocabulary": 50_257,
+    "width": 768,
+    "depth": 12,
+    "heads": 12,
+    "block": 1024,
+    "norm": "layer",
+    "positions": "learned",
+    "qk_norm": False,
+    "activation": "gelu",
+    "tied": True,
+    "initialization": "small",
+}
+
 _ONE = np.zeros(1, np.int32)
 # Shapes of the parameters of each tree.
 TREES: dict[str, Callable[[], Any]] = {
@@ -32,6 +46,8 @@ TREES: dict[str, Callable[[], Any]] = {
     "ncf": variables(models.NCF(6040, 3706), _ONE, _ONE),
     "vgg19": variables(models.VGG19(), images(32), train=False),
     "resnet50": variables(models.ResNet50(classes=1000), images(224), train=False),
+    # GPT-2 of 124M, without biases.
+    "gpt2": variables(models.Transformer(**GPT2), np.zeros((1, 1024), np.int32)),
     # Four leaves of 25M elements each, so large that only memory traffic takes time.
     "large": lambda: {
         f"dense_{i}": {"kernel": jax.ShapeDtypeStruct((5000, 5000), jnp.float32)}

@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from benchmarks import arms, step_overhead
+from benchmarks.compiled import optimizers, training
 from benchmarks.throughput import images, ncf
 from train.report import command as report
 
@@ -66,7 +67,11 @@ def test_tables_of_runs_are_the_same_bytes(folder):
         assert text.encode() == (RESULTS / folder / name).read_bytes()
 
 
-@pytest.mark.parametrize("table", [m.TABLE for m in (step_overhead, images, ncf)])
+@pytest.mark.parametrize(
+    "table",
+    [m.TABLE for m in (step_overhead, images, ncf, optimizers, training)],
+    ids=lambda table: table.name,
+)
 def test_tables_of_benchmarks_are_the_same_bytes(table):
     text = table.text(arms.read(table.file))
     assert text.encode() == table.file.with_suffix(".md").read_bytes()

@@ -16,6 +16,8 @@ from benchmarks import arms, parameters, step_overhead
         ("resnet50", 161, 25_557_032),
         ("vgg19", 50, 143_678_248 - 123_642_856 + 5_130 - 5_504),
         ("ncf", 8, (6040 + 3706) * 128 + 257 * 128 + 129 * 64 + 65),
+        # 50,257 tokens, 1,024 positions; 12 blocks with 12 w^2 and two norms.
+        ("gpt2", 99, 768 * (50_257 + 1_024) + 12 * (12 * 768**2 + 2 * 768) + 768),
         ("large", 4, 100_000_000),
     ],
 )

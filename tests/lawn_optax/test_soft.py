@@ -20,7 +20,7 @@ EXACT = {
     "inside the ball": (lawn.max_norm(5.0), 3.0, 1.0, 4.0),
     "on it": (lawn.max_norm(4.0), 3.0, 1.0, 4.0),
     "beyond it": (lawn.max_norm(4.0), 3.0, 5.0, 4.0),
-    "beyond it, inward": (lawn.max_norm(4.0), 32.0, -16.0, 4.0),
+    "beyond it, inward": (lawn.max_norm(4.0), 8.0, -1.0, 4.0),
     "through the origin": (lawn.max_norm(4.0), 3.0, -11.0, -4.0),
     "to the origin": (lawn.max_norm(4.0), 3.0, -3.0, 0.0),
     "the first norm": (lawn.max_norm(), 4.0, 4.0, 4.0),
