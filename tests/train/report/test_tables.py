@@ -287,5 +287,5 @@ def test_other_bad_input_is_one_line(tmp_path):
     write_run(runs / "1", level(264))
     with pytest.raises(InputError, match="^runs/0 and runs/1 hold the same run"):
         make_report(tmp_path)
-    with pytest.raises(InputError, match="name at least one folder"):
+    with pytest.raises(InputError, match="name folders of runs"):
         report.run(report.Config(()))
