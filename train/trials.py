@@ -191,10 +191,14 @@ class Trials(Job):
         self.epochs, self.eval_every = self.options.epochs, config.eval_every
         at_once = min(len(trials), config.at_once or self._programs.at_once)
         steps = self._programs.steps_per_epoch
+        unit = sweep_of(experiment).unit  # "epochs", or "steps" of language models.
+        self._step = unit.removesuffix("s")
         self.introduction = (
-            f"{self._name}: {len(trials)} trials of {self.epochs} epochs, {at_once} at"
-            f" once ({steps} steps per epoch)"
+            f"{self._name}: {len(trials)} trials of {self.epochs} {unit}, {at_once} at"
+            " once"
         )
+        if unit == "epochs":
+            self.introduction += f" ({steps} steps per epoch)"
         self._over_trials = lambda one: partial(jax.lax.map, one, batch_size=at_once)
 
     def start(self) -> Any:
@@ -228,7 +232,7 @@ class Trials(Job):
         median = float(np.median(loss))
         seeds = ", ".join(map(str, dict.fromkeys(t.seed for t in self._trials)))
         text = (
-            f"{self._name}, seed {seeds}, epoch {epoch}/{self.epochs}"
+            f"{self._name}, seed {seeds}, {self._step} {epoch}/{self.epochs}"
             f"  median loss {median:.4f}"
         )
         return Evaluation([{"epoch": epoch, "median_loss": median}], text)

@@ -173,6 +173,9 @@ def test_sweep_chooses_the_lowest_loss_on_the_validation_text(run, tmp_path, cap
     assert f"| {best['test_loss']:.4f} " in table and "in nats per byte" in table
     assert "Trials on files, batch 8, preset default, width 8" in table
     assert ": 6 steps. Held-out loss after the last step" in table
+    printed = capsys.readouterr().out
+    assert "adamh: 3 trials of 6 steps, 1 at once\n" in printed
+    assert "epoch" not in printed
 
 
 @pytest.mark.slow
