@@ -10,8 +10,6 @@ import lawn_optax as lawn
 from tests.support.asserts import assert_close, assert_same_bits
 from tests.support.optional import from_optax
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 FUSED = {"qkv": (-1, (4, 2, 2)), "ffn/gate_up": (-1, 2)}
 
 

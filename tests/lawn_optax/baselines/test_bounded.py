@@ -11,8 +11,6 @@ from tests.support.asserts import assert_close, assert_same_bits, moved, signatu
 from tests.support.optimizers import INNERS, loss, network, run, stepper
 from tests.support.optional import tree_map_params
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 KERNELS = ("first", "second")
 
 

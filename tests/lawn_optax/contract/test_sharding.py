@@ -18,8 +18,6 @@ from tests.support.asserts import assert_close, moved
 from tests.support.optimizers import INNERS, batch, loss, network, run, stepper
 from tests.support.optional import set_mesh, tree_map_params
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 SWITCH, STEPS = 2, 5
 RTOL = {"float32": 1e-5, "float64": 1e-10}
 # A kernel split by inputs beside a replicated bias, and one split by outputs with it.

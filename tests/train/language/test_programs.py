@@ -15,8 +15,6 @@ from train.devices import Devices
 from train.language import experiment, programs
 from train.language.data import Text
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 STEPS = 20
 
 

@@ -14,8 +14,6 @@ from tests.support.asserts import assert_close, close, moved
 from train import hyperparameters
 from train.language import options, routing
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 STEPS = 4
 
 
