@@ -1,8 +1,8 @@
 """Programs that compile in a quarter of the time, for comparisons with tolerances.
 
-XLA leaves out what makes a program fast. What a program computes does not depend on it;
-rounding in the last digits does, so the tests marked `usual_compilation` compile as users
-do, and so do the examples in docstrings and in the docs.
+XLA leaves out what makes a program fast. What a program computes does not depend on it,
+but its rounding does. Tests marked `usual_compilation` compile as users do,
+and so do the examples in docstrings and in the docs.
 """
 
 import functools
