@@ -3,7 +3,6 @@
 import atexit
 import collections
 import contextlib
-import gc
 import importlib.util
 import os
 import re
@@ -22,9 +21,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-
-# JAX makes millions of objects that stay: looking at them took 7% of the time.
-gc.set_threshold(200_000, 50, 100)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
