@@ -35,6 +35,7 @@ def stack(params, scanned=True):
     return params
 
 
+@cache
 def trained(**changes):
     """Parameters after each of a few updates with made-up gradients."""
     config = tiny.settings(**changes)
