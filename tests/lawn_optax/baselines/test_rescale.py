@@ -14,6 +14,8 @@ from lawn_optax import diagnostics
 from tests.support.asserts import assert_close, assert_same_bits, signature
 from tests.support.optimizers import network
 
+pytestmark = pytest.mark.usual_compilation
+
 
 def steps_of(tx, params, gradients):
     """The updates and the parameters after each of them, in one compiled scan."""
