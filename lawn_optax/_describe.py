@@ -11,6 +11,7 @@ import optax
 from lawn_optax import diagnostics
 from lawn_optax._notes import doubtful_norms
 from lawn_optax._states import (
+    NO_STATE,
     Fields,
     check_order,
     check_values,
@@ -55,7 +56,7 @@ def logit_scale(opt_state: optax.OptState, alpha: float | jax.Array) -> jax.Arra
     """
     flags = [phase.constrained for phase in outermost_phases(opt_state)]
     if not flags:
-        raise ValueError("There is no LAWN state in the optimizer state.")
+        raise ValueError(NO_STATE)
     constrained = flags[0]
     for flag in flags[1:]:
         constrained = constrained | flag

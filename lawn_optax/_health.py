@@ -89,7 +89,7 @@ def monitor(
       ...     updates, state = tx.update(grads, state, params)
       ...     params = optax.apply_updates(params, updates)
       >>> print(lawn.health(state, params))
-      3 constrained updates; 1 of 1 norms was not kept
+      constrained updates: 3; norms not kept: 1 of 1
       <BLANKLINE>
       group  norms  kept  least  greatest  last  angle: least  greatest     last  left at
       dense      1     5      5      12.5     5       0.03919   0.09967  0.03919  update 2
@@ -168,8 +168,8 @@ def health(state: optax.OptState, params: PyTree, *, groups: Groups = "layer") -
         return f"free phase after {count} updates: no norm is kept yet"
     left = int(np.sum(seen.left_at >= 0))
     lines = [
-        f"{count - switched_at} constrained updates; {left} of {grouping.num_norms} "
-        f"norms {'was' if left == 1 else 'were'} not kept",
+        f"constrained updates: {count - switched_at}; norms not kept: {left} of "
+        f"{grouping.num_norms}",
         "",
     ]
     head = ["group", "norms", "kept", "least", "greatest", "last"]

@@ -19,6 +19,12 @@ from lawn_optax._types import PyTree
 from lawn_optax.groups._resolve import Grouping
 from lawn_optax.groups._tree import path_string
 
+NO_STATE = (
+    "There is no LAWN state in the optimizer state: pass the state of an optimizer "
+    "that has `lawn.wrap` or another constraint in it. `lawn.brake` and "
+    "`lawn.min_update` keep no norms; watch them with `lawn.monitor`."
+)
+
 
 class Found(NamedTuple):
     """The captured norms of one state, and the phase that they belong to."""
@@ -38,7 +44,7 @@ def find_states(state: optax.OptState, grouping: Grouping) -> list[Found]:
     """
     everything = list(states_with_norms(state))
     if not everything:
-        raise ValueError("There is no LAWN state in the optimizer state.")
+        raise ValueError(NO_STATE)
     check_values(everything)
     found = [
         _of_one_member(one)
@@ -46,12 +52,14 @@ def find_states(state: optax.OptState, grouping: Grouping) -> list[Found]:
         if np.all(np.asarray(one.fingerprint) == grouping.fingerprint)
     ]
     if not found:
+        sizes = dict.fromkeys(str(np.shape(one.norms)[-1]) for one in everything)
         raise ValueError(
-            "The optimizer state was made for other groups than these: pass the "
-            "`groups` and the parameters that the optimizer was made with (under "
-            "`optax.masked` or `optax.partition` with None for what they mask out, "
-            "under `lawn.unfuse` those of `lawn.unfused`). If modules were renamed "
-            "since, `lawn.recapture(state, params)` reads the norms anew."
+            "The optimizer state was made for other groups than these: it has "
+            f"{' and '.join(sizes)} norms, and these groups have {grouping.num_norms}. "
+            "Pass the `groups` and the parameters that the optimizer was made with "
+            "(under `optax.masked` or `optax.partition` with None for what they mask "
+            "out, under `lawn.unfuse` those of `lawn.unfused`). If modules were "
+            "renamed since, `lawn.recapture(state, params)` reads the norms anew."
         )
     return [one for one in found if one.kept] or found
 

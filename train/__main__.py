@@ -27,7 +27,7 @@ try:
     from train.interrupts import NOTHING
     from train.registry import EXPERIMENTS
     from train.report import command as report
-    from train.rules import say_no_default_twice
+    from train.rules import tidy_help
     from train.studies import command as study
     from train.terminal import show_all, visible
 except ModuleNotFoundError as error:
@@ -51,7 +51,7 @@ SWEEPS: dict[str, Command] = {
 }
 
 
-say_no_default_twice(kind for kind, _ in (*COMMANDS.values(), *SWEEPS.values()))
+tidy_help(kind for kind, _ in (*COMMANDS.values(), *SWEEPS.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,11 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
         if not exit_.code:
             sys.stdout.flush()  # The help.
             raise
-        raise InputError(_first_paragraph(messages.getvalue())) from None
+        name = [arguments[0]] if arguments[0] in known else []
+        see = " ".join([prog, *name, "--help"])
+        raise InputError(
+            f"{_first_paragraph(messages.getvalue())}; see {see}"
+        ) from None
     return partial(known[arguments[0]][1], config)
 
 
@@ -114,7 +118,7 @@ def _first_paragraph(box: str) -> str:
     body = [line.strip("│| ") for line in box.splitlines()[1:]]
     body = itertools.dropwhile(is_frame, body)
     text = " ".join(itertools.takewhile(lambda line: not is_frame(line), body))
-    return f"{text.rstrip('.')}; see {PROG} NAME --help"
+    return text.rstrip(".")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

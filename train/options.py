@@ -15,6 +15,11 @@ from train.rules import check_bounds, option
 
 EPOCHS = 2**20  # A run has fewer; more are a slip, and their steps overflow.
 SEEDS = 2**32  # There are this many; JAX takes the seed as 32 bits.
+# Help of --weight-decay.
+DECAY = (
+    "Weight decay: added to the gradient (sgd), to the step (adamw, muon), or to the"
+    " step before the trust ratio (lamb). In the -lawn forms it ends at the switch"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +90,9 @@ class RunOptions:
     """Highest learning rate (default: by optimizer, tuned on the default data set)."""
     free_epochs: float | None = option(None, least=0, below=EPOCHS)
     """Epochs before the switch of the -lawn forms (default: by optimizer, tuned)."""
-    weight_decay: float | None = option(None, least=0)
-    """Coefficient of the decay, see `DECAY`."""
+    weight_decay: Annotated[
+        float | None, tyro.conf.arg(help=f"{DECAY} (default: by optimizer).")
+    ] = option(None, least=0)
     seed: int = option(0, least=0, below=SEEDS)
     """Random seed (initial weights, order of the samples, random changes of them)."""
     parallel: Literal["jit", "pmap"] = option("jit", changes_result=False)
@@ -152,12 +158,6 @@ class ResolvedOptions(CommonOptions, RunOptions):
 
 
 # ------------------------------------------------------------- grids and defaults
-
-# Help of --weight-decay.
-DECAY = (
-    "Weight decay: added to the gradient (sgd), to the step (adamw), or to the step"
-    " before the trust ratio (lamb). In the -lawn forms it ends at the switch"
-)
 
 
 class Grid(NamedTuple):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 from typing import Annotated, Any, get_type_hints
 
+import docstring_parser
 import tyro
 
 from train.errors import require
@@ -83,17 +84,22 @@ def check_bounds(config: Any) -> None:
             require(value <= most, f"{flag} must be at most {most:,}; got {value}")
 
 
-def say_no_default_twice(kinds: Iterable[type]) -> None:
-    """Leaves tyro's "(default: None)" out of the help of classes of options.
+def tidy_help(kinds: Iterable[type]) -> None:
+    """Mends the help that tyro makes of classes of options.
 
-    What an option does when it is not given, its own text says.
+    The text of an option says what happens when it is not given, so "(default: None)"
+    is left out. Lines are joined, because tyro would keep the breaks of the source.
     """
     bases = {base for kind in kinds for base in kind.__mro__}
     for base in filter(dataclasses.is_dataclass, bases):
+        params = docstring_parser.parse_from_object(base).params
+        texts = {param.arg_name: param.description or "" for param in params}
         for name, hint in base.__annotations__.items():
+            if "\n" in (text := texts.get(name, "")):
+                hint = Annotated[hint, tyro.conf.arg(help=" ".join(text.split()))]
             if getattr(base, name, ...) in (None, (), "preset"):
-                mark = tyro.conf.arg(help_behavior_hint="")
-                base.__annotations__[name] = Annotated[hint, mark]
+                hint = Annotated[hint, tyro.conf.arg(help_behavior_hint="")]
+            base.__annotations__[name] = hint
 
 
 def flag_of(kind: type, name: str) -> str:

@@ -260,12 +260,19 @@ def test_other_groups_with_as_many_norms_are_refused():
     swapped = lambda params: {  # noqa: E731
         "dense": {"kernel": "a", "bias": "b"}, "head": {"kernel": "b"}
     }  # fmt: skip
-    with pytest.raises(ValueError, match="other groups"):
+    with pytest.raises(ValueError, match="it has 2 norms, and these groups have 2"):
         lawn.describe(params, swapped, state)
 
 
+def test_other_groups_are_told_by_their_number_of_norms():
+    parts = {name: lawn.wrap(optax.sgd(0.1), groups="leaf") for name in PARAMS}
+    tx = partition(parts, {name: name for name in PARAMS})
+    with pytest.raises(ValueError, match="it has 2 and 1 norms, and these.* 3"):
+        lawn.describe(PARAMS, "leaf", tx.init(PARAMS))
+
+
 def test_a_state_without_lawn_is_an_error():
-    with pytest.raises(ValueError, match="no LAWN state"):
+    with pytest.raises(ValueError, match="no LAWN state.* that has `lawn.wrap`"):
         lawn.describe(PARAMS, state=optax.adam(0.1).init(PARAMS))
     # `reset_at` knows the step but holds no norms.
     state = lawn.reset_at(0, optax.adam(0.1)).init(PARAMS)

@@ -44,7 +44,7 @@ def test_extremes_are_those_of_the_weights(watched):
         close(seen.angle.last[k], angles[-1], 1e-3)
     assert seen.left_at.tolist() == [-1, -1]
     report = lawn.health(states[-1], history[-1])
-    assert report.startswith("4 constrained updates; 0 of 2 norms were not kept\n")
+    assert report.startswith("constrained updates: 4; norms not kept: 0 of 2\n")
     assert lawn.health(states[1], history[1]) == (
         "free phase after 1 updates: no norm is kept yet"
     )
@@ -77,7 +77,7 @@ def test_a_norm_that_is_not_kept_is_seen_by_the_next_update(change, watched):
     _, state = tx.update(params, states[-1], params)
     assert state[-1].left_at.tolist() == [-1, 6]
     report = lawn.health(state, params)
-    assert "1 of 2 norms was not kept" in report
+    assert "norms not kept: 1 of 2" in report
     assert report.splitlines()[-1].endswith("update 6")
 
 

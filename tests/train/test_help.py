@@ -14,6 +14,17 @@ def printed(capsys, *words):
     return " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
+def test_lines_of_a_text_are_joined_and_names_of_the_code_explained(
+    capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "250")
+    assert main(["language", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("one on each device, for models that do not fit" in x for x in lines)
+    assert any("Weight decay: added to the gradient (sgd)" in x for x in lines)
+    assert not any("`" in line for line in lines)
+
+
 def test_the_list_of_commands_has_sweeps(capsys):
     text = printed(capsys)
     for name in ("digits", "recsys", "image", "sweep", "study", "evaluate", "report"):

@@ -51,6 +51,9 @@ class Options(options.CommonOptions):
     warmup_epochs: Annotated[float | None, arg(name="warmup-steps")] = None
     """Steps of the (second) warm-up (default: from the preset)."""
     gamma: Suppress[float] = 2.0
+    switch: Literal["epochs", "mean-margin", "median-margin"] = "epochs"
+    """When the -lawn forms switch: after the free steps ("epochs"), or once the
+    training margin, smoothed over --switch-steps, reaches --switch-threshold."""
     switch_steps: float = option(10.0, least=1, below=options.EPOCHS)
     """Steps over which --switch smooths the margin."""
     width: int | None = option(None, least=2, below=SIZE)

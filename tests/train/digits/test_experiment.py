@@ -207,7 +207,10 @@ def test_a_learning_rate_that_diverges_gives_a_row_and_the_others_go_on(
     "command, message",
     [
         ("digit", "unknown experiment 'digit'; choose from: digits"),
-        ("digits --epoch 3", "Unrecognized options: --epoch, 3"),
+        (
+            "digits --epoch 3",
+            "Unrecognized options: --epoch, 3; see python -m train digits --help",
+        ),
         ("digits --epochs many", "Error parsing --epochs: invalid literal"),
         (
             "digits --optimizers adam rmsprop",
