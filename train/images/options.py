@@ -10,7 +10,7 @@ from train import optimizers, options, shortening
 from train.errors import require
 from train.hyperparameters import tuned_help
 from train.images import decoding, grids
-from train.rules import option
+from train.rules import check_bounds, option
 
 # Epochs, schedule and clipping: Gupta et al. 2021, arXiv:2108.05839, Appendix D.2 (its
 # grid of warm-ups is 5, 20, 40, 60); LAWN, ICLR submission (one warm-up).
@@ -171,6 +171,7 @@ def resolve(config: Config) -> Settings:
     Raises:
         InputError: For options that no run can have.
     """
+    check_bounds(config)  # The presets' rates depend on the batch size.
     settings = Settings(**_fill_in(config))
     options.check(settings)
     require(

@@ -132,6 +132,18 @@ def collect(
     return complete
 
 
+def by_text(found: Sequence[Trials]) -> dict[str, list[Trials]]:
+    """The trials by the data set, and by the text where several have its name."""
+    texts = {(t.options["dataset"], t.options["text_sha256"]) for t in found}
+    names = [name for name, _ in texts]
+    parts: dict[str, list[Trials]] = {}
+    for trials in found:
+        name, text = trials.options["dataset"], trials.options["text_sha256"]
+        name += f"-{text}"[:9] if names.count(name) > 1 else ""
+        parts.setdefault(name, []).append(trials)
+    return parts
+
+
 def section(title: str, found: Sequence[Trials]) -> str:
     """The optima of the trials as Markdown, and how they drift.
 
@@ -177,12 +189,19 @@ def section(title: str, found: Sequence[Trials]) -> str:
 
 
 def figures(found: Sequence[Trials]) -> dict[str, Figure]:
-    """Losses against rates, a figure for each option that the trials differ in."""
+    """Losses against rates, a figure for each option that the trials differ in.
+
+    Args:
+        found: Trials of one experiment and one data set.
+
+    Returns:
+        The figures by the option.
+    """
     drawn = {}
     for key, name in OPTIONS.items():
         apart = _apart(found, key)
         if apart:
-            drawn[f"rates-{name}.png"] = _draw(apart, key)
+            drawn[name] = _draw(apart, key)
     return drawn
 
 

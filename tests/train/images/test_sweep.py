@@ -194,6 +194,13 @@ def test_lawn_of_the_submission_has_no_weight_decay_on_imagenet():
         assert decays[0] > 0 == decays[1]
 
 
+@pytest.mark.parametrize("batch_size", [0, -8])
+def test_a_preset_needs_a_batch(batch_size):
+    config = image_options.Config(preset="arxiv", batch_size=batch_size)
+    with pytest.raises(InputError, match="--batch-size must be finite and at least 1"):
+        image_options.resolve(config)
+
+
 def test_grids():
     config = image_options.SweepConfig(grid="papers")
     sizes = [
