@@ -25,6 +25,15 @@ OPTIONS = {
     "batch_size": "batch",
     "epochs": "length",
     "init": "init",
+    "heads": "heads",
+    "attention_width": "attention-width",
+    "norm": "norm",
+    "positions": "positions",
+    "qk_norm": "qk-norm",
+    "activation": "activation",
+    "tied": "tied",
+    "dropout": "dropout",
+    "dtype": "dtype",
 }
 NOTE = (
     "A fit is a parabola in the logarithm of the rate, through the losses of one seed"
@@ -109,6 +118,9 @@ def collect(
 
     Returns:
         Those with three rates or more and with every seed at each rate.
+
+    Raises:
+        ValueError: For a rate that is not positive and finite.
     """
     found: dict[tuple[str, str], dict[float, dict[int, float]]] = {}
     for row in rows:
@@ -118,8 +130,11 @@ def collect(
         )
         finished = row["outcome"] == "finished"
         loss = row[metric] if finished else np.inf
+        rate = row["learning_rate"]
+        if not 0 < rate < np.inf:
+            raise ValueError("a fit needs the logarithm of the rate")
         rates = found.setdefault((row["optimizer"], others), {})
-        rates.setdefault(row["learning_rate"], {})[row["seed"]] = loss
+        rates.setdefault(rate, {})[row["seed"]] = loss
     complete = []
     for (optimizer, others), by_rate in found.items():
         rates = sorted(by_rate)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from train.errors import InputError
 from train.language.options import SweepConfig
 from train.report import command, rates
 from train.report.folders import Folder
@@ -81,6 +82,24 @@ def test_sweeps_of_language_models_are_read():
     assert found.options["epochs"] == 20
     np.testing.assert_array_equal(found.rates, (0.01, 0.02, 0.04))
     np.testing.assert_allclose(found.losses, [[0.01, 0.02, 0.04], [1.01, 1.02, np.inf]])
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), "0.1"])
+def test_damaged_rates_are_refused(rate):
+    folder = sweep_folder("x")
+    folder.files["trials.jsonl"][2]["learning_rate"] = rate
+    with pytest.raises(InputError, match="trials.jsonl"):
+        command._losses_at_rates([folder])
+
+
+def test_sweeps_that_differ_in_two_options_have_no_drift():
+    found = [
+        trials(0.02)._replace(options={"width": width, "norm": norm})
+        for width, norm in ((32, "rms"), (128, "layer"))
+    ]
+    text = rates.section("a text", found)
+    assert "| width | norm  | rates" in text and "drift" not in text
+    assert rates.figures(found) == {}
 
 
 def test_each_text_has_figures_of_its_own():
