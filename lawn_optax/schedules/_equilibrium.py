@@ -1,6 +1,8 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """Rates and weight decays that keep scale-invariant weights in equilibrium."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
@@ -64,7 +66,7 @@ def decay_in_equilibrium(
             "`weight_decay` must be the constant for which `schedule` was chosen, got "
             f"{weight_decay!r}."
         )
-    first = schedule(start)
+    first: Any = schedule(start)
     if not isinstance(first, Tracer) and not first > 0:
         raise ValueError(
             f"The learning rate at update {start} must be positive, got {first}: pass "

@@ -128,7 +128,8 @@ class SweepConfig(Options, options.SweepOptions):
     """
 
     grid: Literal["default", "papers", "papers-second"] = "default"
-    """Our grid, or the papers' (CIFAR: the first or the second stage)."""
+    """Our grid, or the papers' (CIFAR: the first or the second stage, both for the
+    epochs of --preset arxiv or submission)."""
     warmups: tuple[float, ...] = option((), least=0, below=options.EPOCHS)
     """Epochs of the warm-up in the full schedule, to try (default: --warmup-epochs if
     given, otherwise those of the grid if it has any)."""
