@@ -2,6 +2,7 @@
 
 import atexit
 import collections
+import contextlib
 import importlib.util
 import os
 import re
@@ -84,6 +85,22 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
+def _compiles_fast(item) -> bool:
+    """Whether this is a test that does not ask for programs as users have them."""
+    here = Path(__file__).parent in item.path.parents
+    return here and not item.get_closest_marker("usual_compilation")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    fast = _compiles_fast(item)
+    with compilation.fast() if fast else contextlib.nullcontext():
+        report = yield
+    if nextitem and _compiles_fast(nextitem) != fast:
+        jax.clear_caches()  # so that it does not meet programs of the other kind
+    return report
+
+
 def pytest_runtest_logreport(report):
     durations[report.nodeid] += report.duration
 
@@ -102,14 +119,6 @@ def no_rank_promotion():
     """Strict in `tests/` only: the documentation's examples are ordinary code."""
     with jax.numpy_rank_promotion("raise"):
         yield
-
-
-@pytest.fixture(scope="module")
-def fast_compilation():
-    """For the tests of a file whose comparisons do not depend on rounding."""
-    with compilation.fast():
-        yield
-    jax.clear_caches()  # Other files compile as users do.
 
 
 @pytest.fixture

@@ -1,10 +1,5 @@
 """The image benchmark: its JAX arms, and the PyTorch arm where there is one."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scipy.stats
@@ -12,27 +7,12 @@ import scipy.stats
 from benchmarks import arms
 from benchmarks.throughput import images as image_throughput
 
-ROOT = Path(__file__).parents[2]
-
-
-def benchmark(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.throughput.images", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        # One device, and programs that need not be fast.
-        env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
-    )
-
 
 @pytest.mark.slow
-def test_the_jax_arms_alone_write_a_row_and_a_table(tmp_path):
+def test_the_jax_arms_alone_write_a_row_and_a_table(tmp_path, short_samples):
     out = tmp_path / "results" / "image.jsonl"
-    options = ("--jax-only", "--images", 200, "--batch-size", 64, "--rounds", 2)
-    done = benchmark(*options, "--out", out)
-    assert done.returncode == 0, done.stderr
+    options = "--jax-only --images 200 --batch-size 64 --rounds 2 --out"
+    image_throughput.main([*options.split(), str(out)])
     (row,) = arms.read(out)
     assert row["samples_per_epoch"] == 192 and row["batch_size"] == 64
     for name in ("jax", "adam-lawn"):
@@ -57,9 +37,10 @@ def test_shares_are_of_the_longer_step():
     np.testing.assert_allclose(shares(*ours), expected, atol=0.05)
 
 
-def test_more_images_per_batch_than_there_are(tmp_path):
-    done = benchmark("--batch-size", 64, "--images", 63, "--out", tmp_path / "x.jsonl")
-    assert done.returncode == 2 and "--images must be at least" in done.stderr
+def test_more_images_per_batch_than_there_are(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        image_throughput.main(["--batch-size=64", "--images=63", f"--out={tmp_path}"])
+    assert "--images must be at least" in capsys.readouterr().err
 
 
 def test_pytorch_has_the_same_networks_and_changes():

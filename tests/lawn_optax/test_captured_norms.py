@@ -9,8 +9,6 @@ import pytest
 import lawn_optax as lawn
 from tests.support.reports import PARAMS, train, training
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 SWITCHING = {
     "wrap": lambda n: lawn.wrap(optax.adam(0.1), n),
     "lamb in a chain": lambda n: optax.chain(

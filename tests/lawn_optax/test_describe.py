@@ -12,8 +12,6 @@ import lawn_optax as lawn
 from tests.support.optional import partition
 from tests.support.reports import PARAMS, grads, train, training
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 ZEROS = {"dense": PARAMS["dense"], "head": {"kernel": jnp.zeros(2)}}
 
 

@@ -12,8 +12,6 @@ from lawn_optax import baselines
 from tests.support.asserts import assert_close, signature
 from tests.support.reports import PARAMS, train
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 def as_dicts(node):
     """A state as a checkpoint has it that was restored without a target."""

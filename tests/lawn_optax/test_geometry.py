@@ -18,6 +18,8 @@ from tests.support.one_group import (
     sums,
 )
 
+pytestmark = pytest.mark.usual_compilation
+
 # --- exact, because every number is a short sum of powers of two ----------------------
 
 

@@ -19,6 +19,8 @@ from tests.support.one_group import (
     sums,
 )
 
+pytestmark = pytest.mark.usual_compilation
+
 # --- the closed form ------------------------------------------------------------------
 
 

@@ -10,7 +10,6 @@ import lawn_optax as lawn
 from tests.support.asserts import assert_same_bits, close
 from tests.support.optimizers import network, run
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
 SWITCH = 2
 
 

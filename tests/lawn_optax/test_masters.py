@@ -14,8 +14,6 @@ from tests.support.asserts import assert_same_bits, close, norms_of, signature, 
 from tests.support.optimizers import loss, network, run, stepper
 from tests.support.optional import tree_map_params
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 ADAM = lawn.wrap(optax.adam(0.01))
 
 

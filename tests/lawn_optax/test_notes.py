@@ -6,8 +6,6 @@ import pytest
 
 import lawn_optax as lawn
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 LAYER = {"kernel": jnp.full((8, 8), 0.3), "bias": jnp.zeros(8)}
 UNTRAINED = {
     "head of 0.01": (

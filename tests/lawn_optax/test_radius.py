@@ -13,8 +13,6 @@ from lawn_optax import baselines, groups
 from tests.support.asserts import assert_close, close
 from tests.support.optimizers import network, run, stepper
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 COLUMNS = groups.only_matrices(groups.neuron())
 
 

@@ -10,8 +10,6 @@ from flax.training.train_state import TrainState
 
 import lawn_optax as lawn
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 PARAMS = {
     "dense": {"kernel": jnp.array([[1.0, -2.0], [4.0, 2.0]]), "bias": jnp.zeros(2)},
     "head": {"kernel": jnp.array([3.0, 4.0])},

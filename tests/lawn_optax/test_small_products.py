@@ -17,9 +17,12 @@ import lawn_optax as lawn
 from tests.support.asserts import close
 from tests.support.optional import enable_x64
 
-pytestmark = pytest.mark.parametrize(
-    ("dtype", "size"), [("float32", 34567), ("float64", 18000)]
-)
+pytestmark = [
+    pytest.mark.usual_compilation,
+    pytest.mark.parametrize(
+        ("dtype", "size"), [("float32", 34567), ("float64", 18000)]
+    ),
+]
 ROWS = lawn.groups.neuron(axis=0)
 
 

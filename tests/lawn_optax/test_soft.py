@@ -11,8 +11,6 @@ from lawn_optax import groups
 from tests.support.asserts import assert_close, assert_same_bits, close, norms_of
 from tests.support.optimizers import network, run, stepper
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 INFINITE = float("inf")
 
 # The one non-zero entry of the weights, that of the update, that of the new weights.

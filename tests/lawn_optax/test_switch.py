@@ -10,8 +10,6 @@ import lawn_optax as lawn
 from tests.support.asserts import assert_close, norms_of
 from tests.support.optimizers import network, run, updates_of
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 def first_constrained(trigger, values):
     """The update from which `trigger` constrains, -1 if none does."""

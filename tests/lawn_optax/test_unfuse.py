@@ -12,8 +12,6 @@ import lawn_optax as lawn
 from tests.support.asserts import assert_close, assert_same_bits
 from tests.support.optional import from_optax, set_mesh
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 FUSED = {"qkv": (-1, (4, 2, 2)), "ffn/gate_up": (-1, 2)}
 
 

@@ -11,8 +11,6 @@ from lawn_optax import baselines
 from tests.support.asserts import assert_close, assert_same_bits, norms_of, signature
 from tests.support.optimizers import loss, network, run, stepper
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 def trained(tx, steps, params=None):
     history, states = run(tx, network() if params is None else params, steps)

@@ -1,4 +1,4 @@
-"""What tests of training share: fast compilation, small data, no network."""
+"""What tests of training share: small data, a small network, no downloads."""
 
 import shutil
 from pathlib import Path
@@ -7,11 +7,6 @@ import pytest
 import requests
 from tensorflow_datasets.core import constants
 from tensorflow_datasets.core.download import checksums, downloader
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_fast(fast_compilation):
-    """What is trained does not depend on what makes its program fast."""
 
 
 @pytest.fixture(autouse=True, scope="module")

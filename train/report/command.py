@@ -56,7 +56,9 @@ class Config:
     digits and studies it writes their text again.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="")
+    ]
     """Folders of runs, or folders around them, or packed files. Without --out, runs are
     below the folder runs."""
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("report")

@@ -12,8 +12,6 @@ from tests.support.asserts import assert_close, assert_same_bits, moved, norms_o
 from tests.support.optimizers import loss, network, run
 from tests.support.optional import from_optax, partition
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 LAYERS = ("first", "second")
 
 

@@ -13,6 +13,9 @@ from lawn_optax import _versions as lawn_versions
 from lawn_optax import diagnostics
 from tests.support.asserts import assert_close, assert_same_bits, signature
 from tests.support.optimizers import network
+from tests.support.optional import partition
+
+pytestmark = pytest.mark.usual_compilation
 
 
 def steps_of(tx, params, gradients):
@@ -389,7 +392,7 @@ def test_the_motion_goes_on_in_the_new_equilibrium(name, x64):
 
 def test_only_the_moments_of_chosen_leaves_are_rescaled():
     rate = optax.piecewise_constant_schedule(0.1, {1: 1 / 16})
-    inner = optax.partition(
+    inner = partition(
         {"a": optax.adam(rate, mu_dtype=jnp.bfloat16), "b": optax.sgd(rate, 0.5)},
         {"first": "a", "second": "b"},
     )

@@ -15,8 +15,6 @@ from tests.support.asserts import assert_close, assert_same_bits, moved, signatu
 from tests.support.optimizers import loss, network
 from tests.support.optional import tree_map_params
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 SGD = optax.sgd(0.1)
 TRANSFORMS = {
     "lagrange": lambda: optax.chain(SGD, baselines.unit_norm("lagrange")),

@@ -18,8 +18,6 @@ from tests.support.asserts import assert_close, assert_same_bits, moved, norms_o
 from tests.support.optimizers import INNERS, batch, loss, network, run, stepper
 from tests.support.optional import NnxList
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 SWITCH = 2
 X, Y = (jnp.asarray(a, jnp.float32) for a in batch())
 

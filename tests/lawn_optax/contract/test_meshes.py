@@ -18,8 +18,6 @@ from lawn_optax import baselines, groups
 from tests.support.asserts import assert_close, close, moved, wide
 from tests.support.optional import tree_map_params
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 STEPS = 3
 # Mesh axes and, per leaf, which of its axes lie on which mesh axis.
 MESHES = {

@@ -18,8 +18,6 @@ from tests.support.asserts import assert_close, moved
 from tests.support.optimizers import INNERS, batch, loss, network, run, stepper
 from tests.support.optional import set_mesh, tree_map_params
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 SWITCH, STEPS = 2, 5
 RTOL = {"float32": 1e-5, "float64": 1e-10}
 # A kernel split by inputs beside a replicated bias, and one split by outputs with it.
@@ -146,6 +144,17 @@ def pulled(tx):
     return step
 
 
+def trained(tx):
+    """The parameters after some steps, and the norms that they were held at."""
+
+    def train(params):  # `scan` compares the types of the carry, replication included
+        body = lambda carry, _: (pulled(tx)(*carry), None)  # noqa: E731
+        (params, state), _ = jax.lax.scan(body, (params, tx.init(params)), None, STEPS)
+        return params, state.norms
+
+    return train
+
+
 SGD = optax.sgd(0.05, 0.9)
 DECAY = optax.piecewise_constant_schedule(0.05, {1: 0.5})
 EXPLICIT = {
@@ -267,15 +276,8 @@ def test_shard_map_with_a_replicated_bias_equals_unsharded(
     expected = unsharded(MAKE[make](), dtype, loss=pull)
     tx = MAKE[make](**({} if check_vma else {"axis_name": axes_per_leaf}))
 
-    def train(params):
-        step = pulled(tx)
-        carry = params, tx.init(params)
-        for _ in range(STEPS):
-            carry = step(*carry)
-        return carry[0], carry[1].norms
-
     sharded = jax.shard_map(
-        train,
+        trained(tx),
         mesh=mesh_of(data=4, model=2),
         in_specs=(INPUT_SPLIT,),
         out_specs=(INPUT_SPLIT, P()),
@@ -285,16 +287,9 @@ def test_shard_map_with_a_replicated_bias_equals_unsharded(
 
 
 def test_shard_map_carries_its_state_through_scan():
-    # `scan` compares the types of the carry, replication included.
     tx = lawn.wrap(optax.adam(0.05), SWITCH)
-
-    def train(params):
-        body = lambda carry, _: (pulled(tx)(*carry), None)  # noqa: E731
-        (params, state), _ = jax.lax.scan(body, (params, tx.init(params)), None, STEPS)
-        return params, state.norms
-
     sharded = jax.shard_map(
-        train,
+        trained(tx),
         mesh=mesh_of(data=4, model=2),
         in_specs=(INPUT_SPLIT,),
         out_specs=(INPUT_SPLIT, P()),
@@ -306,14 +301,8 @@ def test_neuron_groups_in_shard_map_have_the_norms_of_their_shard():
     tx = lawn.wrap(optax.adam(0.05), SWITCH, groups="neuron")
     split = {"kernel": P(None, "model"), "bias": P("model")}
 
-    def train(params):
-        carry = params, tx.init(params)
-        for _ in range(STEPS):
-            carry = pulled(tx)(*carry)
-        return carry[0], carry[1].norms
-
     sharded = jax.shard_map(
-        train,
+        trained(tx),
         mesh=mesh_of(model=2),
         in_specs=(split,),
         out_specs=(split, P("model")),

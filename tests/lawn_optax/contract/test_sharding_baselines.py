@@ -19,8 +19,6 @@ from tests.support.asserts import assert_close, moved
 from tests.support.optimizers import batch, loss, network, run, stepper
 from tests.support.optional import tree_map_params
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 STEPS = 3
 # Kernels split by inputs and by outputs, one bias replicated and one split.
 SPECS = {

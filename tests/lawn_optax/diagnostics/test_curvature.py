@@ -16,8 +16,6 @@ from tests.support.curvature import KEY, largest
 from tests.support.optimizers import batch
 from tests.support.optimizers import network as parameters
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 # Float32 sums of a few dozen terms; the iterations exceed the dimensions.
 FLOAT32 = 2e-5
 

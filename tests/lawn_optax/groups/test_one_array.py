@@ -11,8 +11,6 @@ from lawn_optax import baselines, groups
 from tests.support.asserts import assert_close
 from tests.support.trees import shape
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 # As the guide "Transformers" says: the array, its stacked axis, the groups for it.
 ARRAYS = {
     "heads (features, heads, width)": ((6, 3, 4), 1, groups.neuron(1)),

@@ -25,7 +25,8 @@ from tests.support.rayleigh import (
     simulated,
 )
 
-pytestmark = pytest.mark.usefixtures("x64")
+# Their loops are so long that the time to compile them does not count.
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.usual_compilation]
 
 # --- norm and angle -------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import lawn_optax as lawn
 from lawn_optax import nrq
 from tests.support.asserts import close
 
-pytestmark = pytest.mark.usefixtures("x64", "fast_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 SPECTRUM = np.array([0.5, 1.0, 2.0, 4.0])
 
 

@@ -16,6 +16,8 @@ from tests.support.asserts import close
 from tests.support.optional import enable_x64
 from tests.support.training import SMALL, draw, gradients, norms, returning, train
 
+pytestmark = pytest.mark.usual_compilation
+
 DENSE = {"bias": (32,), "kernel": (31, 32)}  # 1024 elements
 
 

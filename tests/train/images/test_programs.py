@@ -1,6 +1,6 @@
 """Epochs and evaluation of an image classifier, against NumPy."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +35,13 @@ def linear(head, images, mean):
     return rows, rows @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
 
 
+@cache
+def program(task):
+    return jax.jit(partial(classifier.advance, task))
+
+
 def advance(task, state, data, first, last, trial=tiny.TRIAL):
-    program = jax.jit(partial(classifier.advance, task))
-    return program(state, trial, data, jnp.int32(first), jnp.int32(last))
+    return program(task)(state, trial, data, jnp.int32(first), jnp.int32(last))
 
 
 def epoch_numpy(task, head, data, epoch, flood=None):
@@ -206,30 +210,37 @@ def test_evaluation_equals_numpy():
     close(values["norm/head"], norm, 1e-6)
 
 
+def trained(devices):
+    """What some epochs give, on the host."""
+    task = tiny.make_task(
+        *(lawn.adam(0.01, switch_step=3), cross_entropy),
+        tiny.Normalised(devices.axis),
+        degrees=augmentation.DEGREES,
+        devices=devices.count,
+        axis=devices.axis,
+        per_device=devices.per_device,
+    )
+    state, trial, arrays = devices.replicate(
+        (tiny.start(task), tiny.TRIAL, tiny.data())
+    )
+    epochs = [devices.replicate(np.int32(x)) for x in (0, 4)]
+    run = devices.compile(partial(classifier.advance, task))
+    state, loss = run(state, trial, arrays, *epochs)
+    evaluate = devices.compile(partial(classifier.evaluate, task))
+    values, right = evaluate(state, trial, arrays)
+    return devices.gather((state.params, state.statistics, loss, values, right))
+
+
+@pytest.fixture(scope="module")
+def one():
+    return trained(Devices(limit=1))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_eight_devices_train_as_one_does(mode):
+def test_eight_devices_train_as_one_does(mode, one):
     """Batch norm has the statistics of the whole batch, changes are each image's."""
-    data = tiny.data()
-
-    def trained(devices):
-        model = tiny.Normalised(devices.axis)
-        task = tiny.make_task(
-            *(lawn.adam(0.01, switch_step=3), cross_entropy, model),
-            degrees=augmentation.DEGREES,
-            devices=devices.count,
-            axis=devices.axis,
-            per_device=devices.per_device,
-        )
-        state, trial, arrays = devices.replicate((tiny.start(task), tiny.TRIAL, data))
-        epochs = [devices.replicate(np.int32(x)) for x in (0, 4)]
-        run = devices.compile(partial(classifier.advance, task))
-        state, loss = run(state, trial, arrays, *epochs)
-        evaluate = devices.compile(partial(classifier.evaluate, task))
-        values, right = evaluate(state, trial, arrays)
-        return devices.gather((state.params, state.statistics, loss, values, right))
-
-    one, eight = trained(Devices(limit=1)), trained(Devices(mode))
+    eight = trained(Devices(mode))
     assert len(jax.devices()) == 8
     # Adam's first steps turn rounding of a gradient near zero into a step.
     jax.tree.map(partial(close, rtol=1e-3, atol=2e-4), eight[:3], one[:3])

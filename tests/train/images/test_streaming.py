@@ -84,8 +84,13 @@ def rows(batch):
     return pixels.reshape(len(pixels), -1)
 
 
-def test_training_and_evaluation_equal_numpy(photos):
-    losses, head, values, right = trained(photos, Devices(limit=1))
+@pytest.fixture(scope="module")
+def one(photos):
+    return trained(photos, Devices(limit=1))
+
+
+def test_training_and_evaluation_equal_numpy(photos, one):
+    losses, head, values, right = one
     _, state = streamed(photos, Devices(limit=1))
     w, b = (np.asarray(state.params["head"][k], float) for k in ("kernel", "bias"))
     order = image_loader.training_order(photos.train, 16, seed=7)
@@ -121,8 +126,7 @@ def test_training_and_evaluation_equal_numpy(photos):
 @pytest.mark.parametrize(
     "mode, shard_state", [*((m, False) for m in MODES), ("jit", True)]
 )
-def test_eight_devices_train_as_one_does(mode, shard_state, photos):
-    one = trained(photos, Devices(limit=1))
+def test_eight_devices_train_as_one_does(mode, shard_state, photos, one):
     eight = trained(photos, Devices(mode, shard_state=shard_state), parts=2)
     assert len(jax.devices()) == 8
     jax.tree.map(partial(close, rtol=1e-4, atol=1e-5), eight, one)

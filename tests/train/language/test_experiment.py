@@ -14,8 +14,6 @@ from train import evaluate
 from train.__main__ import main
 from train.language import experiment
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 SIZES = "--quiet --width 8 --depth 1 --heads 2 --block 8 --batch-size 8"
 SIZES += " --eval-bytes 160 --sample-bytes 6 --warmup-steps 1 --checkpoint-minutes 0"
 WHOLE = f"language {SIZES} --optimizer adam-lawn --free-steps 2 --steps 7"

@@ -15,8 +15,6 @@ from train.devices import Devices
 from train.language import experiment, programs
 from train.language.data import Text
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 STEPS = 20
 
 
@@ -44,6 +42,10 @@ def test_places_are_within_the_text_and_new_at_each_step():
     np.testing.assert_array_equal(found, draw(trial, 0))
 
 
+def start(task, trial):
+    return jax.jit(partial(programs.start, task))(trial)
+
+
 def plain_loss(task, params, tokens):
     logits = task.model.apply({"params": params}, tokens[:, :-1].astype(jnp.int32))
     chances = jax.nn.log_softmax(logits)
@@ -56,7 +58,7 @@ def test_a_step_of_sgd_goes_down_the_gradient_of_the_mean_loss():
     config, task, trial, data = made(
         optimizer="sgd", learning_rate=0.5, momentum=0.0, warmup_epochs=0.0
     )
-    state = programs.start(task, trial)
+    state = start(task, trial)
     after, loss = jax.jit(partial(programs.advance, task))(state, trial, data, 0, 1)
     begins = np.asarray(programs.places(task, trial, jnp.int32(0), len(data.train)))
     tokens = np.stack([data.train[i : i + config.block + 1] for i in begins])
@@ -74,12 +76,13 @@ def test_evaluation_covers_the_windows_and_counts_right_bytes():
     assert data.windows.shape == (24, 9)  # 199 of 200 bytes have one after them.
     held_out = text().test
     np.testing.assert_array_equal(data.windows[-1], held_out[184:193])
-    state = programs.start(task, trial)
+    state = start(task, trial)
     values, details = jax.jit(partial(programs.evaluate, task))(state, trial, data)
-    close(values["test_loss"], plain_loss(task, state.params, data.windows), 1e-5)
+    expected = jax.jit(partial(plain_loss, task))(state.params, data.windows)
+    close(values["test_loss"], expected, 1e-5)
     close(values["bits_per_byte"], values["test_loss"] / np.log(2), 1e-6)
     close(details.losses.mean(), values["test_loss"], 1e-6)
-    logits = task.model.apply(
+    logits = jax.jit(task.model.apply)(
         {"params": state.params}, data.windows[:, :-1].astype(int)
     )
     right = logits.argmax(-1) == data.windows[:, 1:]
@@ -93,14 +96,14 @@ def test_evaluation_covers_the_windows_and_counts_right_bytes():
 
 def test_a_sample_continues_the_prompt_byte_by_byte():
     _, task, trial, data = made(sample_bytes=5)
-    params = programs.start(task, trial).params
+    params = start(task, trial).params
     write = jax.jit(partial(programs.sample, task))
     assert data.prompt.tolist()[-1] == ord("\n")
     # Large logits leave no choice.
     found = write(params, jnp.float32(1e6), trial, data.prompt).tolist()
-    known = data.prompt.astype(jnp.int32)
+    known, apply = data.prompt.astype(jnp.int32), jax.jit(task.model.apply)
     for byte in found:
-        logits = task.model.apply({"params": params}, known[None, -8:])
+        logits = apply({"params": params}, known[None, -8:])
         assert byte == int(logits[0, -1].argmax())
         known = jnp.append(known, byte)
     scale, other = jnp.float32(1), trial | {"seed": np.uint32(9)}
@@ -122,7 +125,7 @@ def trained(devices, **changes):
     )
     x64 = jax.config.read("jax_enable_x64")
     wide = lambda x: x.astype("float64") if x64 and x.dtype == "float32" else x  # noqa: E731
-    state = jax.jit(partial(programs.start, task))(trial)
+    state = start(task, trial)
     state = devices.place_state(jax.tree.map(lambda x: wide(np.asarray(x)), state))
     advance = devices.compile(partial(programs.advance, task))
     rest = devices.replicate((trial, data, np.int32(0), np.int32(STEPS)))

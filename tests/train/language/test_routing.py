@@ -14,8 +14,6 @@ from tests.support.asserts import assert_close, close, moved
 from train import hyperparameters
 from train.language import options, routing
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 STEPS = 4
 
 
@@ -37,6 +35,7 @@ def stack(params, scanned=True):
     return params
 
 
+@cache
 def trained(**changes):
     """Parameters after each of a few updates with made-up gradients."""
     config = tiny.settings(**changes)

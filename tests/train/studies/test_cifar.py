@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,8 @@ def reference(data, steps, rate, decay, shared, stretch, rescaled_at):
     """The same run in NumPy, except the gradients; the rate drops at `rescaled_at`."""
     model = models.ResNet18(stages=(1,), width=2)
     key = jax.random.key(0)
-    first = model.init(jax.random.fold_in(key, 0), jnp.zeros((1, 8, 8, 3)), train=False)
+    init = jax.jit(partial(model.init, train=False))
+    first = init(jax.random.fold_in(key, 0), jnp.zeros((1, 8, 8, 3)))
     statistics = first["batch_stats"]
     w = {k: np.asarray(x, float) for k, x in flat(first["params"]).items()}
     kernels = sorted(k for k, x in w.items() if x.ndim == 4)
