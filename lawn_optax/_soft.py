@@ -209,10 +209,9 @@ def min_update(
 def _check_scale(name: str, value: Any, most: float = math.inf) -> None:
     if isinstance(value, jax.Array | np.ndarray):  # It may be traced.
         return
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"`{name}` must be a number, got {value!r}.")
-    if not (np.isfinite(value) and 0 <= value <= most):
+    if not (math.isfinite(value) and 0 <= float(value) <= most):
         limit = "finite and 0 or more" if most == math.inf else f"from 0 to {most}"
         raise ValueError(f"`{name}` must be {limit}, got {value}.")
 
