@@ -217,11 +217,13 @@ def _free_phase(phase: PhaseState, count: int) -> str:
         return line + "the next update captures the norms"
     line += "no norm is captured yet"
     watched = Fields(phase.watched)
-    if not watched.has("smoothed", "threshold"):
+    if not watched.has("count", "smoothed", "threshold"):
         return line
-    value, threshold = (
-        np.asarray(watched[name]).flat[0] for name in ("smoothed", "threshold")
+    seen, value, threshold = (
+        np.asarray(watched[name]).flat[0] for name in ("count", "smoothed", "threshold")
     )
+    if not seen:
+        return line + "; the watched statistic had no finite value yet"
     line += f"; the watched statistic is {value:.6g} on average, "
     if value < threshold:
         return line + f"and the switch waits for {threshold:.6g}"

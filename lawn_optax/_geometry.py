@@ -166,10 +166,11 @@ def retraction(
     found = (norms > 0) & ~(squared <= 0)  # NaN goes on, so that it is seen
     r = soften(norms / jnp.sqrt(jnp.where(found, squared, 1)))
     # Where the square of a finite update overflows, the weights do not move. (If the
-    # update had an infinite entry, <u,w> would not be finite either.)
-    lost = jnp.isposinf(uu) & jnp.isfinite(uw) & jnp.isfinite(ww)
+    # update had an infinite entry, <u,w> would not be finite either; p is infinite.)
+    endless = jnp.isposinf(uu) | jnp.isposinf(squared)
+    lost = endless & jnp.isfinite(uw) & jnp.isfinite(ww)
     stay = soften(norms / jnp.sqrt(jnp.where(live, ww, 1)))
-    p = jnp.where(found, jnp.where(lost, 0, r), jnp.inf)
+    p = jnp.where(found & (lost | ~endless), jnp.where(lost, 0, r), jnp.inf)
     return p, jnp.where(lost, stay, r * (1 - a)) - 1
 
 
@@ -254,4 +255,12 @@ def rounded(x: jax.Array, dtype: Any) -> jax.Array:
     """A wide array rounded to a narrow type, but still wide."""
     # XLA may keep the excess precision of a pair of casts.
     info = jnp.finfo(dtype)
-    return jax.lax.reduce_precision(x, info.nexp, info.nmant)
+    normal = jax.lax.reduce_precision(x, info.nexp, info.nmant)
+    if float(info.tiny) == float(jnp.finfo(x.dtype).tiny):
+        return normal
+    # float16 has numbers between 0 and its least normal one, for which that gives 0.
+    step, small = float(info.tiny * info.eps), jnp.abs(x) < float(info.tiny)
+    y = jnp.where(small, x, 0)  # Infinity minus infinity would be no number.
+    return jnp.where(
+        small, x + jax.lax.stop_gradient(jnp.round(y / step) * step - y), normal
+    )

@@ -110,8 +110,9 @@ def monitor(
         # A group that is zero now is free for good.
         kept = jnp.where(first, jnp.where(before > 0, after, 0), state.kept)
         bound = _bound(params) if rtol is None else rtol
-        bad = ~(jnp.abs(after - kept) <= bound * kept)  # `not <=`, so that NaN counts
-        bad |= ~first & ~(jnp.abs(before - kept) <= bound * kept)
+        bound = bound * jnp.where(kept > 0, kept, 1)  # Infinity times 0 is no number.
+        bad = ~(jnp.abs(after - kept) <= bound)  # `not <=`, so that NaN counts
+        bad |= ~first & ~(jnp.abs(before - kept) <= bound)
         left = constrained & (kept > 0) & bad & (state.left_at < 0)
         norm = state.norm.add(after, constrained).add(before, constrained & ~first)
         return updates, MonitorState(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lawn_optax._geometry import rounded
-from lawn_optax._types import check_params
+from lawn_optax._types import as_transformation, check_params
 from lawn_optax.groups._resolve import absent
 
 
@@ -61,9 +61,10 @@ def master_weights(
       Micikevicius et al. 2018, "Mixed Precision Training", arXiv:1710.03740, section
       3.1.
     """
-    inner = optax.with_extra_args_support(inner)
+    inner = as_transformation(inner, "inner")
 
     def init_fn(params):
+        params = check_params(params, "master_weights")  # as `update` sees them
         return MasterState(jax.tree.map(_no_master, params), inner.init(_wide(params)))
 
     def update_fn(updates, state, params=None, **extra_args):

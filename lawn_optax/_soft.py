@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lawn_optax import _geometry as geometry
@@ -17,6 +20,7 @@ from lawn_optax._radius import Radius
 from lawn_optax._switch import PhaseState
 from lawn_optax._transforms import on_sphere
 from lawn_optax._types import AxisName, Groups, check_params
+from lawn_optax.groups._doubts import warn_of_doubts
 from lawn_optax.groups._resolve import Grouping, resolve
 
 # (<u,u>, <u,w>, <w,w>) of a group -> a number for `change`
@@ -44,7 +48,8 @@ def max_norm(
     Args:
       radius: Largest norm c of each group: a number, or a callable from a `Group` (its
         norm at the first update, number of elements, shape) to a number. None is the
-        norm at the first update.
+        norm at the first update. As in `wrap`, updates narrower than float32 at most
+        halve a norm, so that they may need several to enter a much smaller ball.
       groups: Weights that share one norm; see `project_tangent`.
       axis_name: Mesh axes over which parameters are sharded; see `project_tangent`.
 
@@ -111,8 +116,9 @@ def brake(
       a chain, behind the learning rate. A group of norm zero moves freely.
 
     Raises:
-      ValueError: For a negative scale; in `init`, if no leaf is constrained or labels
-        do not fit.
+      TypeError: If a scale is no number.
+      ValueError: For a scale out of its range; in `init`, if no leaf is constrained or
+        labels do not fit.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -129,7 +135,7 @@ def brake(
       RadialBrake of NVIDIA's Emerging-Optimizers.
     """
     _check_scale("outward", outward)
-    _check_scale("inward", inward)
+    _check_scale("inward", inward, most=1)
 
     def lengthening(uu: jax.Array, uw: jax.Array, ww: jax.Array) -> jax.Array:
         """The number q, so that w + u becomes (1 + q) (w + u)."""
@@ -169,8 +175,9 @@ def min_update(
       length zero, which has no direction, stays zero.
 
     Raises:
-      ValueError: For a negative ratio; in `init`, if no leaf is constrained or labels
-        do not fit.
+      TypeError: If the ratio is no number.
+      ValueError: For a ratio that is negative or not finite; in `init`, if no leaf is
+        constrained or labels do not fit.
 
     Examples:
       >>> import jax.numpy as jnp, lawn_optax as lawn
@@ -199,9 +206,14 @@ def min_update(
     return _by_group("min_update", groups, axis_name, factor, change)
 
 
-def _check_scale(name: str, value: Any) -> None:
-    if isinstance(value, int | float) and not value >= 0:
-        raise ValueError(f"`{name}` must be 0 or more, got {value}.")
+def _check_scale(name: str, value: Any, most: float = math.inf) -> None:
+    if isinstance(value, jax.Array | np.ndarray):  # It may be traced.
+        return
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a number, got {value!r}.")
+    if not (math.isfinite(value) and 0 <= float(value) <= most):
+        limit = "finite and 0 or more" if most == math.inf else f"from 0 to {most}"
+        raise ValueError(f"`{name}` must be {limit}, got {value}.")
 
 
 def _by_group(
@@ -214,7 +226,7 @@ def _by_group(
     """The transformation that changes updates by one number per group."""
 
     def init_fn(params):
-        resolve(groups, params)  # raises here if labels do not fit
+        warn_of_doubts(resolve(groups, params))  # raises here if labels do not fit
         return optax.EmptyState()
 
     def update_fn(updates, state, params=None, **extra_args):

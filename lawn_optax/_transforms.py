@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lawn_optax._constraint import Sphere, init_norms
@@ -114,7 +115,8 @@ def renormalize(
       A transformation whose `update` needs `params`.
 
     Raises:
-      TypeError: If `project` is traced or not a bool, or for an invalid `radius`.
+      TypeError: If `project` is traced or not a bool, if `every` is no whole number, or
+        for an invalid `radius`.
       ValueError: If `every` is less than 1; in `init`, if no leaf is constrained or
         labels do not fit.
 
@@ -131,9 +133,12 @@ def renormalize(
       arXiv:2108.05839, Algorithm 4.
     """
     check_project(project)
-    if isinstance(every, int) and every < 1:
+    whole = isinstance(every, int | np.integer) and not isinstance(every, bool)
+    if not whole and not isinstance(every, jax.Array | np.ndarray):
+        raise TypeError(f"`every` must be a whole number of updates, got {every!r}.")
+    if whole and every < 1:
         raise ValueError(f"`every` must be at least 1, got {every}.")
-    always = isinstance(every, int) and every == 1
+    always = whole and every == 1
 
     def retract(sphere: Sphere, updates: list[Any]) -> list[Any]:
         if always:

@@ -19,6 +19,7 @@ import jax
 EXIT_CODE = 130  # Of a process that Ctrl-C ended: 128 and the number of the signal.
 GOES_ON = "the same command continues from here"
 NOTHING = "no results were written"
+DONE = "all was done by then"
 PATIENCE = 1.5  # Seconds that a process has to reach a safe point.
 _came = False
 
@@ -47,7 +48,10 @@ def held(meaning: str = NOTHING) -> Iterator[None]:
     before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     try:
         yield
-        safe_point()
+        if _came:
+            raise KeyboardInterrupt(DONE)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(str(interrupt) or meaning) from None
     finally:
         _came = False
         signal.set_wakeup_fd(before)

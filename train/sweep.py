@@ -46,7 +46,9 @@ def run(experiment: Experiment, config: Any) -> None:
         for name in names
     }
     first = trials[names[0]][0]
-    config = dataclasses.replace(config, batch_size=first.batch_size)
+    # The data are a part of what was swept, as they are of a run.
+    filled = {"batch_size", "dataset", "text_sha256"} & vars(config).keys()
+    config = dataclasses.replace(config, **{key: getattr(first, key) for key in filled})
     content = records.run_config(
         f"sweep {experiment.name}", config, neutral_names(config)
     )

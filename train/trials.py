@@ -13,7 +13,7 @@ import numpy as np
 
 from train import hyperparameters, loop, optimizers
 from train.devices import Devices
-from train.errors import require
+from train.errors import InputError, require
 from train.experiment import FINISHED, Clock, Evaluation, Experiment, Job, Row, Sweep
 from train.rules import flag_of, neutral_names
 from train.runs import documents, records
@@ -61,7 +61,10 @@ def make_config(experiment: Experiment, config: Any, name: str, **changes: Any) 
         if field.name in names
     }
     options = shared | {"optimizer": name} | changes
-    return experiment.resolve(experiment.Options(**options))
+    try:
+        return experiment.resolve(experiment.Options(**options))
+    except InputError as error:  # In a sweep, the option has another name.
+        raise InputError(str(error).replace("--free-epochs", "--free")) from None
 
 
 def trial_config(experiment: Experiment, config: Any, name: str, member: Member) -> Any:

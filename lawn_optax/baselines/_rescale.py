@@ -9,7 +9,7 @@ import optax
 
 from lawn_optax import _geometry as geometry
 from lawn_optax._reset import map_moments
-from lawn_optax._types import Groups, check_params
+from lawn_optax._types import Groups, as_transformation, check_params
 from lawn_optax._versions import safe_increment
 from lawn_optax.groups._resolve import Grouping, resolve
 
@@ -69,7 +69,9 @@ def rescale_on_decay(
       power: Exponent of k: 1/4 for SGD, whose norm in equilibrium is proportional to
         the fourth root of the rate, and 1/2 for Adam, where it is the square root.
       inner: The optimizer, whose moments are rescaled with the weights. They are known
-        by the names that Optax gives them (`mu`, `nu`, `trace`).
+        by the names that Optax gives them (`mu`, `nu`, `trace`). Adamax, NovoGrad and
+        LARS keep other numbers under these names: use
+        `schedules.decay_in_equilibrium` with them.
 
     Returns:
       A transformation whose `update` needs `params`: the whole optimizer with `inner`;
@@ -78,7 +80,7 @@ def rescale_on_decay(
       norms it has nothing to correct.
 
     Raises:
-      TypeError: If `schedule` is not a function.
+      TypeError: If `schedule` is not a function, or `inner` is no optimizer.
       ValueError: In `init`, if no leaf is chosen, labels do not fit, or `inner` has
         moments with another name.
 
@@ -108,7 +110,8 @@ def rescale_on_decay(
             "never decays needs no rescaling."
         )
 
-    optimizer = optax.with_extra_args_support(inner or optax.identity())
+    inner = optax.identity() if inner is None else inner
+    optimizer = as_transformation(inner, "inner")
 
     def init_fn(params):
         grouping = resolve(groups, params)  # raises here if labels do not fit

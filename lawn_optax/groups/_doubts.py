@@ -26,9 +26,9 @@ WIDTHS = {2, 3, 5, 7, 9}
 
 
 class _Stack(NamedTuple):
-    """A subtree whose arrays look like those of stacked layers."""
+    """Subtrees whose arrays look like those of stacked layers."""
 
-    path: str
+    paths: tuple[str, ...]  # () for all modules
     axis: int
     leaves: tuple[int, ...]
     sure: bool  # whether it has vectors that only a stack makes arrays of two axes
@@ -57,16 +57,17 @@ def doubts(grouping: Grouping) -> list[str]:
         for i, axes in zip(block.leaves, block.axes, strict=True)
     }
     lines, stacked = [], set()
-    for path, axis, leaves, sure in _stacks(grouping.members, grouping.slices):
+    for paths, axis, leaves, sure in _stacks(grouping.members, grouping.slices):
         kept = [ours[i] for i in leaves if i in ours]
         whole = all(grouping.slices[i] == grouping.shapes[i] for i in leaves)
         if kept and whole and not any(axis in axes for axes in kept):
             stacked.update(leaves)
             size = grouping.shapes[leaves[0]][axis]
-            arguments = [f'"{path}"'] if path else []
+            arguments = [f'"{path}"' for path in paths]
             arguments += [f"axis={axis}"] if axis else []
             call = f"`groups.stacked({', '.join(arguments)})`"
-            line = f"{path or 'All modules'}: axis {axis} has {size} entries in every "
+            name = ", ".join(paths) or "All modules"
+            line = f"{name}: axis {axis} has {size} entries in every "
             line += f"array, as in {size} stacked layers"
             if sure:
                 line += (
@@ -119,7 +120,37 @@ def _stacks(every: Sequence[Leaf], shapes: Sequence[Shape | None]) -> Iterator[_
                 axis = _axis_of_matrices(path, pairs)
             if axis is not None:
                 seen.update(leaves)
-                yield _Stack(path, axis, leaves, sure)
+                yield _Stack((path,) if path else (), axis, leaves, sure)
+    for leaves, path in sorted(deepest.items(), key=lambda item: len(item[0])):
+        experts = _beside_router(path, [(i, every[i], known[i]) for i in leaves])
+        if experts and seen.isdisjoint(leaves):
+            seen.update(leaves)
+            modules = dict.fromkeys(every[i].module for i in experts)
+            yield _Stack((*modules,), 0, experts, sure=False)
+
+
+def _beside_router(path: str, leaves: list[tuple[int, Leaf, Shape]]) -> tuple[int, ...]:
+    """The leaves of modules that are stacked beside a router, a matrix to choose one.
+
+    Those of the router have no stacked axis, so that the subtree is no stack.
+    """
+    modules = {leaf.module for _, leaf, shape in leaves if len(shape) > 2}
+    experts = [one for one in leaves if one[1].module in modules]
+    if len(modules) < 2 or len(experts) == len(leaves):
+        return ()
+    pairs = [(leaf, shape) for _, leaf, shape in experts]
+    if 0 not in (_axis_of_vectors(pairs), _axis_of_matrices(path, pairs)):
+        return ()
+    count = pairs[0][1][0]
+    sizes = {size for _, shape in pairs for size in shape}
+    routers = (
+        shape
+        for _, leaf, shape in leaves
+        if leaf.module not in modules and len(shape) == 2
+    )
+    if not any(count in shape and sizes.issuperset(shape) for shape in routers):
+        return ()
+    return tuple(i for i, *_ in experts)
 
 
 def _axis_of_vectors(leaves: list[tuple[Leaf, Shape]]) -> int | None:

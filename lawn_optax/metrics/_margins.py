@@ -145,7 +145,8 @@ def l2_margin(margins: ArrayLike, norms: ArrayLike) -> jax.Array:
       Gupta et al. 2021, arXiv:2108.05839, eq. 15; Lyu and Li 2020, arXiv:1906.05890.
     """
     norms = to_float32(norms)
-    largest = norms.max()  # so that no square overflows
+    largest = norms.max(initial=0)  # so that no square overflows
+    largest = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     whole = largest * jnp.sqrt(jnp.sum(jnp.square(norms / largest)))
     return normalized_margin(margins, jnp.full(norms.shape, whole))
 

@@ -1,8 +1,11 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
 """Rates and weight decays that keep scale-invariant weights in equilibrium."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 
@@ -35,7 +38,8 @@ def decay_in_equilibrium(
       weights alone: give all others `schedule` and `weight_decay`.
 
     Raises:
-      TypeError: If `schedule` is not a function.
+      TypeError: If `schedule` is not a function, or `weight_decay` is one.
+      ValueError: If the rate at `start` is not positive.
 
     Examples:
       >>> import optax, lawn_optax as lawn
@@ -56,6 +60,17 @@ def decay_in_equilibrium(
         raise TypeError(
             "`schedule` must be a function from the number of updates to the learning "
             f"rate, got {schedule!r}. A rate that never decays stays in equilibrium."
+        )
+    if callable(weight_decay):
+        raise TypeError(
+            "`weight_decay` must be the constant for which `schedule` was chosen, got "
+            f"{weight_decay!r}."
+        )
+    first: Any = schedule(start)
+    if not isinstance(first, Tracer) and not first > 0:
+        raise ValueError(
+            f"The learning rate at update {start} must be positive, got {first}: pass "
+            "the end of the warm-up as `start`."
         )
 
     def share(count: ArrayLike) -> ArrayLike:

@@ -185,6 +185,7 @@ def test_what_is_no_optimizer_is_refused():
         for make in (
             lawn.wrap,
             baselines.reparametrize,
+            lawn.master_weights,
             lambda inner: lawn.unfuse(inner, {}),
             lambda inner: lawn.reset_at(1, inner),
             lambda inner: lawn.switch_at(1, inner),
@@ -229,6 +230,9 @@ def test_the_report_of_the_free_phase_says_what_it_waits_for():
     assert after(0) == f"free phase after 0 updates: {captures}"
     assert after(2, 1.0).endswith("no norm is captured yet")
     assert after(2, 1.0, 1.0) == f"free phase after 2 updates: {captures}"
+    for trigger in (lawn.switch_when(3.0), lawn.switch_when(-1.0)):
+        for values in ((), (float("nan"),)):
+            assert after(trigger, *values).endswith("had no finite value yet")
     trigger = lawn.switch_when(3.0, decay=0.5)
     line = after(trigger, 1.0, 2.0)
     assert "the watched statistic is 1.66667 on average" in line

@@ -63,6 +63,29 @@ def test_parameters_are_the_rounded_masters(dtype):
         assert jax.tree.leaves(state.masters["second"]) == []
 
 
+@pytest.mark.parametrize("masters", [False, True])
+def test_small_numbers_of_float16_are_kept(masters):
+    tx = lawn.wrap(optax.sgd(3e-5))
+    tx = lawn.master_weights(tx) if masters else tx
+    w = jnp.array([1e-5, 5e-5, 1.0], jnp.float16)  # The first two are subnormal.
+    state, step = tx.init(w), jax.jit(tx.update)
+    updates, state = step(jnp.zeros_like(w), state, w)
+    assert_same_bits(optax.apply_updates(w, updates), w)
+    for _ in range(4):  # A weight that crosses zero does not stay there.
+        updates, state = step(jnp.array([1.0, 0.0, 0.0], jnp.float16), state, w)
+        w = optax.apply_updates(w, updates)
+    close(w.astype(jnp.float32), np.array([-11e-5, 5e-5, 1.0]), atol=3e-7)
+
+
+def test_leaves_that_are_no_arrays_have_no_master():
+    params = {"w": jnp.ones((2, 2), jnp.bfloat16), "activation": jax.nn.relu}
+    tx = lawn.master_weights(lawn.wrap(optax.sgd(0.1)))
+    gradient = params | {"activation": None}
+    updates, state = tx.update(gradient, tx.init(params), params)
+    assert updates["activation"] is None
+    close(state.masters["w"], 1.0)
+
+
 def test_wide_parameters_train_as_without():
     bare, _ = run(ADAM, network(), 3)
     ours, _ = run(lawn.master_weights(ADAM), network(), 3)

@@ -138,6 +138,19 @@ def test_an_update_without_end_stays_in_the_ball():
         assert jnp.linalg.norm(w + updates) <= 10.0
 
 
+def test_an_update_with_an_infinite_entry_passes_unchanged():
+    w = jnp.array([3.0, 4.0])
+    for tx in (lawn.max_norm(10.0), lawn.brake(), lawn.renormalize(project=False)):
+        for u in (jnp.array([INFINITE, 1.0]), jnp.array([1.0, -INFINITE])):
+            assert_same_bits(tx.update(u, tx.init(w), w)[0], u)
+
+
+def test_a_sum_of_squares_without_end_moves_nothing():
+    w, u = jnp.array([1.2e19, 1e18]), jnp.array([1e19, 0.0])  # finite squares
+    tx = lawn.max_norm()
+    assert_same_bits(tx.update(u, tx.init(w), w)[0], 0 * w)
+
+
 SHAPES = {
     "ball": lawn.max_norm,
     "brake": lambda: lawn.brake(0.5, 0.5),
@@ -219,14 +232,35 @@ def test_the_monitor_can_watch_norms_that_change():
     [
         lambda: lawn.max_norm(0.0),
         lambda: lawn.brake(-0.5),
+        lambda: lawn.brake(INFINITE),
         lambda: lawn.brake(inward=-1.0),
+        lambda: lawn.brake(inward=1.5),  # It would turn weights around.
         lambda: lawn.min_update(float("nan")),
+        lambda: lawn.min_update(np.float32(-1)),
         lambda: lawn.renormalize(every=0),
+        lambda: lawn.renormalize(every=np.int64(0)),
     ],
 )
 def test_impossible_numbers_are_refused(make):
     with pytest.raises(ValueError, match="must be"):
         make()
+
+
+@pytest.mark.parametrize("wrong", ["0.5", None, True, 1.5j])
+def test_what_is_no_number_is_refused(wrong):
+    for make in (lawn.brake, lawn.min_update, lambda x: lawn.renormalize(every=x)):
+        with pytest.raises(TypeError, match="must be a.* number"):
+            make(wrong)
+    with pytest.raises(TypeError, match="`every` must be a whole number"):
+        lawn.renormalize(every=1.5)  # pyright: ignore[reportArgumentType]
+
+
+def test_groups_that_are_not_meant_warn():
+    layers = {name: {"kernel": jnp.ones((3, 4, 4)), "bias": jnp.ones((3, 4))}
+              for name in ("a", "b")}  # fmt: skip
+    for make in SHAPES.values():
+        with pytest.warns(UserWarning, match="3 stacked layers"):
+            make().init({"layers": layers})
 
 
 def test_numbers_may_be_traced():

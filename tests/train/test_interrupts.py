@@ -31,6 +31,16 @@ def test_ctrl_c_waits_for_a_safe_point():
     interrupts.safe_point()
 
 
+def test_the_error_says_what_it_means():
+    with pytest.raises(KeyboardInterrupt, match="so it is"):
+        with interrupts.held("so it is"):
+            press()
+            interrupts.safe_point()
+    with pytest.raises(KeyboardInterrupt, match="all was done"):
+        with interrupts.held("so it is"):
+            press()
+
+
 def test_without_a_safe_point_the_process_ends(monkeypatch):
     ended, meanings = threading.Event(), []
     monkeypatch.setattr(interrupts, "PATIENCE", 0.02)

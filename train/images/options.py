@@ -10,7 +10,7 @@ from train import optimizers, options, shortening
 from train.errors import require
 from train.hyperparameters import tuned_help
 from train.images import decoding, grids
-from train.rules import option
+from train.rules import check_bounds, option
 
 # Epochs, schedule and clipping: Gupta et al. 2021, arXiv:2108.05839, Appendix D.2 (its
 # grid of warm-ups is 5, 20, 40, 60); LAWN, ICLR submission (one warm-up).
@@ -128,7 +128,8 @@ class SweepConfig(Options, options.SweepOptions):
     """
 
     grid: Literal["default", "papers", "papers-second"] = "default"
-    """Our grid, or the papers' (CIFAR: the first or the second stage)."""
+    """Our grid, or the papers' (CIFAR: the first or the second stage, both for the
+    epochs of --preset arxiv or submission)."""
     warmups: tuple[float, ...] = option((), least=0, below=options.EPOCHS)
     """Epochs of the warm-up in the full schedule, to try (default: --warmup-epochs if
     given, otherwise those of the grid if it has any)."""
@@ -171,6 +172,7 @@ def resolve(config: Config) -> Settings:
     Raises:
         InputError: For options that no run can have.
     """
+    check_bounds(config)  # The presets' rates depend on the batch size.
     settings = Settings(**_fill_in(config))
     options.check(settings)
     require(

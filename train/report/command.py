@@ -231,15 +231,14 @@ def texts_and_figures(
     if trials:
         texts["sweeps.md"] = "\n\n".join([f"# {_TRIALS}", *trials]) + "\n"
     if found := _losses_at_rates(folders):
-        by_data: dict[str, list[rates.Trials]] = {}
-        for one in found:
-            by_data.setdefault(one.options["dataset"], []).append(one)
+        by_data = rates.by_text(found)
         sections = [rates.section(name, members) for name, members in by_data.items()]
         head = ["# Best learning rates", textwrap.fill(rates.NOTE, 88)]
         texts["rates.md"] = "\n\n".join([*head, *sections]) + "\n"
-        for members in by_data.values():
-            drawn = rates.figures(members)
-            figures |= {name: partial(_save, figure=f) for name, f in drawn.items()}
+        for data, members in by_data.items():
+            place = f"-{data}" if len(by_data) > 1 else ""
+            for option, drawn in rates.figures(members).items():
+                figures[f"rates-{option}{place}.png"] = partial(_save, figure=drawn)
     return texts, figures
 
 

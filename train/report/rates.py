@@ -25,6 +25,15 @@ OPTIONS = {
     "batch_size": "batch",
     "epochs": "length",
     "init": "init",
+    "heads": "heads",
+    "attention_width": "attention-width",
+    "norm": "norm",
+    "positions": "positions",
+    "qk_norm": "qk-norm",
+    "activation": "activation",
+    "tied": "tied",
+    "dropout": "dropout",
+    "dtype": "dtype",
 }
 NOTE = (
     "A fit is a parabola in the logarithm of the rate, through the losses of one seed"
@@ -109,6 +118,9 @@ def collect(
 
     Returns:
         Those with three rates or more and with every seed at each rate.
+
+    Raises:
+        ValueError: For a rate that is not positive and finite.
     """
     found: dict[tuple[str, str], dict[float, dict[int, float]]] = {}
     for row in rows:
@@ -118,8 +130,11 @@ def collect(
         )
         finished = row["outcome"] == "finished"
         loss = row[metric] if finished else np.inf
+        rate = row["learning_rate"]
+        if not 0 < rate < np.inf:
+            raise ValueError("a fit needs the logarithm of the rate")
         rates = found.setdefault((row["optimizer"], others), {})
-        rates.setdefault(row["learning_rate"], {})[row["seed"]] = loss
+        rates.setdefault(rate, {})[row["seed"]] = loss
     complete = []
     for (optimizer, others), by_rate in found.items():
         rates = sorted(by_rate)
@@ -130,6 +145,18 @@ def collect(
                 Trials(optimizer, others, options, np.array(rates), np.array(losses))
             )
     return complete
+
+
+def by_text(found: Sequence[Trials]) -> dict[str, list[Trials]]:
+    """The trials by the data set, and by the text where several have its name."""
+    texts = {(t.options["dataset"], t.options["text_sha256"]) for t in found}
+    names = [name for name, _ in texts]
+    parts: dict[str, list[Trials]] = {}
+    for trials in found:
+        name, text = trials.options["dataset"], trials.options["text_sha256"]
+        name += f"-{text}"[:9] if names.count(name) > 1 else ""
+        parts.setdefault(name, []).append(trials)
+    return parts
 
 
 def section(title: str, found: Sequence[Trials]) -> str:
@@ -177,12 +204,19 @@ def section(title: str, found: Sequence[Trials]) -> str:
 
 
 def figures(found: Sequence[Trials]) -> dict[str, Figure]:
-    """Losses against rates, a figure for each option that the trials differ in."""
+    """Losses against rates, a figure for each option that the trials differ in.
+
+    Args:
+        found: Trials of one experiment and one data set.
+
+    Returns:
+        The figures by the option.
+    """
     drawn = {}
     for key, name in OPTIONS.items():
         apart = _apart(found, key)
         if apart:
-            drawn[f"rates-{name}.png"] = _draw(apart, key)
+            drawn[name] = _draw(apart, key)
     return drawn
 
 

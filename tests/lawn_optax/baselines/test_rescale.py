@@ -441,3 +441,12 @@ def test_a_pair_of_schedules_begins_after_the_warm_up():
     assert rate(20) == decay(20) == 0
     with pytest.raises(TypeError, match="`schedule` must be a function"):
         lawn.schedules.decay_in_equilibrium(0.1, 0.1)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="`weight_decay` must be the constant"):
+        lawn.schedules.decay_in_equilibrium(steps, steps, start=4)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="at update 0 must be positive, got 0"):
+        lawn.schedules.decay_in_equilibrium(optax.linear_schedule(0, 1, 4), 0.1)
+
+
+def test_an_inner_that_is_no_optimizer_is_refused():
+    with pytest.raises(TypeError, match="`inner` must be an Optax transformation"):
+        lawn.rescale_on_decay(lambda t: 0.1, groups="layer", inner=optax.adam)  # pyright: ignore[reportArgumentType]

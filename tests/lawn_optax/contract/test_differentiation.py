@@ -60,6 +60,7 @@ TRANSFORMS = {
     "rescale": lambda: optax.chain(
         optax.sgd(RATE), lawn.rescale_on_decay(RATE, groups="leaf")
     ),
+    "monitor": lambda: lawn.monitor("leaf", rtol=float("inf")),
 }
 
 

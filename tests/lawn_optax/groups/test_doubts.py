@@ -119,6 +119,17 @@ BAD = {
                                                    "wo": kernel(6, 32, 8)}}},
         'groups.stacked("moe/experts")',
     ),
+    "experts beside their router": (
+        {"moe": {"router": kernel(8, 6), "wi": kernel(6, 8, 32),
+                 "wo": kernel(6, 32, 8)}, "out": dense()},
+        'groups.stacked("moe/wi", "moe/wo")',
+    ),
+    "experts with biases beside their router": (
+        {"moe": {"router": kernel(8, 6),
+                 "wi": {"kernel": shape(6, 8, 32), "bias": shape(6, 32)},
+                 "wo": {"kernel": shape(6, 32, 8), "bias": shape(6, 8)}}},
+        'groups.stacked("moe/wi", "moe/wo")',
+    ),
     "scanned, without vectors": (
         {"layers": {"attn": kernel(12, 16, 16), "mlp": kernel(12, 16, 64)},
          "out": dense()},

@@ -127,6 +127,9 @@ def test_l2_margin_ignores_one_scale_of_all_layers():
     close(most, metrics.normalized_margin(margins, equal) / 3**1.5)
     assert metrics.l2_margin(margins, norms)[0] < most[0]
     close(metrics.l2_margin(3.0, jnp.array([1e30, 1e-30])), 0, atol=1e-30)
+    infinite = jnp.array([float("inf"), 1.0])
+    for norms in (jnp.ones(0), jnp.zeros(2), infinite):  # as the other margin
+        assert metrics.l2_margin(3.0, norms) == metrics.normalized_margin(3.0, norms)
 
 
 def test_scaling_the_weights_leaves_the_error_and_lowers_the_loss():

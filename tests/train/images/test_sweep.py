@@ -194,6 +194,24 @@ def test_lawn_of_the_submission_has_no_weight_decay_on_imagenet():
         assert decays[0] > 0 == decays[1]
 
 
+def test_the_papers_grids_are_for_the_papers_epochs(capsys, tmp_path):
+    out = ["--out", str(tmp_path / "new")]
+    assert main(["sweep", "image", "--grid", "papers-second", *out]) == 2
+    error = capsys.readouterr().err
+    assert "--epochs 30 are fewer than" in error and "shorten --free or" in error
+    config = image_options.SweepConfig(grid="papers-second", preset="arxiv")
+    for name in config.optimizers:
+        for member in sweep.grid(image.EXPERIMENT, config, name):
+            sweep.trial_config(image.EXPERIMENT, config, name, member)
+
+
+@pytest.mark.parametrize("batch_size", [0, -8])
+def test_a_preset_needs_a_batch(batch_size):
+    config = image_options.Config(preset="arxiv", batch_size=batch_size)
+    with pytest.raises(InputError, match="--batch-size must be finite and at least 1"):
+        image_options.resolve(config)
+
+
 def test_grids():
     config = image_options.SweepConfig(grid="papers")
     sizes = [

@@ -167,6 +167,8 @@ def test_sweep_chooses_the_lowest_loss_on_the_validation_text(run, tmp_path, cap
     final = read(folder / "final" / "adamh-seed0" / "config.json")["config"]
     assert final["learning_rate"] == best["learning_rate"]
     assert final["validation"] is False and final["dataset"] == "files"
+    kept = read(folder / "config.json")["config"]
+    assert kept["dataset"] == "files" and kept["text_sha256"] == final["text_sha256"]
     table = (folder / "table.md").read_text()
     assert f"| {best['test_loss']:.4f} " in table and "in nats per byte" in table
     assert "Trials on files, batch 8, preset default, width 8" in table

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from train.errors import InputError
 from train.language.options import SweepConfig
 from train.report import command, rates
 from train.report.folders import Folder
@@ -59,9 +60,10 @@ def test_the_section_states_optima_and_drift():
     assert [axes.get_title() for axes in figure.axes] == ["adamh"]
 
 
-def test_sweeps_of_language_models_are_read():
-    config = SweepConfig(optimizers=("adamh",), width=32, epochs=20, trial_seeds=(0, 1))
-    options = records.run_config("sweep language", config)
+def sweep_folder(name, **options):
+    """A sweep of two seeds at three rates, the last of which diverged once."""
+    options = {"optimizers": ("adamh",), "epochs": 20, "trial_seeds": (0, 1),
+               "dataset": "python", "text_sha256": 64 * "0"} | options  # fmt: skip
     about = {"optimizer": "adamh", "weight_decay": 0.0, "outcome": "finished"}
     rows = [
         about | {"learning_rate": rate, "seed": seed, "test_loss": rate + seed}
@@ -69,9 +71,49 @@ def test_sweeps_of_language_models_are_read():
         for seed in (0, 1)
     ]
     rows[-1]["outcome"] = "diverged at step 3"
-    files = {"config.json": {"config": options}, "trials.jsonl": rows}
-    (found,) = command._losses_at_rates([Folder(Path("x"), Path("x"), files)])
+    kept = records.run_config("sweep language", SweepConfig(**options))
+    files = {"config.json": {"config": kept}, "trials.jsonl": rows}
+    return Folder(Path(name), Path(name), files)
+
+
+def test_sweeps_of_language_models_are_read():
+    (found,) = command._losses_at_rates([sweep_folder("x", width=32)])
     assert found.options["width"] == 32
     assert found.options["epochs"] == 20
     np.testing.assert_array_equal(found.rates, (0.01, 0.02, 0.04))
     np.testing.assert_allclose(found.losses, [[0.01, 0.02, 0.04], [1.01, 1.02, np.inf]])
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), "0.1"])
+def test_damaged_rates_are_refused(rate):
+    folder = sweep_folder("x")
+    folder.files["trials.jsonl"][2]["learning_rate"] = rate
+    with pytest.raises(InputError, match="trials.jsonl"):
+        command._losses_at_rates([folder])
+
+
+def test_sweeps_that_differ_in_two_options_have_no_drift():
+    found = [
+        trials(0.02)._replace(options={"width": width, "norm": norm})
+        for width, norm in ((32, "rms"), (128, "layer"))
+    ]
+    text = rates.section("a text", found)
+    assert "| width | norm  | rates" in text and "drift" not in text
+    assert rates.figures(found) == {}
+
+
+def test_each_text_has_figures_of_its_own():
+    texts = ("python", "tiny-shakespeare")
+    folders = [
+        sweep_folder(f"{text}-{width}", dataset=text, width=width)
+        for text in texts
+        for width in (32, 64)
+    ]
+    _, figures = command.texts_and_figures(folders)
+    assert {*figures} == {f"rates-width-{text}.png" for text in texts}
+    _, figures = command.texts_and_figures(folders[:2])
+    assert {*figures} == {"rates-width.png"}
+    shas = "a" * 64, "b" * 64
+    found = [sweep_folder(sha, dataset="files", text_sha256=sha) for sha in shas]
+    found = rates.by_text(command._losses_at_rates(found))
+    assert {*found} == {"files-aaaaaaaa", "files-bbbbbbbb"}
