@@ -7,9 +7,13 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
+# Shells start background jobs with Ctrl-C ignored, which processes would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 flags = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in flags:
