@@ -340,25 +340,24 @@ def test_the_motion_goes_on_in_the_new_equilibrium(name, x64):
         ),
         "pair": lambda decay: make(*lawn.schedules.decay_in_equilibrium(rate, decay)),
     }
+    rng = np.random.default_rng(0)
+    noise = jnp.asarray(rng.normal(size=(before + after + 1, walks, dim)))
 
     @partial(jax.jit, static_argnums=0)
-    def walk(arm, decay, norm0):
+    def walk(arm, decay, norm0, noise):
         tx = arms[arm](decay)
 
-        def step(carry, key):
+        def step(carry, z):
             w, state = carry
-            z = jax.random.normal(key, w.shape)
             updates, state = jax.vmap(tx.update)(jax.vmap(across)(z, w), state, w)
             new = optax.apply_updates(w, updates)
             cosine = jnp.sum(w * new, 1) / jnp.linalg.norm(w, axis=1)
             cosine = jnp.clip(cosine / jnp.linalg.norm(new, axis=1), -1, 1)
             return (new, state), jnp.sqrt(jnp.mean(jnp.arccos(cosine) ** 2))
 
-        keys = jax.random.split(jax.random.key(0), before + after + 1)
-        w = jax.random.normal(keys[0], (walks, dim))
-        w = norm0 * w / jnp.linalg.norm(w, axis=1, keepdims=True)
+        w = norm0 * noise[0] / jnp.linalg.norm(noise[0], axis=1, keepdims=True)
         start = (w, jax.vmap(tx.init)(w))
-        return jax.lax.scan(step, start, keys[1:])[1]
+        return jax.lax.scan(step, start, noise[1:])[1]
 
     def after_the_drop(arm, decay):  # in units of the new equilibrium
         norm0 = {
@@ -366,7 +365,7 @@ def test_the_motion_goes_on_in_the_new_equilibrium(name, x64):
             "momentum": (RATE / (0.2 * decay)) ** 0.25,
             "adamw": (RATE * dim / (2 * decay)) ** 0.5,
         }[name]
-        angles = np.asarray(walk(arm, decay, norm0))
+        angles = np.asarray(walk(arm, decay, norm0, noise))
         old = np.sqrt(np.mean(angles[before - 50 : before] ** 2))
         return angles[before:] / old * k**0.5
 
