@@ -324,7 +324,6 @@ def test_rescaled_moments_and_the_pair_of_schedules_give_the_same_directions(nam
 
 
 @pytest.mark.slow
-@pytest.mark.usual_compilation  # Its long loops should run fast.
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_motion_goes_on_in_the_new_equilibrium(name, x64):
     # 64 walks in 64 dimensions, begun near the equilibrium.
