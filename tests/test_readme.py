@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.support import compilation
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[-+]\d+)?")
@@ -22,7 +24,7 @@ def test_the_example_prints_what_the_readme_shows(tmp_path):
         cwd=tmp_path,
         # One device, and programs that need not be fast.
         env={**os.environ, "PYTHONPATH": str(ROOT)}
-        | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        | {"XLA_FLAGS": compilation.flags()},
         capture_output=True,
         text=True,
         timeout=300,

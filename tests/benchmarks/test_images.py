@@ -11,17 +11,17 @@ from benchmarks.throughput import images as image_throughput
 @pytest.mark.slow
 def test_the_jax_arms_alone_write_a_row_and_a_table(tmp_path, short_samples):
     out = tmp_path / "results" / "image.jsonl"
-    options = "--jax-only --images 200 --batch-size 64 --rounds 2 --out"
+    options = "--jax-only --images 40 --batch-size 16 --rounds 2 --out"
     image_throughput.main([*options.split(), str(out)])
     (row,) = arms.read(out)
-    assert row["samples_per_epoch"] == 192 and row["batch_size"] == 64
+    assert row["samples_per_epoch"] == 32 and row["batch_size"] == 16
     for name in ("jax", "adam-lawn"):
         rates = row["samples_per_second"][name]
         assert len(rates) == 2 and min(rates) > 0
         assert 1 < row["first_epoch_loss"][name] < 4
     assert row["first_epoch_loss"]["jax"] != row["first_epoch_loss"]["adam-lawn"]
     lines = out.with_suffix(".md").read_text().splitlines()
-    assert lines[-1].startswith("| cnn, float32 | 64 | ")
+    assert lines[-1].startswith("| cnn, float32 | 16 | ")
 
 
 def test_shares_are_of_the_longer_step():

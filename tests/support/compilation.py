@@ -39,7 +39,7 @@ def fast() -> AbstractContextManager:
 
     def get_compile_options(*arguments, env_options_overrides=None, **others):
         with mock.patch.object(compiler, "get_compile_options", usual):
-            options = _known()
+            options = known()
         overrides = options | dict(env_options_overrides or {})
         return usual(*arguments, env_options_overrides=overrides, **others)
 
@@ -47,7 +47,7 @@ def fast() -> AbstractContextManager:
 
 
 @functools.cache
-def _known() -> dict[str, int]:
+def known() -> dict[str, int]:
     """The options that this XLA has: the later ones are not in all."""
     known = {}
     for name, value in OPTIONS.items():
@@ -57,3 +57,8 @@ def _known() -> dict[str, int]:
             continue
         known[name] = value
     return known
+
+
+def flags() -> str:
+    """The same for a process: what to set its `XLA_FLAGS` to."""
+    return " ".join(f"--{name}={int(value)}" for name, value in known().items())

@@ -10,8 +10,6 @@ from lawn_optax import baselines
 from tests.support.asserts import assert_same_bits
 from tests.support.optimizers import network, run
 
-pytestmark = pytest.mark.usual_compilation
-
 
 def invariant(w, g, delta):
     """The authors' question, of the rows of both."""

@@ -17,8 +17,6 @@ from tests.support.separable import (
     start,
 )
 
-pytestmark = pytest.mark.usual_compilation
-
 # --- Theory III, eq. 88: normalised descent and descent in the normalised -------------
 
 

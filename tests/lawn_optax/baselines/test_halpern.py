@@ -9,8 +9,6 @@ import pytest
 from lawn_optax import baselines
 from tests.support.asserts import assert_close, assert_same_bits
 
-pytestmark = pytest.mark.usual_compilation
-
 
 def least_squares(seed=0):
     """Three equations for seven unknowns: (A, b, solution of smallest norm)."""

@@ -13,8 +13,6 @@ from tests.support.asserts import assert_close, moved
 from tests.support.optimizers import loss, network, run
 from tests.support.optional import from_optax
 
-pytestmark = pytest.mark.usual_compilation
-
 KERNELS = ("first", "second")
 
 

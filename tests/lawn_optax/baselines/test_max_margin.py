@@ -25,8 +25,6 @@ from tests.support.separable import (
     start,
 )
 
-pytestmark = pytest.mark.usual_compilation
-
 
 @functools.cache
 def on_sphere(norm):

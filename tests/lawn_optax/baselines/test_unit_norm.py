@@ -11,8 +11,6 @@ import pytest
 from lawn_optax import baselines
 from tests.support.asserts import assert_same_bits
 
-pytestmark = pytest.mark.usual_compilation
-
 METHODS = ("lagrange", "coefficient", "tangent", "natural")
 EXACT = ("lagrange", "coefficient", "natural")  # keep the norm to rounding
 every_method = pytest.mark.parametrize("method", METHODS)

@@ -17,6 +17,7 @@ import optax
 import pytest
 
 import lawn_optax as lawn
+from tests.support import compilation
 from tests.support.training import (
     SMALL,
     draw,
@@ -78,7 +79,7 @@ def bits():
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(root),
-            "XLA_FLAGS": "--xla_cpu_max_isa=AVX",
+            "XLA_FLAGS": f"--xla_cpu_max_isa=AVX {compilation.flags()}",
         },
         capture_output=True,
         text=True,

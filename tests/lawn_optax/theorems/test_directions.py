@@ -13,8 +13,6 @@ import lawn_optax as lawn
 from tests.support.asserts import close
 from tests.support.training import SMALL, draw, gradients, norms, returning, train
 
-pytestmark = pytest.mark.usual_compilation
-
 
 def turn(before, after):
     """The angle of each module's rotation, from sin and cos, exact for small ones."""

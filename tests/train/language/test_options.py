@@ -7,7 +7,7 @@ import pytest
 from tests.support import tiny_texts as tiny
 from tests.support.rating_files import refused
 from train.__main__ import main
-from train.language import options
+from train.language import experiment, options
 from train.language.options import Config, resolve
 from train.language.report import published
 
@@ -100,14 +100,15 @@ def test_options_that_no_run_can_have(changes, messages):
     refused(lambda: tiny.settings(**changes), *messages)
 
 
-def test_a_bad_command_ends_with_one_line(tmp_path, capsys):
+def test_a_bad_command_ends_with_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment, "memory", lambda: 2**35)
     (tmp_path / "input.txt").write_bytes(b"x" * 100)
     for words, message in (
         ("--data-dir=/none", "no folder /none"),
         (f"--data-dir={tmp_path}", "has 90 bytes, too few for --block 128"),
         ("--batch-size=9 --devices=8", "does not divide into 1 parts"),
-        ("--width=1000000", "the model needs about 1"),
-        ("--batch-size=1000000", "and 1,000,000 sequences"),
+        ("--width=1000000 --depth=4", "the model needs about 715,259.6 GiB"),
+        ("--batch-size=1000000 --devices=1", "and 1,000,000 sequences"),
     ):
         assert main(["language", "--out", str(tmp_path / "run"), *words.split()]) == 2
         error = capsys.readouterr().err
