@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import lawn_optax as lawn
-from tests.support.asserts import assert_close, norms_of
+from tests.support.asserts import assert_close, assert_same_bits, norms_of
 from tests.support.optimizers import network, run, updates_of
 
 
@@ -64,6 +64,14 @@ def test_values_that_are_not_finite_are_passed_over(bad):
     clean = first_constrained(trigger, values)
     spoilt = first_constrained(trigger, [values[0], bad, *values[1:]])
     assert clean == 3 and spoilt == clean + 1
+
+    def after(values):
+        watched = trigger.init()
+        for value in values:
+            watched = trigger.observe(watched, {"switch_value": value})
+        return watched
+
+    assert_same_bits(after([2.0, bad, 1.0, bad]), after([2.0, 1.0]))
 
 
 def test_plateau_waits_until_the_average_stops_rising():

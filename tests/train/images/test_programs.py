@@ -114,6 +114,25 @@ def test_the_parts_of_a_batch_are_one_program(watch, monkeypatch):
     jax.tree.map(partial(close, rtol=1e-5, atol=1e-7), found, expected)
 
 
+def test_the_order_and_the_changes_have_keys_of_their_own(monkeypatch):
+    task = tiny.make_task(optax.sgd(RATE), cross_entropy)
+    keys, at_positions = [], classifier.inputs.at_positions
+
+    def see(data, positions, epoch, order_key, change_key, degrees):
+        found = map(jax.random.key_data, (order_key, change_key))
+        jax.debug.callback(lambda *values: keys.extend(values), *found)
+        return at_positions(data, positions, epoch, order_key, change_key, degrees)
+
+    monkeypatch.setattr(classifier.inputs, "at_positions", see)
+    state, zero = tiny.start(task), jnp.int32(0)
+    step = jax.jit(partial(classifier.step, task))
+    jax.block_until_ready(step(state, tiny.TRIAL, tiny.data(), zero, zero))
+    jax.effects_barrier()
+    seed = jax.random.key(tiny.TRIAL["seed"])
+    expected = [jax.random.key_data(jax.random.fold_in(seed, n)) for n in (1, 2)]
+    np.testing.assert_array_equal(keys, expected)
+
+
 def test_an_epoch_has_different_images_and_leaves_out_others_each_time():
     task = tiny.make_task(optax.sgd(RATE), cross_entropy)
     epochs = [tiny.batches(task, epoch) for epoch in range(8)]
