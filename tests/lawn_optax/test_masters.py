@@ -18,7 +18,7 @@ ADAM = lawn.wrap(optax.adam(0.01))
 
 
 def mean_cosine(tx, directions, size=4096):
-    """Of the applied and the wanted step, of which each is summed over 100 updates."""
+    """Cosine of the applied and the wanted rotation, both summed over 100 updates."""
     rng = np.random.default_rng(0)
     start = jnp.asarray(rng.normal(size=size), jnp.bfloat16)
     gradients = jnp.asarray(rng.normal(size=(directions, size)), jnp.float32)

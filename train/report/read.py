@@ -136,7 +136,7 @@ def group_runs(runs: Iterable[ReportedRun]) -> list[Group]:
                 " and all options); leave one of them out"
             )
         members.append(run)
-        first, *_ = [member for member in members if member.finished] or [run]
+        first = next((member for member in members if member.finished), run)
         if run.finished and first.values.size != run.values.size:
             raise InputError(
                 f"{first.name} and {run.name} differ in their seeds, and hold"
