@@ -49,7 +49,7 @@ def test_focal_agrees_with_optax():
         jnp.asarray(logits), jnp.asarray(labels)
     )
     close(losses.focal_loss(logits, labels, 0), cross_entropy)
-    # Of two classes, it is Optax's binary focal loss of the logits' difference.
+    # For two classes, it is Optax's binary focal loss of the logits' difference.
     z = jnp.asarray(logits[:, 0])
     two = jnp.stack([jnp.zeros_like(z), z], -1)
     binary = optax.sigmoid_focal_loss(z, jnp.asarray(BINARY_LABELS), gamma=2.0)

@@ -16,8 +16,8 @@ from tests.support.optional import needs_optax
 MASK = {"first": True, "second": {"kernel": True, "bias": False}}
 DECAY = optax.linear_schedule(0.3, 0.1, 4)
 
-# Of each option: our optimizer, Optax's with the same arguments, and Optax's direction,
-# without learning rate, weight decay or trust ratio.
+# For each option: our optimizer, Optax's with the same arguments, and Optax's
+# direction, without learning rate, weight decay or trust ratio.
 OPTIONS = {
     "sgd without momentum": (
         lambda lr, **k: lawn.sgd(lr, None, **k),

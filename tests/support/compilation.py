@@ -17,8 +17,8 @@ from jax._src import compiler
 # JAX makes millions of objects that stay: looking at them took 7% of the time.
 gc.set_threshold(200_000, 50, 100)
 
-# Of processes that tests start. A program that another process has not yet written to
-# the compilation cache to its end is compiled again.
+# Warnings of processes that tests start. A program that another process has not yet
+# written to the compilation cache to its end is compiled again.
 UNWRITTEN = "ignore:Error reading persistent compilation cache entry"
 WARNINGS = ("-W", "error", "-W", UNWRITTEN)
 

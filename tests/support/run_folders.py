@@ -37,7 +37,7 @@ OPTIONS = {
     "eval_every": 100,
 }
 ENVIRONMENT = {"versions": {"jax": "1.0"}, "device": {"platform": "cpu", "kind": "cpu"}}
-# Of a base optimizer, to compare with.
+# Options of a base optimizer, to compare with.
 BASE = {"optimizer": "adamw", "weight_decay": 0.01, "free_epochs": 0.0}
 
 

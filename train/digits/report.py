@@ -71,8 +71,8 @@ def draw(path: Path, files: Mapping[str, Any], options: Mapping[str, Any]) -> No
 def pack(files: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The content of `FILES` in less space: a row, and a row of curves.
 
-    Of every trial and seed, the last metrics are kept. Of the best trials, the earlier
-    metrics that the figure shows are kept too.
+    The last metrics of every trial and seed are kept, and the earlier metrics of the
+    best trials that the figure shows.
     """
     grids, curves = [], {}
     for grid in read_results(files["metrics.jsonl"], files["summary.json"]):

@@ -155,7 +155,7 @@ def statistics(photos: PhotoSet) -> str:
 def check(photos: PhotoSet) -> None:
     """Reads the headers of the files before a training meets them.
 
-    Of a part with very many files it takes some, evenly spaced.
+    In a part with very many files, it reads some of them, evenly spaced.
 
     Raises:
         InputError: If a file cannot be read or is no image.

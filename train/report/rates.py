@@ -51,7 +51,7 @@ class Trials(NamedTuple):
 
     optimizer: str
     others: str  # Weight decay, free epochs and warm-up, in words.
-    options: Mapping[str, Any]  # Of the sweep.
+    options: Mapping[str, Any]  # Those of the sweep.
     rates: np.ndarray  # [r], increasing
     losses: np.ndarray  # [seeds, r]; infinite where a trial diverged
 
@@ -223,7 +223,9 @@ def figures(found: Sequence[Trials]) -> dict[str, Figure]:
 def _apart(found: Sequence[Trials], key: str) -> dict[str, list[Trials]]:
     """The trials that differ in one option alone, by what they have in common."""
     groups: dict[str, list[Trials]] = {}
-    shared = [other for other in OPTIONS if other != key]
+    # Wider networks have more heads of the same size.
+    follows = "heads" if key == "width" and _one_head_size(found) else key
+    shared = [other for other in OPTIONS if other not in (key, follows)]
     several = [o for o in shared if len({t.options.get(o) for t in found}) > 1]
     for trials in found:
         words = [trials.others] * bool(trials.others)
@@ -235,6 +237,13 @@ def _apart(found: Sequence[Trials], key: str) -> dict[str, list[Trials]]:
         for name, members in groups.items()
         if len({t.options.get(key) for t in members}) > 1
     }
+
+
+def _one_head_size(found: Sequence[Trials]) -> bool:
+    sizes = {
+        t.options["width"] / t.options["heads"] for t in found if t.options.get("heads")
+    }
+    return len(sizes) == 1
 
 
 def _draw(apart: Mapping[str, Sequence[Trials]], key: str) -> Figure:

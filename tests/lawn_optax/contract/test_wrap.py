@@ -23,8 +23,8 @@ SWITCH = 2
 RESETS = ("restart", "moments", None)
 every_inner = pytest.mark.parametrize("name", INNERS)
 
-# Of each inner state, which fields (as patterns of paths) are shaped like the
-# parameters, and which others restart with them. All others go on.
+# Fields of each inner state (as patterns of paths) that are shaped like the parameters
+# or restart with them. All others go on.
 MOMENTS = {
     "sgd": "",
     "momentum": "trace",

@@ -79,7 +79,8 @@ def test_a_network_in_float64_and_the_largest_is_not_that_of_largest_magnitude(x
 
 
 def test_the_growth_is_that_of_all_batches(x64):
-    # Of E|x'|^2 for x' = x - rate * (mean Hessian of the batch) x, over every batch.
+    # Growth of E|x'|^2 for x' = x - rate * (mean Hessian of the batch) x, over all
+    # batches.
     hessians, zero = cases.symmetric(6, 4), jnp.zeros(4)
     # At the minimum no example has a gradient: with their covariance as Sigma, as the
     # paper's words have it, the batch size would not matter.

@@ -121,7 +121,7 @@ def test_l2_margin_ignores_one_scale_of_all_layers():
     # A homogeneous net of 3 layers: its logits grow with the third power.
     close(metrics.l2_margin(1000 * margins, 10 * norms), expected)
     assert metrics.l2_margin(margins, 2 * norms)[0] < expected[0]
-    # Of all norms with one product, equal ones have the largest.
+    # Among all norms with one product, equal ones give the largest margin.
     equal = jnp.full(3, 4 ** (1 / 3))
     most = metrics.l2_margin(margins, equal)
     close(most, metrics.normalized_margin(margins, equal) / 3**1.5)

@@ -144,7 +144,7 @@ def test_what_is_constrained(constrain, free, files):
     updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
 
     def norm(tree, name):
-        # Of the kernels alone where vectors are free.
+        # Only the kernels count where vectors are free.
         leaves = jax.tree.leaves(tree[name])
         if constrain == "matrices" and name not in free:
             leaves = [leaf for leaf in leaves if leaf.ndim > 1]

@@ -27,7 +27,7 @@ from train.images import streaming as photographs
 
 RATE = 1e-5  # The logits of so many pixels change by about 0.5 in a step.
 RATES = {"learning_rate": 0.1, "weight_decay": 0.1}
-# Of ImageNet's colours, as in torchvision's documentation.
+# Mean and deviation of ImageNet's colours, from torchvision's documentation.
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 

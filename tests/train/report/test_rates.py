@@ -117,3 +117,16 @@ def test_each_text_has_figures_of_its_own():
     found = [sweep_folder(sha, dataset="files", text_sha256=sha) for sha in shas]
     found = rates.by_text(command._losses_at_rates(found))
     assert {*found} == {"files-aaaaaaaa", "files-bbbbbbbb"}
+
+
+@pytest.mark.parametrize(
+    ("heads", "states"), [((1, 4), True), ((1, 1), True), ((1, 2), False)]
+)
+def test_heads_of_one_size_grow_with_the_width(heads, states):
+    found = [
+        one._replace(options={**one.options, "heads": count})
+        for one, count in zip(
+            (trials(0.02, width=32), trials(0.03, width=128)), heads, strict=True
+        )
+    ]
+    assert ("drift" in rates.section("a text", found)) is states
