@@ -25,6 +25,7 @@ class Form:
     attention_width: int | None
     dropout: float
     initialization: str
+    output_scale: float
     dtype: DTypeLike | None
 
 
@@ -60,6 +61,7 @@ class Transformer(nn.Module):
             N(0, 1 / inputs). ``small``: all from N(0, 0.02²), as GPT-2's. In both, the
             variance of kernels that write to the residual stream is divided by 2
             `depth`. ``zero-out``: as ``fan-in``, but these kernels begin at 0.
+        output_scale: Factor of the first weights that write to the residual stream.
         scanned: Whether one compiled block runs `depth` times.
         dtype: Type of the computation; weights, norms, softmax and logits are float32
             or wider.
@@ -78,6 +80,7 @@ class Transformer(nn.Module):
     tied: bool = False
     dropout: float = 0.0
     initialization: Literal["fan-in", "small", "zero-out"] = "fan-in"
+    output_scale: float = 1.0
     scanned: bool = False
     dtype: DTypeLike | None = None
 
@@ -211,7 +214,7 @@ def dense(
     form: Form, features: int, name: str, *, writes: bool = False, **options: Any
 ) -> nn.Dense:
     """A layer without a bias; `writes` says that it writes to the residual stream."""
-    share = 1 / (2 * form.depth) if writes else 1.0
+    share = form.output_scale**2 / (2 * form.depth) if writes else 1.0
     if form.initialization == "small":
         initial = nn.initializers.normal(0.02 * share**0.5)
     elif form.initialization == "zero-out" and writes:

@@ -27,7 +27,7 @@ def make_trial(config: ResolvedOptions, steps: int) -> dict[str, Any]:
         " --epochs or raise --batch-size",
     )
     free_steps = 0
-    if optimizers.is_lawn(config.optimizer):
+    if optimizers.has_free_phase(config.optimizer):
         free_steps = schedules.epochs_to_steps(config.free_epochs, steps)
     return {
         "learning_rate": np.float32(config.learning_rate),

@@ -31,6 +31,11 @@ def is_lawn(name: str) -> bool:
     return name.endswith("-lawn")
 
 
+def has_free_phase(name: str) -> bool:
+    """Whether an optimizer can begin with free steps, before it fixes norms."""
+    return is_lawn(name) or name in HYPERBALL
+
+
 def make(
     name: str,
     learning_rate: optax.ScalarOrSchedule,
@@ -43,6 +48,8 @@ def make(
     reset: Any = "restart",
     groups: Any = "layer",
     dimensions: Any = None,
+    free_rate: optax.ScalarOrSchedule | None = None,
+    project: bool = False,
 ) -> optax.GradientTransformation:
     """Makes an optimizer by name, with its usual defaults.
 
@@ -63,13 +70,17 @@ def make(
         momentum: Momentum of SGD and its forms.
         b2: Decay of Adam's second moments, also behind ``adamh``.
         switch_step: Number of free updates, or what `lawn_optax.switch_when` returns;
-            only the LAWN forms read it.
+            only the LAWN forms and those of `HYPERBALL` read it.
         reset: State that the switch resets, as in `lawn_optax.wrap`; only the LAWN
             forms read it.
         groups: Leaves that share a norm or have none, as in `lawn_optax.wrap`; only
             the LAWN forms, those of `HYPERBALL` and LAMB read it.
         dimensions: Axes of the matrices that Muon orthogonalises, as
             ``muon_weight_dimension_numbers`` of Optax's Muon.
+        free_rate: Learning rate of the free updates of a form of `HYPERBALL`, and of
+            its free leaves; None means `learning_rate`.
+        project: Whether a form of `HYPERBALL` projects its updates to the tangent
+            space.
 
     Returns:
         The gradient transformation.
@@ -83,6 +94,9 @@ def make(
     build = _BUILDERS[name.removesuffix("-bounded")]
     decay = {"weight_decay": weight_decay, "mask": mask}
     constraint = {"switch_step": _NEVER, "groups": groups}
+    if name in HYPERBALL:
+        rate = learning_rate if free_rate is None else free_rate
+        constraint |= {"switch_step": switch_step, "project": project, "inner": rate}
     if name.endswith("-bounded"):
         constraint["groups"] = "layer"
     if is_lawn(name):
@@ -146,9 +160,9 @@ def _hyperball(build):
 
     def make_one(rate, _, moments, constraint):
         none = {"weight_decay": 0.0, "mask": None}
-        inner = build(rate, none, moments, None)
-        ball = baselines.hyperball(rate, groups=constraint["groups"])
-        return optax.chain(inner, ball)
+        own = dict(constraint)
+        inner = build(own.pop("inner"), none, moments, None)
+        return optax.chain(inner, baselines.hyperball(rate, **own))
 
     return make_one
 

@@ -255,7 +255,8 @@ def check(config: ResolvedOptions) -> None:
         config.weight_decay == 0 or name not in optimizers.WITHOUT_DECAY,
         f"{name} takes no --weight-decay; the form with it is adamw",
     )
-    free = config.free_epochs if lawn_form and config.switch == "epochs" else 0
+    planned = optimizers.has_free_phase(name) and config.switch == "epochs"
+    free = config.free_epochs if planned else 0
     # Only the three phases have their warm-up behind the free phase.
     join = sum if config.schedule == "three-phase" else max
     needed = join((config.warmup_epochs, free))

@@ -80,13 +80,14 @@ def in_words(config: Any, settings: Mapping[str, Any], epochs: int) -> str:
         epochs: The preset's epochs.
     """
     lines = []
-    lawn = optimizers.is_lawn(settings["optimizer"]) and settings["switch"] == "epochs"
+    planned = settings["switch"] == "epochs"
+    has_phase = planned and optimizers.has_free_phase(settings["optimizer"])
     names = [
-        name
-        for name in _PHASES
-        if getattr(config, name) is None
-        and settings[name]
-        and (lawn or name != "free_epochs")
+        key
+        for key in _PHASES
+        if getattr(config, key) is None
+        and settings[key]
+        and (has_phase or key != "free_epochs")
     ]
     if factor(config, epochs) < 1 and names:
         phase = " and ".join(f"{_PHASES[n]} ({settings[n]:g} epochs)" for n in names)

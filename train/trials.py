@@ -39,7 +39,7 @@ def grid(experiment: Experiment, config: Any, name: str) -> list[Member]:
     """The hyperparameters of each trial of an optimizer."""
     tried = sweep_of(experiment).grid(config, name)
     values: dict[str, tuple[float, ...]] = {"learning_rate": tried.rates}
-    if optimizers.is_lawn(name):
+    if optimizers.has_free_phase(name):
         values["free_epochs"] = tried.free
     elif name in optimizers.WITHOUT_DECAY:
         values["weight_decay"] = (0.0,)

@@ -56,14 +56,15 @@ EXPECTED = {
     "muon-lawn": lambda rate, n: lawn.wrap(
         optax.contrib.muon(rate, weight_decay=DECAY), n
     ),
-    "sgdh": lambda rate, _: hyperball(optax.sgd(rate, 0.9), rate),
-    "adamh": lambda rate, _: hyperball(optax.adam(rate), rate),
-    "muonh": lambda rate, _: hyperball(optax.contrib.muon(rate), rate),
+    "sgdh": lambda rate, n: hyperball(optax.sgd(rate, 0.9), rate, n),
+    "adamh": lambda rate, n: hyperball(optax.adam(rate), rate, n),
+    "muonh": lambda rate, n: hyperball(optax.contrib.muon(rate), rate, n),
 }
 
 
-def hyperball(inner, rate):
-    return optax.chain(inner, lawn.baselines.hyperball(rate, groups="layer"))
+def hyperball(inner, rate, switch_step):
+    ball = lawn.baselines.hyperball(rate, groups="layer", switch_step=switch_step)
+    return optax.chain(inner, ball)
 
 
 def test_every_name_is_tested():
@@ -89,8 +90,7 @@ def test_name_means_what_it_says_and_the_switch_may_be_traced(name):
     )
     for member, switch in zip(np.asarray(got), (2, 4), strict=True):
         changes = np.abs(np.diff(member))
-        last = switch if optimizers.is_lawn(name) else 6
-        last = 0 if name in optimizers.HYPERBALL else last
+        last = switch if optimizers.has_free_phase(name) else 6
         assert (changes[:last] > 1e-4).all()
         assert (changes[last:] <= 1e-6 * member[-1]).all()
 

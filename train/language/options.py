@@ -19,7 +19,8 @@ from train.options import Grid
 from train.rules import option
 
 MODEL = ("width", "depth", "heads", "block", "norm", "positions", "qk_norm")
-MODEL += ("activation", "attention_width", "tied", "dropout", "scanned")
+MODEL += ("activation", "attention_width", "tied", "dropout", "output_scale")
+MODEL += ("scanned",)
 
 SIZE = 2**20  # Widths and lengths are lower; memory sets the rest of the limit.
 
@@ -82,6 +83,8 @@ class Options(options.CommonOptions):
     init: Literal["fan-in", "small", "zero-out"] | None = None
     """First weights: by the number of inputs, as small as GPT-2's, or the first with
     zeros where a block writes its output."""
+    output_scale: float | None = option(None, above=0)
+    """Factor of the first weights where a block writes its output."""
     scanned: bool = False
     """Compile one block and repeat it: faster to compile, for deep networks."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -104,6 +107,9 @@ class Options(options.CommonOptions):
     """Decay of Adam's second moments (default: from the preset)."""
     momentum: float = option(0.9, least=0, below=1)
     """Momentum of sgd and its forms."""
+    project: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Project the updates of sgdh, adamh and muonh to the tangent space before they get
+    their length."""
     clip_norm: float | Literal["preset"] | None = "preset"
     """Clip the gradient to this global norm, or None (default: 1 for nanogpt, else
     None)."""
@@ -133,7 +139,8 @@ class Config(Options, options.RunOptions):
     learning_rate: float | None = None
     """Highest learning rate of the optimizer (default: by optimizer)."""
     free_epochs: Annotated[float | None, arg(name="free-steps")] = None
-    """Steps before the switch of the -lawn forms (default: 50)."""
+    """Steps before norms are fixed (default: 50 for the -lawn forms, else 0). Those of
+    adamh have the rate --adam-rate."""
     validation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Hold out another tenth and test on that one, to choose hyperparameters without
     the usual held-out text."""
@@ -153,7 +160,7 @@ class SweepConfig(Options, options.SweepOptions):
     """Optimizers to tune: any that a single run takes."""
     grid: Suppress[Literal["default", "papers"]] = "default"
     free: Annotated[tuple[float, ...], arg(name="free")] = ()
-    """Free steps, for the -lawn forms."""
+    """Free steps, for the -lawn forms and those with an h."""
     trial_epochs: Annotated[int | None, arg(name="trial-steps")] = None
     """Steps of a trial (default: all)."""
     at_once: int | None = option(None, least=1, below=2**16, changes_result=False)
@@ -183,6 +190,7 @@ class Settings(Config, options.ResolvedOptions):
     activation: Literal["relu2", "relu", "gelu"] = "relu2"
     tied: bool = False
     dropout: float = 0.0
+    output_scale: float = 1.0
     init: Literal["fan-in", "small", "zero-out"] = "fan-in"
     head: Literal["method", "adam", "adamh"] = "method"
     embeddings: Literal["method", "adam", "adamh"] = "method"
@@ -228,6 +236,10 @@ def resolve(config: Config) -> Settings:
     require(
         settings.optimizer not in optimizers.HYPERBALL or settings.weight_decay == 0,
         f"{settings.optimizer} takes no --weight-decay, which would be radial",
+    )
+    require(
+        not settings.project or settings.optimizer in optimizers.HYPERBALL,
+        "--project needs sgdh, adamh or muonh; the -lawn forms always project",
     )
     return settings
 

@@ -21,6 +21,7 @@ _DEFAULT: dict[str, Any] = {
     "activation": "relu2",
     "tied": False,
     "dropout": 0.0,
+    "output_scale": 1.0,
     "init": "fan-in",
 }
 _PUBLISHED: dict[str, Any] = _DEFAULT | {

@@ -73,6 +73,7 @@ def make_optimizer(config: Settings, trial: Trial) -> optax.GradientTransformati
         "reset": config.reset,
         "groups": lawn.groups.stacked(SCANNED) if config.scanned else "layer",
         "dimensions": matrix_axes,
+        "project": config.project,
     }
     if config.optimizer not in (*optimizers.WITHOUT_DECAY, *optimizers.HYPERBALL):
         own |= {"weight_decay": trial["weight_decay"], "mask": is_matrix}
@@ -81,6 +82,8 @@ def make_optimizer(config: Settings, trial: Trial) -> optax.GradientTransformati
         peaks = trial if peak is None else {**trial, "learning_rate": peak}
         return hyperparameters.learning_rate(config, 1, peaks)
 
+    if config.optimizer == "adamh":  # A share of the norm is no rate for Adam.
+        own["free_rate"] = rate(config.adam_rate)
     settings = {
         "method": (config.optimizer, rate(None), own),
         "adam": ("adam", rate(config.adam_rate), options),
@@ -119,7 +122,8 @@ def describe(config: Settings) -> str:
         if not (config.tied and name == "head"):
             parts.setdefault(called, []).append(name)
     words = [f"{called} for {', '.join(names)}" for called, names in parts.items()]
-    if optimizers.is_lawn(config.optimizer):
+    begins_free = optimizers.has_free_phase(config.optimizer) and config.free_epochs
+    if begins_free or optimizers.is_lawn(config.optimizer):
         when = f"{config.free_epochs:g} free steps"
         if config.switch != "epochs":
             when = f"at {config.switch_threshold:g} ({config.switch})"

@@ -34,6 +34,8 @@ OPTIONS = {
     "tied": "tied",
     "dropout": "dropout",
     "dtype": "dtype",
+    "output_scale": "output-scale",
+    "project": "project",
 }
 NOTE = (
     "A fit is a parabola in the logarithm of the rate, through the losses of one seed"

@@ -7,6 +7,7 @@ import pytest
 from tests.support import tiny_texts as tiny
 from tests.support.rating_files import refused
 from train.__main__ import main
+from train.errors import InputError
 from train.language import experiment, options
 from train.language.options import Config, resolve
 from train.language.report import published
@@ -125,3 +126,9 @@ def test_grids_have_three_rates_around_the_default():
     given = options.SweepConfig(rates=(1.0,), decays=(0.5,), free=(3.0,))
     assert options.grid(given, "adam-lawn") == ((1.0,), (0.5,), (3.0,), ())
     assert options.grid(given, "muonh").decays == (0.0,)
+
+
+def test_only_steps_of_a_fixed_angle_take_project():
+    assert tiny.settings(optimizer="muonh", project=True).project
+    with pytest.raises(InputError, match="--project needs sgdh, adamh or muonh"):
+        tiny.settings(optimizer="adam-lawn", project=True)

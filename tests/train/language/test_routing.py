@@ -165,3 +165,30 @@ def test_description_names_what_trains_what():
     assert "adam (rate 0.005) for embeddings, vectors" in text
     text = routing.describe(tiny.settings(optimizer="adam-lawn", **LATE))
     assert "three-phase schedule" in text and "switch: 2 free steps" in text
+
+
+@pytest.mark.parametrize("name", ["sgdh", "adamh", "muonh"])
+def test_free_steps_before_a_fixed_angle(name):
+    free = {"optimizer": name, "free_epochs": 2.0, "warmup_epochs": 1.0}
+    values = norms(trained(**free))["block_0/mlp/up/kernel"]
+    change = np.abs(np.diff(values)) / values[0]
+    assert change[0] > 1e-5 > change[-2:].max()
+    if name == "adamh":  # Its free steps are those of Adam at Adam's own rate.
+        adam = {"optimizer": "adam", "learning_rate": adam_rate()}
+        expected = norms(trained(**adam, warmup_epochs=1.0))
+        close(values[:2], expected["block_0/mlp/up/kernel"][:2])
+
+
+def adam_rate():
+    return options.resolve(options.Config()).adam_rate
+
+
+@pytest.mark.parametrize("project", [False, True])
+def test_projected_steps_are_tangent(project):
+    before = first()["block_0"]["mlp"]["up"]["kernel"]
+    config = {"optimizer": "sgdh", "learning_rate": 0.2, "momentum": 0.0}
+    after = trained(**config, project=project)["block_0"]["mlp"]["up"]["kernel"][0]
+    rate, c = 0.1, jnp.linalg.norm(before)  # Of two warm steps.
+    cosine = float((before * after).sum() / c**2)
+    # A tangent step of length `rate` turns the weights by atan(rate), others by less.
+    assert np.isclose(np.sqrt(1 / cosine**2 - 1), rate, 1e-4) == project
