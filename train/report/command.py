@@ -18,7 +18,7 @@ from train import recorded, sweep
 from train.digits import report as digits
 from train.errors import InputError, require
 from train.registry import EXPERIMENTS
-from train.report import pack, rates, tables
+from train.report import comparisons, pack, rates, tables
 from train.report.definition import Report
 from train.report.figures import draw_figures
 from train.report.folders import Folder, find_folders
@@ -232,7 +232,10 @@ def texts_and_figures(
         texts["sweeps.md"] = "\n\n".join([f"# {_TRIALS}", *trials]) + "\n"
     if found := _losses_at_rates(folders):
         by_data = rates.by_text(found)
-        sections = [rates.section(name, members) for name, members in by_data.items()]
+        sections = []
+        for name, members in by_data.items():
+            sections.append(rates.section(name, members))
+            sections += comparisons.sections(members)
         head = ["# Best learning rates", textwrap.fill(rates.NOTE, 88)]
         texts["rates.md"] = "\n\n".join([*head, *sections]) + "\n"
         for data, members in by_data.items():

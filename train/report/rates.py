@@ -56,6 +56,7 @@ class Trials(NamedTuple):
     options: Mapping[str, Any]  # Those of the sweep.
     rates: np.ndarray  # [r], increasing
     losses: np.ndarray  # [seeds, r]; infinite where a trial diverged
+    seeds: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,9 +144,8 @@ def collect(
         seeds = sorted(set.intersection(*(set(by_rate[rate]) for rate in rates)))
         if len(rates) >= 3 and seeds:
             losses = [[by_rate[rate][seed] for rate in rates] for seed in seeds]
-            complete.append(
-                Trials(optimizer, others, options, np.array(rates), np.array(losses))
-            )
+            arrays = np.array(rates), np.array(losses)
+            complete.append(Trials(optimizer, others, options, *arrays, tuple(seeds)))
     return complete
 
 

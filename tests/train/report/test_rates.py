@@ -20,7 +20,8 @@ def trials(optimum, losses=None, width=64, seeds=3):
         lowest = np.log2(optimum) + 0.1 * np.arange(seeds)[:, None]
         losses = 2 + 0.5 * (np.log2(RATES) - lowest) ** 2
     options = {"width": width, "depth": 2}
-    return rates.Trials("adamh", "", options, RATES, np.array(losses))
+    losses = np.array(losses)
+    return rates.Trials("adamh", "", options, RATES, losses, tuple(range(len(losses))))
 
 
 def test_the_lowest_points_of_parabolas_are_found():
