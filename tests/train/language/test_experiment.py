@@ -10,6 +10,7 @@ import pytest
 from tests.support import interruptions as killed
 from tests.support import tiny_texts as tiny
 from tests.support.asserts import close
+from tests.support.two_processes import one_and_two
 from train import evaluate
 from train.__main__ import main
 from train.language import experiment
@@ -196,3 +197,18 @@ def test_the_default_text_is_long_enough_for_the_default_run():
     text = experiment.load_data(config)
     data = experiment.on_device(config, text)
     assert data.windows.shape == (512, 129) and data.prompt[-1] == 0
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_metrics_of_one(files, tmp_path):
+    command = WHOLE.replace(" --devices 1", " --parallel pmap")
+    first, second = one_and_two([*command.split(), f"--data-dir={files}"], tmp_path)
+    assert [row["constrained"] for row in second] == [0, 1, 1, 1]
+    for one, two in zip(first, second, strict=True):
+        assert one.keys() == two.keys()
+        for name in one:
+            # Some byte's highest logit may change.
+            loose = {"accuracy": 0.02}.get(name, 1e-4)
+            close(two[name], one[name], rtol=1e-4, atol=loose)
+    samples = [read(tmp_path / name / "sample.json") for name in ("one", "two")]
+    assert len(samples[0]["text"]) > 0 and samples[0] == samples[1]

@@ -122,10 +122,9 @@ OPTIONS += " --warmup-epochs 1 --eval-every 2 --candidate-draws 1 --quiet"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", parallel.MODES)
-def test_two_processes_give_the_metrics_of_one(mode, tmp_path):
+def test_two_processes_give_the_metrics_of_one(tmp_path):
     tiny.write_ratings(tmp_path / "data")
-    command = f"{OPTIONS} --parallel {mode} --data-dir {tmp_path / 'data'}"
+    command = f"{OPTIONS} --parallel jit --data-dir {tmp_path / 'data'}"
     first, second = one_and_two(command.split(), tmp_path)
     assert [row["epoch"] for row in second] == [2, 4]
     for one, two in zip(first, second, strict=True):
