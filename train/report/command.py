@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import textwrap
 from collections.abc import Sequence
@@ -51,9 +52,9 @@ class Config:
     """Finished runs of recsys, image or language beside the papers' numbers.
 
     Reads every finished run below the folders and groups runs that differ only in their
-    seeds. Writes table.md, the figures for which there are runs, sweeps.md with the
-    trials of sweeps, and rates.md with the best rates of language models. For runs on
-    digits and studies it writes their text again.
+    seeds. Writes table.md, the figures for which there are runs, and for sweeps
+    rates.md with the best rates where a fit can find them, else sweeps.md with the
+    trials. For runs on digits and studies it writes their text again.
     """
 
     runs: Annotated[
@@ -227,10 +228,11 @@ def texts_and_figures(
         lines = "\n".join(f"- {line}" for line in unfinished)
         parts += ["## Unfinished runs, not counted", lines]
     texts = {"table.md": "\n\n".join(parts) + "\n"} if parts else {}
-    trials = [_trials(folder) for folder in folders if folder.experiment in SWEEPS]
-    if trials:
+    swept = [folder for folder in folders if folder.experiment in SWEEPS]
+    fitted = {folder.place: _losses_at_rates([folder]) for folder in swept}
+    if trials := [_trials(folder) for folder in swept if not fitted[folder.place]]:
         texts["sweeps.md"] = "\n\n".join([f"# {_TRIALS}", *trials]) + "\n"
-    if found := _losses_at_rates(folders):
+    if found := list(itertools.chain(*fitted.values())):
         by_data = rates.by_text(found)
         sections = []
         for name, members in by_data.items():
@@ -240,8 +242,8 @@ def texts_and_figures(
         texts["rates.md"] = "\n\n".join([*head, *sections]) + "\n"
         for data, members in by_data.items():
             place = f"-{data}" if len(by_data) > 1 else ""
-            for option, drawn in rates.figures(members).items():
-                figures[f"rates-{option}{place}.png"] = partial(_save, figure=drawn)
+            if drawn := rates.figure(members):
+                figures[f"rates{place}.png"] = partial(_save, figure=drawn)
     return texts, figures
 
 

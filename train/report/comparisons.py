@@ -10,11 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from train.report import markdown
-from train.report.rates import OPTIONS, Optimum, Trials, fit
+from train.report.rates import METHOD, OPTIONS, Optimum, Trials, fit
 from train.statistics import mean_interval, mean_std, paired_interval
 
-# Options that belong to the method rather than to the task.
-METHOD = ("init", "output_scale", "project")
 REFERENCE = "adamw"
 LENGTH = "epochs"  # What is an epoch in the records is a step of a language model.
 DIFFERENCE = (

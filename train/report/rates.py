@@ -36,7 +36,10 @@ OPTIONS = {
     "dtype": "dtype",
     "output_scale": "output-scale",
     "project": "project",
+    "adam_rate": "adam-rate",
 }
+# Those that belong to the method rather than to the task.
+METHOD = ("init", "output_scale", "project", "adam_rate")
 NOTE = (
     "A fit is a parabola in the logarithm of the rate, through the losses of one seed"
     " at the best rate (by the mean over seeds) and at up to"
@@ -191,6 +194,8 @@ def section(title: str, found: Sequence[Trials]) -> str:
     parts = [f"## {title}", markdown.table(header, rows)]
     drifts = []
     for key in varying:
+        if key in METHOD:
+            continue
         for name, members in _apart(found, key).items():
             known = [m for m in members if not fit(m).reason]
             if len(known) < 2:
@@ -205,21 +210,29 @@ def section(title: str, found: Sequence[Trials]) -> str:
     return "\n\n".join(parts)
 
 
-def figures(found: Sequence[Trials]) -> dict[str, Figure]:
-    """Losses against rates, a figure for each option that the trials differ in.
+def figure(found: Sequence[Trials]) -> Figure | None:
+    """Losses against rates: a row of panels for each option of the task that differs.
 
     Args:
         found: Trials of one experiment and one data set.
 
     Returns:
-        The figures by the option.
+        The figure; None where no trials differ in one option alone.
     """
-    drawn = {}
-    for key, name in OPTIONS.items():
-        apart = _apart(found, key)
-        if apart:
-            drawn[name] = _draw(apart, key)
-    return drawn
+    rows = {key: _apart(found, key) for key in OPTIONS if key not in METHOD}
+    rows = {key: apart for key, apart in rows.items() if apart}
+    if not rows:
+        return None
+    columns = max(map(len, rows.values()))
+    whole = new_figure(3.4 * columns + 0.6, 3.4 * len(rows) + 0.4)
+    parts = whole.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for part, (key, apart) in zip(parts, rows.items(), strict=True):
+        _draw(part, apart, key, columns)
+    whole.supylabel("held-out loss after the last step")
+    whole.suptitle(
+        "Line: mean over seeds; band: lowest to highest; star: optimum by a fit"
+    )
+    return whole
 
 
 def _apart(found: Sequence[Trials], key: str) -> dict[str, list[Trials]]:
@@ -248,11 +261,11 @@ def _one_head_size(found: Sequence[Trials]) -> bool:
     return len(sizes) == 1
 
 
-def _draw(apart: Mapping[str, Sequence[Trials]], key: str) -> Figure:
-    columns = 2 if len(apart) == 4 else min(len(apart), 3)
-    lines = -(-len(apart) // columns)
-    figure = new_figure(4.4 * columns, 3.6 * lines + 0.6)
-    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+def _draw(
+    part: Any, apart: Mapping[str, Sequence[Trials]], key: str, columns: int
+) -> None:
+    """Draws a row of panels, one for each method, into a part of a figure."""
+    panels = part.subplots(1, columns, squeeze=False)[0]
     for axes in panels[len(apart) :]:
         axes.remove()
     for axes, (name, members) in zip(panels, apart.items(), strict=False):
@@ -272,11 +285,6 @@ def _draw(apart: Mapping[str, Sequence[Trials]], key: str) -> Figure:
         axes.set(title=name, xlabel="learning rate")
         axes.grid(alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
+    part.legend(
         handles, labels, loc="outside lower center", ncols=len(labels), frameon=False
     )
-    figure.supylabel("held-out loss after the last step")
-    figure.suptitle(
-        "Line: mean over seeds; band: lowest to highest; star: optimum by a fit"
-    )
-    return figure

@@ -57,8 +57,8 @@ def test_the_section_states_optima_and_drift():
     assert "| optimizer |  | width | rates" in text
     assert "| adamh     | width  | 32, 128    | 1.50 " in text
     assert "depth" not in text  # It is the same in all trials.
-    (figure,) = rates.figures(found).values()
-    assert [axes.get_title() for axes in figure.axes] == ["adamh"]
+    figure = rates.figure(found)
+    assert figure and [axes.get_title() for axes in figure.axes] == ["adamh"]
 
 
 def sweep_folder(name, **options):
@@ -100,7 +100,7 @@ def test_sweeps_that_differ_in_two_options_have_no_drift():
     ]
     text = rates.section("a text", found)
     assert "| width | norm  | rates" in text and "drift" not in text
-    assert rates.figures(found) == {}
+    assert rates.figure(found) is None
 
 
 def test_each_text_has_figures_of_its_own():
@@ -111,9 +111,9 @@ def test_each_text_has_figures_of_its_own():
         for width in (32, 64)
     ]
     _, figures = command.texts_and_figures(folders)
-    assert {*figures} == {f"rates-width-{text}.png" for text in texts}
+    assert {*figures} == {f"rates-{text}.png" for text in texts}
     _, figures = command.texts_and_figures(folders[:2])
-    assert {*figures} == {"rates-width.png"}
+    assert {*figures} == {"rates.png"}
     shas = "a" * 64, "b" * 64
     found = [sweep_folder(sha, dataset="files", text_sha256=sha) for sha in shas]
     found = rates.by_text(command._losses_at_rates(found))
