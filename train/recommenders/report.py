@@ -116,4 +116,5 @@ REPORT = Report(
     has_attenuation=True,
     batch_figures={},
     free_figure="7(b)",
+    later={"constrain": "all"},
 )

@@ -84,6 +84,7 @@ class Report:
         has_attenuation: Whether the papers' Figure 1 is about this experiment.
         batch_figures: Panel of the papers' Figure 3 by data set.
         free_figure: Panel of the papers' Figure 7.
+        later: Options that runs of older versions lack, with what these runs did.
     """
 
     experiment: str
@@ -115,6 +116,7 @@ class Report:
     free_figure: str
     lowest: bool = False
     unit: str = "epoch"
+    later: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def scale(self) -> float:

@@ -86,6 +86,14 @@ def test_a_diverged_seed_is_shown_and_not_averaged(tmp_path):
     assert row[8] == "Fail (arXiv Table 9)"
 
 
+def test_runs_of_older_versions_join_those_of_this_one(tmp_path):
+    write_run(tmp_path / "runs" / "0", level(260))  # Without the option.
+    write_run(tmp_path / "runs" / "1", level(268), seed=1, constrain="all")
+    assert cells(make_report(tmp_path), "adam-lawn")[1:5] == [
+        *(LAWN_SETTING, "not stated", "2 x 5", "66.00 ± 1.41")
+    ]
+
+
 def test_a_dead_model_is_named_and_its_level_shown(tmp_path):
     write_run(tmp_path / "runs" / "0", [0.1] * USERS, optimizer="sgd")
     write_run(tmp_path / "runs" / "1", level(100), optimizer="lamb")
