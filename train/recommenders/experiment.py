@@ -36,7 +36,8 @@ Loaded = tuple[Interactions, np.ndarray]
 
 def load_data(config: Settings) -> Loaded:
     """The interactions that a run trains on, and its candidates."""
-    data = interactions.load(config.dataset, config.data_dir)
+    remove = config.inactive_users == "remove"
+    data = interactions.load(config.dataset, config.data_dir, remove)
     if config.validation:
         data = interactions.hold_out(data)
     if config.candidate_draws:

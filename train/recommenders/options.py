@@ -55,6 +55,9 @@ class Options(options.CommonOptions):
     dataset: Literal["ml-100k", "ml-1m", "ml-1m-ncf", "pinterest-20"] = "ml-100k"
     """MovieLens with our leave-one-out split, or He et al.'s files (ml-1m-ncf,
     pinterest-20): u.data, ratings.dat, *.train.rating ..."""
+    inactive_users: Literal["keep", "remove"] = "keep"
+    """Users with fewer than 20 interactions in He et al.'s files: keep them, or remove
+    them as the papers do. (Our splits are always without them.)"""
     batch_size: int = 100_000
     """Samples per step, positives and negatives, over all devices."""
     preset: Literal["arxiv", "arxiv-500", "submission"] = "arxiv"
