@@ -64,7 +64,8 @@ class CommonOptions(FolderOptions):
     switch_threshold: float = 3.0
     """Margin at which to switch."""
     alpha: float = option(1.0, above=0)
-    """Factor of the logits from the switch on (extended LAWN)."""
+    """Factor of the logits from the switch on (extended LAWN). Margins include it, as
+    those that the paper plots."""
     gamma: float = option(2.0, least=0)
     """Exponent of the focal loss."""
     label_smoothing: float = option(0.0, least=0, most=1)

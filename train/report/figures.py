@@ -104,10 +104,7 @@ def _draw_attenuation(plain: Group, attenuated: Group) -> Figure:
             ("training", "", COLOURS[0]),
             ("test", "test_", COLOURS[4]),
         ):
-            # Recorded margins are those of the network, before the factor.
-            values = _history(
-                group, lambda row, p=prefix: row[f"{p}margin_p50"] * row["logit_scale"]
-            )
+            values = _history(group, lambda row, p=prefix: row[f"{p}margin_p50"])
             _line(margin, epochs, values, color=colour, ls=style)
             key = "train_hr" if split == "training" else "hr"
             values = 100 * _history(group, lambda row, key=key: row[key])
