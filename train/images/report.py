@@ -110,4 +110,5 @@ REPORT = Report(
     has_attenuation=False,
     batch_figures={"cifar10": "3(a)", "cifar100": "3(b)"},
     free_figure="7(a)",
+    later={"switch_plateau": 0.01},
 )

@@ -22,6 +22,7 @@ _LAWN_ONLY = (
     "alpha",
     "switch",
     "switch_threshold",
+    "switch_plateau",
     "constrain",
 )
 # The base optimizers that each form with fixed norms is compared with. The papers have
