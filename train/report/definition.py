@@ -82,7 +82,7 @@ class Report:
         sizes: The papers' batch sizes by data set; none if the experiment is not
             theirs, and has no figures of theirs.
         has_attenuation: Whether the papers' Figure 1 is about this experiment.
-        batch_figures: Panel of the papers' Figure 3 by data set.
+        batch_figures: Panel of arXiv's Figure 3 by data set, or the submission's 2(d).
         free_figure: Panel of the papers' Figure 7.
         later: Options that runs of older versions lack, with what these runs did.
     """
