@@ -133,6 +133,8 @@ class SweepOptions:
     """Weight decays, for the optimizers without -lawn that take one."""
     free: tuple[float, ...] = option((), least=0, below=EPOCHS)
     """Free epochs of the full schedule, for the -lawn forms."""
+    floods: tuple[float, ...] = option((), least=0)
+    """Flood levels to try (default: --flood alone)."""
     trial_epochs: int | None = option(None, least=1, below=EPOCHS)
     """Epochs of a trial (default: all). Fewer, with the schedule compressed, cost less
     but favour learning rates that are too high for a training in full."""
