@@ -71,20 +71,30 @@ def make_config(experiment: Experiment, config: Any, name: str, **changes: Any) 
 
 
 def trial_config(experiment: Experiment, config: Any, name: str, member: Member) -> Any:
-    """One trial: a run in full with all its phases shortened alike."""
+    """One trial: a run in full with its phases shortened alike, but for a free phase
+    that --trial-free keeps.
+    """
     full = make_config(experiment, config, name, **member)
     epochs = config.trial_epochs or full.epochs
+    flag = f"{flag_of(type(config), 'trial_epochs')} {epochs}"
     require(
         epochs <= full.epochs,
-        f"{flag_of(type(config), 'trial_epochs')} {epochs} is more than the"
-        f" {full.epochs} of a whole run, which a trial shortens",
+        f"{flag} is more than the {full.epochs} of a whole run, which a trial shortens",
     )
     factor = epochs / full.epochs
+    whole = config.trial_free == "whole"
+    join = sum if full.schedule == "three-phase" else max
+    needed = join((full.free_epochs, full.warmup_epochs * factor))
+    require(
+        needed <= epochs or not whole,
+        f"{flag} is less than the {needed:g} of a whole free phase and the warm-up;"
+        " shorten --free, or leave out --trial-free",
+    )
     return dataclasses.replace(
         full,
         epochs=epochs,
         warmup_epochs=full.warmup_epochs * factor,
-        free_epochs=full.free_epochs * factor,
+        free_epochs=full.free_epochs * (1 if whole else factor),
         validation=config.protocol == "validation",
     )
 

@@ -10,6 +10,7 @@ from train import loop, sweep
 from train import trials as trial_runs
 from train.__main__ import main
 from train.devices import Devices
+from train.errors import InputError
 from train.recommenders import experiment as recsys
 from train.recommenders import options as recsys_options
 from train.runs import folder as runs
@@ -174,6 +175,22 @@ def test_protocol_of_the_papers_chooses_by_the_test_item():
         [],
     )
     assert "latest (test) item" in text
+
+
+def test_the_free_phase_of_a_shortened_trial_may_be_whole():
+    config = recsys_options.SweepConfig(
+        epochs=300, trial_epochs=100, trial_free="whole"
+    )
+    trial = sweep.trial_config(
+        recsys.EXPERIMENT, config, "adam-lawn", {"free_epochs": 60.0}
+    )
+    assert (trial.epochs, trial.warmup_epochs, trial.free_epochs) == (100, 10, 60)
+    with pytest.raises(InputError, match="100 is less than the 105 of a whole"):
+        sweep.trial_config(
+            recsys.EXPERIMENT, config, "adam-lawn", {"free_epochs": 95.0}
+        )
+    text = sweep.table(recsys.EXPERIMENT, config, [])
+    assert "100 epochs, all phases but the free one shortened from 300" in text
 
 
 def row(rate, hr, seed=0, outcome="finished", **others):
