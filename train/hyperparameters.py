@@ -57,7 +57,11 @@ def learning_rate(config: ResolvedOptions, steps: int, trial: Trial) -> optax.Sc
 
 
 def make_optimizer(
-    config: ResolvedOptions, steps: int, trial: Trial, **options: Any
+    config: ResolvedOptions,
+    steps: int,
+    trial: Trial,
+    plateau: float | None = None,
+    **options: Any,
 ) -> optax.GradientTransformation:
     """The optimizer of a run with `steps` updates per epoch.
 
@@ -65,11 +69,15 @@ def make_optimizer(
         config: Options of the run.
         steps: Updates per epoch.
         trial: Hyperparameters from `make_trial`, which may be traced.
+        plateau: Largest rise per epoch of what the switch watches that it waits for;
+            None does not wait.
         **options: Further options of `optimizers.make`.
     """
     switch_step = trial["switch_step"]
     if config.switch != "epochs":
-        switch_step = lawn.switch_when(config.switch_threshold, decay=1 - 1 / steps)
+        switch_step = lawn.switch_when(
+            config.switch_threshold, decay=1 - 1 / steps, plateau=plateau
+        )
     if config.optimizer not in optimizers.WITHOUT_DECAY:
         options["weight_decay"] = trial["weight_decay"]
     tx = optimizers.make(

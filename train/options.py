@@ -64,7 +64,8 @@ class CommonOptions(FolderOptions):
     switch_threshold: float = 3.0
     """Margin at which to switch."""
     alpha: float = option(1.0, above=0)
-    """Factor of the logits from the switch on (extended LAWN)."""
+    """Factor of the logits from the switch on (extended LAWN). Margins include it, as
+    those that the paper plots."""
     gamma: float = option(2.0, least=0)
     """Exponent of the focal loss."""
     label_smoothing: float = option(0.0, least=0, most=1)
@@ -132,9 +133,14 @@ class SweepOptions:
     """Weight decays, for the optimizers without -lawn that take one."""
     free: tuple[float, ...] = option((), least=0, below=EPOCHS)
     """Free epochs of the full schedule, for the -lawn forms."""
+    floods: tuple[float, ...] = option((), least=0)
+    """Flood levels to try (default: --flood alone)."""
     trial_epochs: int | None = option(None, least=1, below=EPOCHS)
     """Epochs of a trial (default: all). Fewer, with the schedule compressed, cost less
     but favour learning rates that are too high for a training in full."""
+    trial_free: Literal["shortened", "whole"] = "shortened"
+    """Free phase of the trials of --trial-epochs: shortened like the other phases, or
+    as many updates as in the final run."""
     trial_seeds: tuple[int, ...] = option((0,), least=0, below=SEEDS)
     """Seeds of each trial; trials are compared by their mean."""
     seeds: tuple[int, ...] = option((0, 1, 2), least=0, below=SEEDS)

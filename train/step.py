@@ -45,7 +45,7 @@ class Task:
         prepare: Function that is applied to the initial weights.
         flood: Flood level, or None.
         alpha: Factor of the logits from the switch on, or 1.
-        watch: ``mean-margin`` or ``median-margin`` where the switch waits for one.
+        watch: What the switch waits for, such as ``median-margin``; None if nothing.
         devices: Number of devices.
         axis: Name of their axis; None on one device.
         per_device: Makes a function run once on each device; see
@@ -194,7 +194,7 @@ def step(
         trial: Hyperparameters and seed.
         count: Number of the update, from 1.
         gradient: ``(params, statistics, scale, *batch) -> (gradient of the mean loss,
-            statistics, mean loss, margin to watch)``; runs on each device, and `scale`
+            statistics, mean loss, number to watch)``; runs on each device, and `scale`
             multiplies the logits.
         *batch: Further arguments of `gradient`, which identify its samples.
 

@@ -204,6 +204,11 @@ def table(experiment: Experiment, config: Any, rows: list[Row]) -> str:
             f" {full.epochs} (the free {kind.unit} named are those of the full"
             " schedule)"
         )
+        if config.trial_free == "whole":
+            length = (
+                f"{config.trial_epochs} {kind.unit}, all phases but the free one"
+                f" shortened from {full.epochs}"
+            )
     header = ("optimizer", "trial", "seed", kind.column, "")
     return (
         f"Trials on {full.dataset}, batch {full.batch_size:,},"

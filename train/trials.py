@@ -26,6 +26,7 @@ HYPERPARAMETERS = {
     "weight_decay": "decay",
     "free_epochs": "free",
     "warmup_epochs": "warm-up",
+    "flood": "flood",
 }
 
 
@@ -47,6 +48,8 @@ def grid(experiment: Experiment, config: Any, name: str) -> list[Member]:
         values["weight_decay"] = tried.decays
     if tried.warmups:
         values["warmup_epochs"] = tried.warmups
+    if config.floods:
+        values["flood"] = config.floods
     values["seed"] = config.trial_seeds
     combinations = itertools.product(*values.values())
     return [dict(zip(values, chosen, strict=True)) for chosen in combinations]
@@ -68,20 +71,30 @@ def make_config(experiment: Experiment, config: Any, name: str, **changes: Any) 
 
 
 def trial_config(experiment: Experiment, config: Any, name: str, member: Member) -> Any:
-    """One trial: a run in full with all its phases shortened alike."""
+    """One trial: a run in full with its phases shortened alike, but for a free phase
+    that --trial-free keeps.
+    """
     full = make_config(experiment, config, name, **member)
     epochs = config.trial_epochs or full.epochs
+    flag = f"{flag_of(type(config), 'trial_epochs')} {epochs}"
     require(
         epochs <= full.epochs,
-        f"{flag_of(type(config), 'trial_epochs')} {epochs} is more than the"
-        f" {full.epochs} of a whole run, which a trial shortens",
+        f"{flag} is more than the {full.epochs} of a whole run, which a trial shortens",
     )
     factor = epochs / full.epochs
+    whole = config.trial_free == "whole"
+    join = sum if full.schedule == "three-phase" else max
+    needed = join((full.free_epochs, full.warmup_epochs * factor))
+    require(
+        needed <= epochs or not whole,
+        f"{flag} is less than the {needed:g} of a whole free phase and the warm-up;"
+        " shorten --free, or leave out --trial-free",
+    )
     return dataclasses.replace(
         full,
         epochs=epochs,
         warmup_epochs=full.warmup_epochs * factor,
-        free_epochs=full.free_epochs * factor,
+        free_epochs=full.free_epochs * (1 if whole else factor),
         validation=config.protocol == "validation",
     )
 
@@ -127,13 +140,34 @@ def train_together(
     loaded: Any,
     devices: Devices,
 ) -> list[Row]:
-    """Trains all trials of an optimizer in one program; one row for each."""
+    """Trains all trials of an optimizer that have one flood level in one program.
+
+    Returns:
+        One row for each trial.
+    """
+    rows = []
+    for flood in dict.fromkeys(member.get("flood") for member in members):
+        alike = [member for member in members if member.get("flood") == flood]
+        place = folder / "trials" / (name if flood is None else f"{name}-flood-{flood}")
+        rows += _train_alike(experiment, config, name, alike, place, loaded, devices)
+    return rows
+
+
+def _train_alike(
+    experiment: Experiment,
+    config: Any,
+    name: str,
+    members: list[Member],
+    place: Path,
+    loaded: Any,
+    devices: Devices,
+) -> list[Row]:
+    """Trains trials in one program, in a folder of theirs."""
     job = Trials(experiment, config, name, members, loaded, devices)
     content = records.run_config("trials", job.options, neutral_names(job.options))
     content["trials"] = members
-    minutes = config.checkpoint_minutes
     with open_run(
-        folder / "trials" / name, content, checkpoint_minutes=minutes
+        place, content, checkpoint_minutes=config.checkpoint_minutes
     ) as files:
         if not files.finished:
             print(job.introduction, flush=True)

@@ -60,8 +60,8 @@ def write_run(folder, hits, outcome="finished", switched_at=-1, **options):
             "ndcg": value / 2,
             "auc": 0.9,
             "train_hr": 0.95,
-            "margin_p50": epoch / 100,
-            "test_margin_p50": epoch / 200,
+            "margin_p50": scale * epoch / 100,
+            "test_margin_p50": scale * epoch / 200,
             "logit_scale": scale,
         }
         for epoch, value, scale in zip(

@@ -132,6 +132,7 @@ def make_task(config: Settings, images: Images | PhotoSet, devices: Devices) -> 
             hyperparameters.make_optimizer,
             config,
             steps,
+            plateau=config.switch_plateau if "plateau" in config.switch else None,
             groups=GROUPS[config.constrain],
             mask=None if config.decay_norms else decayed,
             momentum=config.momentum,

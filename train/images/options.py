@@ -21,6 +21,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 IMAGENET_EPOCHS = 90  # Epochs of `arxiv` and `submission` there: Appendix D.4.4.
 _ELSEWHERE = "; on ImageNet, and with another --preset, the papers' values"
+# Defaults of --switch-threshold. The papers name 3 for logistic loss, and for accuracy
+# "a decent high value" (arXiv, section 3).
+MARGIN, PLATEAU = 3.0, 0.8
 BATCH_SIZE = 4_000  # 8 % of CIFAR's 50,000 training images.
 
 
@@ -48,6 +51,16 @@ class Options(options.CommonOptions):
     clip_norm: float | Literal["preset"] | None = "preset"
     """Clip the gradient to this global norm, or None (default: 1, but None for sgd and
     sgd-lawn on ImageNet)."""
+    switch: Literal["epochs", "mean-margin", "median-margin", "accuracy-plateau"] = (
+        "epochs"
+    )
+    """When the -lawn forms switch: after the free epochs, once the training margin
+    reaches --switch-threshold, or once the training accuracy does and rises no more.
+    Margin and accuracy are those of the batches, smoothed over an epoch."""
+    switch_threshold: float | None = None
+    """Margin or accuracy at which to switch (default: 3, or 0.8 for the accuracy)."""
+    switch_plateau: float = option(0.01, above=0, most=1)
+    """Largest rise of the smoothed accuracy over an epoch that counts as a plateau."""
     momentum: float | None = option(None, least=0, below=1)
     """Momentum of sgd and its forms (default: 0.9; on ImageNet 0.875)."""
     decay_norms: bool | None = None
@@ -145,6 +158,7 @@ class Settings(Config, options.ResolvedOptions):
     )
     batch_size: int = BATCH_SIZE
     clip_norm: float | None = None
+    switch_threshold: float = MARGIN
     momentum: float = 0.9
     decay_norms: bool = True
 
@@ -180,6 +194,11 @@ def resolve(config: Config) -> Settings:
         "--constrain needs a -lawn optimizer",
     )
     require(
+        settings.switch != "accuracy-plateau" or 0 < settings.switch_threshold <= 1,
+        "--switch-threshold of an accuracy must be above 0 and at most 1; got"
+        f" {settings.switch_threshold:g}",
+    )
+    require(
         settings.loss == "cross-entropy" or settings.label_smoothing == 0,
         "--label-smoothing goes with --loss cross-entropy",
     )
@@ -189,6 +208,8 @@ def resolve(config: Config) -> Settings:
 def _fill_in(config: Config) -> dict[str, Any]:
     """All options by name."""
     clip_norm, defaults = 1.0, {"momentum": 0.9, "decay_norms": True}
+    accuracy = config.switch == "accuracy-plateau"
+    defaults["switch_threshold"] = PLATEAU if accuracy else MARGIN
     defaults |= _preset(config)
     defaults["batch_size"] = _batch_size(config)
     table: Mapping[str, tuple[float, ...]] = grids.TUNED

@@ -27,6 +27,12 @@ from train.step import State
 ECE_BINS = 15
 PROBES = 10_000  # Unchanged training images whose margins are reported.
 _IMAGES_AT_ONCE = 1_000  # In evaluation.
+# What a switch waits for, from the margins of a batch.
+_WATCHED: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "mean-margin": jnp.mean,
+    "median-margin": jnp.median,
+    "accuracy-plateau": lambda margins: (margins > 0).mean(),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -264,7 +270,7 @@ def _gradient(
     number: jax.Array,
     data: DeviceImages | PhotoBatch,
 ) -> tuple[optax.Updates, Any, jax.Array, jax.Array]:
-    """Gradient of a batch's mean loss, new statistics, that loss, margin to watch."""
+    """Gradient of a batch's mean loss, new statistics, that loss, number to watch."""
     batch = trial, epoch, number, data
     sums, statistics, margins = training_step.accumulate(
         task, partial(_add_part, task, params, scale, batch), _zeros(params), statistics
@@ -332,11 +338,11 @@ def _add_part(
 def _means(
     task: Task, sums: Any, margins: Any
 ) -> tuple[optax.Updates, jax.Array, jax.Array]:
-    """Gradient of a batch's mean loss, that loss, and the margin to watch."""
+    """Gradient of a batch's mean loss, that loss, and the number to watch."""
     grads, loss = jax.tree.map(lambda x: x / task.batch_size, sums)
     factor = training_step.flood_factor(task, loss)
     grads = jax.tree.map(lambda g: g * jnp.asarray(factor, g.dtype), grads)
     watched = jnp.float32(jnp.nan)
     if task.watch:
-        watched = (jnp.mean if task.watch == "mean-margin" else jnp.median)(margins)
+        watched = _WATCHED[task.watch](margins)
     return grads, loss, watched

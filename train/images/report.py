@@ -108,6 +108,7 @@ REPORT = Report(
     published=papers.published_accuracy,
     sizes=papers.IMAGE_BATCH_SIZES,
     has_attenuation=False,
-    batch_figures={"cifar10": "3(a)", "cifar100": "3(b)"},
+    batch_figures={"cifar10": "3(a)", "cifar100": "3(b)", "imagenet": "2(d)"},
     free_figure="7(a)",
+    later={"switch_plateau": 0.01},
 )

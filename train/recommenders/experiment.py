@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lawn_optax import baselines, losses
+from lawn_optax import baselines, groups, losses
 from models import NCF, TOWERS
 from train import hyperparameters, plots
 from train.devices import Devices, memory, take_devices
@@ -36,7 +36,8 @@ Loaded = tuple[Interactions, np.ndarray]
 
 def load_data(config: Settings) -> Loaded:
     """The interactions that a run trains on, and its candidates."""
-    data = interactions.load(config.dataset, config.data_dir)
+    remove = config.inactive_users == "remove"
+    data = interactions.load(config.dataset, config.data_dir, remove)
     if config.validation:
         data = interactions.hold_out(data)
     if config.candidate_draws:
@@ -90,7 +91,9 @@ def make_task(config: Settings, data: Interactions, devices: Devices) -> Task:
         num_positives=len(data.train),
         batch_size=batch_size,
         parts=-(-batch_size // (devices.count * micro_batch)),
-        optimizer=partial(hyperparameters.make_optimizer, config, steps),
+        optimizer=partial(
+            hyperparameters.make_optimizer, config, steps, groups=_groups(config)
+        ),
         loss=partial(_loss, config),
         prepare=baselines.bounded_init if bounded else lambda params: params,
         flood=config.flood,
@@ -100,6 +103,15 @@ def make_task(config: Settings, data: Interactions, devices: Devices) -> Task:
         axis=devices.axis,
         per_device=devices.per_device,
     )
+
+
+def _groups(config: Settings) -> Any:
+    """The groups that the -lawn forms constrain, by --constrain."""
+    if config.constrain == "tower":
+        return groups.not_paths("user_embedding", "item_embedding")
+    if config.constrain == "all-but-head":
+        return groups.not_paths(f"dense_{len(TOWERS[config.tower]) - 1}")
+    return "layer"
 
 
 def _loss(config: Settings, logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from train import options, shortening
+from train import optimizers, options, shortening
 from train.errors import require
 from train.hyperparameters import tuned_help
 from train.rules import option
@@ -55,6 +55,9 @@ class Options(options.CommonOptions):
     dataset: Literal["ml-100k", "ml-1m", "ml-1m-ncf", "pinterest-20"] = "ml-100k"
     """MovieLens with our leave-one-out split, or He et al.'s files (ml-1m-ncf,
     pinterest-20): u.data, ratings.dat, *.train.rating ..."""
+    inactive_users: Literal["keep", "remove"] = "keep"
+    """Users with fewer than 20 interactions in He et al.'s files: keep them, or remove
+    them as the papers do. (Our splits are always without them.)"""
     batch_size: int = 100_000
     """Samples per step, positives and negatives, over all devices."""
     preset: Literal["arxiv", "arxiv-500", "submission"] = "arxiv"
@@ -64,6 +67,9 @@ class Options(options.CommonOptions):
     """Dense layers 256-128-64-1, or 256-256-128-64-1."""
     init: Literal["small", "torch"] = "small"
     """Initial weights: He et al.'s (embeddings of deviation 0.01) or PyTorch's (1)."""
+    constrain: Literal["all", "tower", "all-but-head"] = "all"
+    """Layers that the -lawn forms constrain: all, only the dense ones (the embeddings
+    stay free), or all but the last one."""
     loss: Literal["bce", "focal"] = "bce"
     """Binary cross entropy or focal loss."""
     candidate_draws: int = option(5, least=0)
@@ -150,6 +156,10 @@ def resolve(config: Config) -> Settings:
     found["shortened"] = shortening.in_words(config, found, defaults["epochs"])
     settings = Settings(**found)
     options.check(settings)
+    require(
+        settings.constrain == "all" or optimizers.is_lawn(settings.optimizer),
+        "--constrain needs a -lawn optimizer",
+    )
     require(
         settings.loss == "bce" or settings.label_smoothing == 0,
         "--label-smoothing goes with --loss bce",

@@ -97,13 +97,14 @@ def advance(
 def evaluate(
     task: Task, state: State, trial: Trial, data: Data
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Ranking metrics, margins and weight norms.
+    """Ranking metrics, margins with the factor of the logits, and weight norms.
 
     Returns:
         Metrics by name, and each user's hit ratio, the mean over the candidate draws,
         float32[users].
     """
     # Gathered here once instead of in every round of the ranking.
+    scale = training_step.logit_scale(task, state)
     model, params = task.model, task.per_device(lambda params: params)(state.params)
     users = jnp.arange(model.num_users, dtype=jnp.int32)
     first = _apply(model, params, method="project_tables")
@@ -132,7 +133,7 @@ def evaluate(
         "ndcg": ndcg.mean(),
         "auc": auc.mean(),
         "train_hr": ranking(seen)[0].mean(),
-        "test_margin_p50": metrics.margin_quantiles(margins[0]),
+        "test_margin_p50": metrics.margin_quantiles(scale * margins[0]),
     }
     count = min(MARGIN_SAMPLES, task.epoch_size)
     key = jax.random.key(0)  # The same samples at each evaluation.
@@ -148,13 +149,13 @@ def evaluate(
         model, params, first[0][user] + first[1][item], method="score_projected"
     )
     quantiles = metrics.margin_quantiles(
-        metrics.binary_margin(logits, label), jnp.array([0.1, 0.5, 0.9])
+        metrics.binary_margin(scale * logits, label), jnp.array([0.1, 0.5, 0.9])
     )
     for name, value in zip(("p10", "p50", "p90"), quantiles, strict=True):
         values[f"margin_{name}"] = value
     for name, layer in params.items():
         values[f"norm/{name}"] = optax.tree.norm(layer)
-    values["logit_scale"] = training_step.logit_scale(task, state)
+    values["logit_scale"] = scale
     return values, hits.mean(0)
 
 

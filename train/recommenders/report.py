@@ -92,6 +92,7 @@ REPORT = Report(
     described=("tower", "init", "epochs"),
     alike=(
         "dataset",
+        "inactive_users",
         "batch_size",
         "epochs",
         "tower",
@@ -116,4 +117,5 @@ REPORT = Report(
     has_attenuation=True,
     batch_figures={},
     free_figure="7(b)",
+    later={"constrain": "all", "inactive_users": "keep"},
 )

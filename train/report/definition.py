@@ -82,8 +82,9 @@ class Report:
         sizes: The papers' batch sizes by data set; none if the experiment is not
             theirs, and has no figures of theirs.
         has_attenuation: Whether the papers' Figure 1 is about this experiment.
-        batch_figures: Panel of the papers' Figure 3 by data set.
+        batch_figures: Panel of arXiv's Figure 3 by data set, or the submission's 2(d).
         free_figure: Panel of the papers' Figure 7.
+        later: Options that runs of older versions lack, with what these runs did.
     """
 
     experiment: str
@@ -115,6 +116,7 @@ class Report:
     free_figure: str
     lowest: bool = False
     unit: str = "epoch"
+    later: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def scale(self) -> float:

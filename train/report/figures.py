@@ -1,4 +1,4 @@
-"""The figures of Gupta et al. 2021, arXiv:2108.05839, from our own runs."""
+"""The figures of the LAWN papers, from our own runs."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAPER = "Gupta et al. 2021, arXiv:2108.05839"
+SUBMISSION = "the ICLR submission of LAWN"
 _ALPHA, _SWITCH = 0.2, 115  # Factor and free epochs of the papers' Figure 1.
 
 
@@ -104,10 +105,7 @@ def _draw_attenuation(plain: Group, attenuated: Group) -> Figure:
             ("training", "", COLOURS[0]),
             ("test", "test_", COLOURS[4]),
         ):
-            # Recorded margins are those of the network, before the factor.
-            values = _history(
-                group, lambda row, p=prefix: row[f"{p}margin_p50"] * row["logit_scale"]
-            )
+            values = _history(group, lambda row, p=prefix: row[f"{p}margin_p50"])
             _line(margin, epochs, values, color=colour, ls=style)
             key = "train_hr" if split == "training" else "hr"
             values = 100 * _history(group, lambda row, key=key: row[key])
@@ -147,7 +145,7 @@ def _line(axes: Axes, x: np.ndarray, values: np.ndarray, **style: str) -> None:
     range_over_seeds(axes, x, values.T, **style)
 
 
-# ----------------------------------------------------------------------- Figure 3
+# --------------------------------------------------------- Figure 3; submission 2(d)
 
 
 def _batch_sizes(groups: Sequence[Group]) -> Found:
@@ -156,14 +154,15 @@ def _batch_sizes(groups: Sequence[Group]) -> Found:
     for panel in _split(plain, lambda g: shared(g, "batch_size", "epochs")):
         methods = _split(panel, _method)
         if any(len({g.options["batch_size"] for g in m}) > 1 for m in methods):
-            name = f"{_file(_figure_3(panel[0]))}-{panel[0].options['dataset']}"
+            name = f"{_file(_batch_figure(panel[0])[0])}-{panel[0].options['dataset']}"
             found.append((name, _draw_batch_sizes(panel)))
     if found:
         return found, ""
     example = (plain or groups)[0]
     sizes = example.report.sizes[papers.dataset_of(example.options["dataset"])]
     other = next(s for s in sizes[1:] if s != example.options["batch_size"])
-    name, score = _figure_3(example), example.report.score
+    (name, paper), score = _batch_figure(example), example.report.score
+    name += f" of {paper}" * (paper != PAPER)
     return [], (
         f"Figure {name} ({score} against batch size) is not drawn: it needs finished"
         " runs of one method at two or more batch sizes, for example "
@@ -171,9 +170,11 @@ def _batch_sizes(groups: Sequence[Group]) -> Found:
     )
 
 
-def _figure_3(group: Group) -> str:
-    """The panel of the papers' Figure 3 that a group belongs to."""
-    return group.report.batch_figures.get(group.options["dataset"], "3")
+def _batch_figure(group: Group) -> tuple[str, str]:
+    """The figure of the papers about a group's batch sizes, and its paper."""
+    name = group.report.batch_figures.get(group.options["dataset"], "3")
+    # ImageNet is in the submission's figure alone.
+    return name, SUBMISSION if name == "2(d)" else PAPER
 
 
 def _file(figure: str) -> str:
@@ -227,10 +228,10 @@ def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
     axes.set_ylabel(f"{report.score} %")
     axes.grid(alpha=0.3)
     epochs = sorted({g.options["epochs"] for g in drawn})
+    name, paper = _batch_figure(panel[0])
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(
-        f"{report.score} against batch size, after Figure {_figure_3(panel[0])} of"
-        f" {PAPER}\n"
+        f"{report.score} against batch size, after Figure {name} of {paper}\n"
         f"{_title(panel[0], batch=False)}, {' or '.join(map(str, epochs))} epochs;"
         f" last epoch, {_seeds(drawn)}\neach method's best setting;"
         " bars: sample standard deviation over seeds",

@@ -130,7 +130,7 @@ def collect(
     """
     found: dict[tuple[str, str], dict[float, dict[int, float]]] = {}
     for row in rows:
-        words = {"weight_decay": "decay", "free_epochs": "free"}
+        words = {"weight_decay": "decay", "free_epochs": "free", "flood": "flood"}
         others = ", ".join(
             f"{word} {row[key]:g}" for key, word in words.items() if row.get(key)
         )

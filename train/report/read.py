@@ -165,7 +165,7 @@ def read_run(report: Report, folder: Folder) -> ReportedRun:
 
 
 def _read_run(report: Report, folder: Folder) -> ReportedRun:
-    options = dict(folder.options)
+    options = dict(report.later) | folder.options
     for key, expected in report.options.items():
         valid = isinstance(options.get(key), expected)
         folder.check(valid, "config.json", f"no valid {key}")

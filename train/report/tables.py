@@ -22,14 +22,16 @@ _LAWN_ONLY = (
     "alpha",
     "switch",
     "switch_threshold",
+    "switch_plateau",
     "constrain",
 )
-# The base optimizers that each form with fixed norms is compared with.
+# The base optimizers that each form with fixed norms is compared with. The papers have
+# LAMB-LAWN beside LAMB+ on ImageNet.
 _BASES = {
     "sgd-lawn": ("sgd",),
     "adam-lawn": ("adam", "adamw"),
     "adamw-lawn": ("adam", "adamw"),
-    "lamb-lawn": ("lamb",),
+    "lamb-lawn": ("lamb", "lamb-plus"),
     "lamb-plus-lawn": ("lamb-plus",),
     "muon-lawn": ("muon",),
     "sgdh": ("sgd",),
@@ -179,8 +181,8 @@ def difference_table(groups: Sequence[Group]) -> str:
         alike = [
             other
             for other in groups
-            if other.method in bases
-            and shared(other) == shared(group)
+            if other.options["optimizer"] in bases
+            and _recipe(other) == _recipe(group)
             # The difference is taken case by case.
             and _cases(other) <= _cases(group)
         ]
@@ -210,6 +212,12 @@ def difference_table(groups: Sequence[Group]) -> str:
         "95% over seeds",
     ]
     return markdown.table(header, rows)
+
+
+def _recipe(group: Group) -> tuple[Any, ...]:
+    """What LAWN and its base have in common: the data, the loss and its remedies."""
+    smoothing, flood = (group.options.get(k) for k in ("label_smoothing", "flood"))
+    return shared(group), smoothing or 0, flood
 
 
 def _cases(group: Group) -> set[int]:

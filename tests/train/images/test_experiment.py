@@ -159,7 +159,34 @@ def test_what_is_constrained(constrain, free, files):
     assert kept == params.keys() - free
 
 
+def test_a_plateau_of_the_accuracy_switches_once_it_is_high(files):
+    config = image_options.resolve(
+        image_options.Config(
+            data_dir=files,
+            batch_size=16,
+            optimizer="sgd-lawn",
+            switch="accuracy-plateau",
+            switch_threshold=0.7,
+        )
+    )
+    task = image.make_task(config, image.load_data(config), Devices(limit=1))
+    trial = hyperparameters.make_trial(config, task.steps_per_epoch)
+    tx, params = task.optimizer(trial), {"head": jnp.array([3.0, 4.0])}
+    update = jax.jit(tx.update)
+
+    def switched_at(accuracies):
+        state = tx.init(params)
+        for value in accuracies:
+            _, state = update(params, state, params, switch_value=value)
+        return hyperparameters.switched_at(config, state)
+
+    low, rising = [0.5] * 30, [0.05 * i for i in range(20)]  # 0.15 in an epoch.
+    assert switched_at(low) == switched_at(rising) == -1
+    assert 20 < switched_at(rising + [0.95] * 20) < 32
+
+
 WRONG = {
+    "--switch accuracy-plateau --switch-threshold 3": "of an accuracy must be above 0",
     "--constrain matrices --optimizer adamw": "--constrain needs a -lawn optimizer",
     "--batch-size 61": "--batch-size 61 is more than the 60 training images",
     "--batch-size 15 --micro-batch 4": "does not divide into 4 parts on each of 1",

@@ -158,7 +158,20 @@ def test_the_first_update_with_a_loss_that_is_not_finite_is_reported():
     assert not np.isfinite(loss)
 
 
-@pytest.mark.parametrize("watch", ["mean-margin", "median-margin"])
+WATCHED = {
+    "mean-margin": np.mean,
+    "median-margin": np.median,
+    "accuracy-plateau": lambda margins: np.mean(margins > 0),
+}
+
+
+@pytest.mark.parametrize(
+    "watch",
+    [
+        pytest.param("mean-margin", marks=pytest.mark.slow),
+        *("median-margin", "accuracy-plateau"),
+    ],
+)
 def test_the_switch_sees_the_margins_of_the_batch(watch):
     def keep():
         def update(grads, state, params=None, switch_value=jnp.nan):
@@ -177,9 +190,7 @@ def test_the_switch_sees_the_margins_of_the_batch(watch):
         _, z = linear(first.params["head"], np.asarray(data.images)[rows], data.mean)
         own = z[np.arange(16), labels]
         others = np.where(np.eye(tiny.CLASSES)[labels] > 0, -np.inf, z).max(-1)
-        expected.append(
-            (np.mean if watch == "mean-margin" else np.median)(own - others)
-        )
+        expected.append(WATCHED[watch](own - others))
     close(state.opt_state, expected, 1e-4, atol=1e-5)
 
 

@@ -108,6 +108,27 @@ def test_files_that_come_split_keep_their_split_and_numbers(name, tmp_path):
     np.testing.assert_array_equal(candidates[0, :, 1:], negatives)
 
 
+def test_split_files_may_lose_users_with_few_interactions(tmp_path, monkeypatch):
+    monkeypatch.setattr(interactions, "MINIMUM", 10)
+    train, test, negatives = some_split(0)
+    folder = write_split(tmp_path, "pinterest-20", train, test, negatives)
+    rows = [sum(row[0] == user for row in train) for user in range(6)]
+    kept = [user for user in range(6) if rows[user] + 1 >= 10]
+    whole = interactions.load("pinterest-20", folder)
+    data = interactions.load("pinterest-20", folder, remove_inactive=True)
+    own = histories(train)
+    # Repeated pairs count, and the test item.
+    assert any(len(own[user]) + 1 < 10 for user in kept) and 9 in rows
+    assert 0 < data.num_users == len(kept) < 6
+    assert pairs(data) == [(n, i) for n, user in enumerate(kept) for i, _ in own[user]]
+    np.testing.assert_array_equal(data.test_items, whole.test_items[kept])
+    np.testing.assert_array_equal(data.negatives, whole.negatives[kept])
+    assert data.counts["users with fewer than 20, removed"] == 6 - len(kept)
+    monkeypatch.setattr(interactions, "MINIMUM", 12)
+    with pytest.raises(InputError, match="no user has at least 12 interactions"):
+        interactions.load("pinterest-20", folder, remove_inactive=True)
+
+
 @pytest.mark.parametrize("name", ["ml-100k", "pinterest-20"])
 def test_validation_holds_out_the_last_training_item(name, tmp_path):
     if name == "ml-100k":

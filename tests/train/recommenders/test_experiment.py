@@ -22,6 +22,8 @@ from tests.support.asserts import close
 from tests.support.training import norms
 from train import hyperparameters, optimizers
 from train.__main__ import main
+from train.devices import Devices
+from train.recommenders import experiment as recommender
 from train.recommenders import options as recsys_options
 
 ROOT = Path(__file__).parents[3]
@@ -231,6 +233,35 @@ def test_diverging_run_with_candidates_of_the_files(tmp_path, capsys):
     assert main(["evaluate", str(folder), f"--data-dir={data}"]) == 2
     error = capsys.readouterr().err
     assert f"(diverged at step {step}) has no checkpoint of trained weights" in error
+
+
+@pytest.mark.parametrize(
+    "constrain, free",
+    [
+        ("tower", {"user_embedding", "item_embedding"}),
+        ("all-but-head", {"dense_3"}),
+    ],
+)
+def test_what_is_constrained(constrain, free):
+    config = recsys_options.resolve(
+        recsys_options.Config(
+            optimizer="sgd-lawn", free_epochs=0, tower="4-layer", constrain=constrain
+        )
+    )
+    task = recommender.make_task(config, tiny.interactions(), Devices(limit=1))
+    trial = hyperparameters.make_trial(config, task.steps_per_epoch)
+    layers = [f"dense_{i}" for i in range(4)] + ["user_embedding", "item_embedding"]
+    params = {name: {"kernel": jnp.arange(1.0, 4)} for name in layers}
+    tx = task.optimizer(trial)
+    grads = jax.tree.map(lambda w: w**2, params)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+    before, after = norms(params), norms(optax.apply_updates(params, updates))
+    changed = {
+        name
+        for name, ratio in zip(params, after / before, strict=True)
+        if abs(ratio - 1) > 1e-6
+    }
+    assert changed == free
 
 
 @pytest.mark.parametrize("name", optimizers.NAMES)

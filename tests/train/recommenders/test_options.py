@@ -48,6 +48,7 @@ WRONG = {
     "--optimizer adam --switch mean-margin": "needs a -lawn optimizer",
     "--switch mean-margin --schedule three-phase": "needs --schedule two-phase",
     "--optimizer adam --alpha 0.5": "--alpha needs a -lawn optimizer",
+    "--optimizer adamw --constrain tower": "--constrain needs a -lawn optimizer",
     "--loss focal --label-smoothing 0.1": "--label-smoothing goes with --loss bce",
     "--parallel pmap --shard-state": "--shard-state goes with --parallel jit",
     "--process 1": "--process must be 0 to 0",

@@ -150,7 +150,10 @@ def test_alpha_multiplies_the_logits_from_the_switch_on(x64):
     users, items, labels = margin_samples(task, data)
     z = tiny.logits(params, users, items)
     median = np.median(np.where(labels, z, -z))
-    close(values["margin_p50"], median, 1e-6)  # Without alpha.
+    close(values["margin_p50"], 0.5 * median, 1e-6)
+    items = np.asarray(data.candidates[0, :, 0])
+    median = np.median(tiny.logits(params, np.arange(tiny.USERS), items))
+    close(values["test_margin_p50"], 0.5 * median, 1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,10 @@ import pytest
 from tests.support import tiny_recommenders as tiny
 from tests.support.asserts import close
 from train import loop, sweep
+from train import trials as trial_runs
 from train.__main__ import main
 from train.devices import Devices
+from train.errors import InputError
 from train.recommenders import experiment as recsys
 from train.recommenders import options as recsys_options
 from train.runs import folder as runs
@@ -175,6 +177,22 @@ def test_protocol_of_the_papers_chooses_by_the_test_item():
     assert "latest (test) item" in text
 
 
+def test_the_free_phase_of_a_shortened_trial_may_be_whole():
+    config = recsys_options.SweepConfig(
+        epochs=300, trial_epochs=100, trial_free="whole"
+    )
+    trial = sweep.trial_config(
+        recsys.EXPERIMENT, config, "adam-lawn", {"free_epochs": 60.0}
+    )
+    assert (trial.epochs, trial.warmup_epochs, trial.free_epochs) == (100, 10, 60)
+    with pytest.raises(InputError, match="100 is less than the 105 of a whole"):
+        sweep.trial_config(
+            recsys.EXPERIMENT, config, "adam-lawn", {"free_epochs": 95.0}
+        )
+    text = sweep.table(recsys.EXPERIMENT, config, [])
+    assert "100 epochs, all phases but the free one shortened from 300" in text
+
+
 def row(rate, hr, seed=0, outcome="finished", **others):
     shown = {"learning_rate": rate, "weight_decay": 0.0, "seed": seed, "hr": hr}
     return {"optimizer": "sgd", "outcome": outcome} | shown | others
@@ -253,9 +271,28 @@ def test_grids():
     ]
 
 
+def test_flood_levels_are_tried_each_in_a_program_of_its_own(tmp_path, monkeypatch):
+    def train(experiment, config, name, members, place, loaded, devices):
+        found = [sweep.trial_config(experiment, config, name, m) for m in members]
+        (flood,) = {trial.flood for trial in found}
+        return [row(m["learning_rate"], flood, flood=flood) for m in members] + [place]
+
+    monkeypatch.setattr(trial_runs, "_train_alike", train)
+    config = recsys_options.SweepConfig(rates=(0.1, 0.2), floods=(0.2, 0.3), flood=9.0)
+    members = sweep.grid(recsys.EXPERIMENT, config, "adam")
+    assert len(members) == 4
+    arguments = recsys.EXPERIMENT, config, "adam", members, tmp_path, None, None
+    *first, one, third, fourth, other = sweep.train_together(*arguments)
+    assert (one.name, other.name) == ("adam-flood-0.2", "adam-flood-0.3")
+    best = sweep.best([*first, third, fourth], "sgd", "hr")
+    assert best == {"learning_rate": 0.1, "weight_decay": 0.0, "flood": 0.3}
+    assert sweep.describe(best) == "rate 0.1, decay 0, flood 0.3"
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
+        ("--optimizers adam --floods -1", "--floods must be finite and at least 0"),
         ("--optimizers adam adam", "--optimizers needs different names"),
         ("--optimizers adam nadam", "no optimizer 'nadam'"),
         ("--optimizers adam --rates 0.1 -1", "--rates must be finite and above 0"),

@@ -119,6 +119,18 @@ def test_figures_over_batch_sizes_and_free_epochs(tmp_path):
         assert max(map(len, figure.get_suptitle().splitlines())) <= 100
 
 
+def test_batch_sizes_on_imagenet_are_a_figure_of_the_submission(tmp_path):
+    options = {"dataset": "imagenet", "model": "resnet50", "epochs": 90}
+    options |= {"free_epochs": 5.0}
+    write_image_run(tmp_path / "a", 300, **options)
+    _, missing = draw_figures(read_groups(tmp_path))
+    assert any("Figure 2(d) of the ICLR submission of LAWN (" in x for x in missing)
+    write_image_run(tmp_path / "b", 304, batch_size=16_384, **options)
+    figures, _ = draw_figures(read_groups(tmp_path))
+    title = figures["figure-2d-imagenet.png"].get_suptitle().splitlines()
+    assert title[0].endswith("Figure 2(d) of the ICLR submission of LAWN")
+
+
 def test_both_experiments_in_one_report(tmp_path):
     write_image_run(tmp_path / "runs" / "0", 372)
     write_run(tmp_path / "runs" / "1", level(260))

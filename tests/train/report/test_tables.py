@@ -86,6 +86,14 @@ def test_a_diverged_seed_is_shown_and_not_averaged(tmp_path):
     assert row[8] == "Fail (arXiv Table 9)"
 
 
+def test_runs_of_older_versions_join_those_of_this_one(tmp_path):
+    write_run(tmp_path / "runs" / "0", level(260))  # Without the option.
+    write_run(tmp_path / "runs" / "1", level(268), seed=1, constrain="all")
+    assert cells(make_report(tmp_path), "adam-lawn")[1:5] == [
+        *(LAWN_SETTING, "not stated", "2 x 5", "66.00 ± 1.41")
+    ]
+
+
 def test_a_dead_model_is_named_and_its_level_shown(tmp_path):
     write_run(tmp_path / "runs" / "0", [0.1] * USERS, optimizer="sgd")
     write_run(tmp_path / "runs" / "1", level(100), optimizer="lamb")
@@ -170,9 +178,42 @@ def test_a_difference_without_a_base_or_with_one_seed_says_so(tmp_path):
     assert (
         cells(text, "adam-lawn - adam or adamw")[5] == "fewer than two seeds in common"
     )
-    assert cells(text, "lamb-lawn - lamb")[3] == "no run of the base is alike"
+    assert (
+        cells(text, "lamb-lawn - lamb or lamb-plus")[3] == "no run of the base is alike"
+    )
     row = cells(text, "sgd-lawn - sgd")
     assert row[3] == "base diverged at step 3 (seed 0)"
+
+
+@pytest.mark.parametrize(
+    "options, other, name",
+    [
+        ({"label_smoothing": 0.05}, {"label_smoothing": 0.1}, "label smoothing"),
+        ({"flood": 0.3}, {"flood": 0.2}, "flooding"),
+        ({"loss": "focal", "gamma": 0.5}, {"loss": "focal"}, "focal loss"),
+    ],
+)
+def test_a_remedy_or_a_loss_is_compared_with_its_like(options, other, name, tmp_path):
+    runs = tmp_path / "runs"
+    write_run(runs / "0", level(264), **options)
+    write_run(runs / "1", level(260), **options | BASE)
+    for number, unlike in enumerate(({}, other)):  # Better, but not alike.
+        write_run(runs / f"u{number}", level(390), **unlike | BASE)
+    write_run(runs / "2", level(250), **options, switch="mean-margin")
+    text = make_report(tmp_path)
+    row = cells(text, f"adam-lawn + {name} - adam or adamw")
+    assert row[2].startswith(f"adamw + {name}: ") and row[3] == "+1.00"
+    row = cells(text, f"adam-lawn + {name} + automatic switch - adam or adamw")
+    assert row[2].startswith(f"adamw + {name}: ") and row[3] == "-2.50"
+
+
+def test_lamb_lawn_is_compared_with_the_better_of_lamb_and_lamb_plus(tmp_path):
+    runs = tmp_path / "runs"
+    write_run(runs / "0", level(264), optimizer="lamb-lawn")
+    for name, hits in (("lamb", 240), ("lamb-plus", 260)):
+        write_run(runs / name, level(hits), **BASE | {"optimizer": name})
+    row = cells(make_report(tmp_path), "lamb-lawn - lamb or lamb-plus")
+    assert row[2].startswith("lamb-plus: ") and row[3] == "+1.00"
 
 
 def test_validation_runs_have_their_own_section_and_no_published_numbers(tmp_path):
