@@ -68,8 +68,8 @@ REPORT = Report(
         "batch_size",
         "epochs",
         *("width", "depth", "heads", "block", "norm", "positions", "qk_norm"),
-        *("activation", "attention_width", "tied", "dropout", "init", "dtype"),
-        *("validation", "eval_bytes", "text_sha256"),
+        *("activation", "attention_width", "tied", "dropout", "init", "output_scale"),
+        *("dtype", "validation", "eval_bytes", "text_sha256"),
     ),
     validation=Protocol(
         "validation text",
@@ -84,4 +84,5 @@ REPORT = Report(
     has_attenuation=False,
     batch_figures={},
     free_figure="",
+    later={"output_scale": 1.0, "project": False},
 )
