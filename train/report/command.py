@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import os
 import textwrap
 from collections.abc import Sequence
@@ -24,10 +23,11 @@ from train.report.definition import Report
 from train.report.figures import draw_figures
 from train.report.folders import Folder, find_folders
 from train.report.read import ReportedRun, group_runs, read_run
+from train.rules import neutral_names
 from train.runs import documents, results
 from train.runs.guard import open_folder
 from train.runs.results import Draw
-from train.trials import grid, trial_config
+from train.trials import HYPERPARAMETERS, grid, trial_config
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -229,10 +229,10 @@ def texts_and_figures(
         parts += ["## Unfinished runs, not counted", lines]
     texts = {"table.md": "\n\n".join(parts) + "\n"} if parts else {}
     swept = [folder for folder in folders if folder.experiment in SWEEPS]
-    fitted = {folder.place: _losses_at_rates([folder]) for folder in swept}
-    if trials := [_trials(folder) for folder in swept if not fitted[folder.place]]:
+    found, fitted = _losses_at_rates(swept)
+    if trials := [_trials(folder) for folder in swept if folder not in fitted]:
         texts["sweeps.md"] = "\n\n".join([f"# {_TRIALS}", *trials]) + "\n"
-    if found := list(itertools.chain(*fitted.values())):
+    if found:
         by_data = rates.by_text(found)
         sections = []
         for name, members in by_data.items():
@@ -297,21 +297,38 @@ def _study(folder: Folder) -> str:
     return f"## {folder.name.name}\n\n`{command}`; {where}\n\n{findings}"
 
 
-def _losses_at_rates(folders: Sequence[Folder]) -> list[rates.Trials]:
-    """The trials of all sweeps that are compared by a loss, for `rates`."""
-    found = []
+def _losses_at_rates(
+    folders: Sequence[Folder],
+) -> tuple[list[rates.Trials], list[Folder]]:
+    """The trials of sweeps that are compared by a loss, for `rates`.
+
+    Sweeps that differ in nothing but what they tried count as one.
+
+    Returns:
+        The trials, and the folders that they are from.
+    """
+    tasks: dict[str, tuple[dict[str, Any], list[rates.Loss], list[Folder]]] = {}
     for folder in folders:
-        experiment = SWEEPS.get(folder.experiment)
-        if experiment is None or not sweep.sweep_of(experiment).lowest:
-            continue
+        experiment = SWEEPS[folder.experiment]
         kind = sweep.sweep_of(experiment)
+        if not kind.lowest:
+            continue
         config = recorded.read(kind.Options, folder.options, folder.place)
         with documents.as_written(folder.place / "trials.jsonl"):
-            rows = folder.files["trials.jsonl"]
             first = grid(experiment, config, config.optimizers[0])[0]
             full = trial_config(experiment, config, config.optimizers[0], first)
-            found += rates.collect(vars(full), rows, kind.metrics[0])
-    return found
+            tried = {*HYPERPARAMETERS, *neutral_names(full), "seed"}
+            task = {k: v for k, v in vars(full).items() if k not in tried}
+            found = rates.read(folder.files["trials.jsonl"], kind.metrics[0])
+        _, losses, members = tasks.setdefault(repr(task), (vars(full), [], []))
+        losses += found
+        members.append(folder)
+    trials, fitted = [], []
+    for options, losses, members in tasks.values():
+        found = rates.collect(options, losses)
+        trials += found
+        fitted += members if found else []
+    return trials, fitted
 
 
 def _trials(folder: Folder) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from train.plots import COLOURS, label_values, new_figure
 from train.report import markdown
-from train.statistics import mean_interval, mean_std
+from train.statistics import mean_std
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,13 +41,13 @@ OPTIONS = {
 # Those that belong to the method rather than to the task.
 METHOD = ("init", "output_scale", "project", "adam_rate")
 NOTE = (
-    "A fit is a parabola in the logarithm of the rate, through the losses of one seed"
-    " at the best rate (by the mean over seeds) and at up to"
-    f" {NEIGHBOURS} rates on each side of it. The optimum is its lowest point: the"
-    " geometric mean over seeds, and the factor by which the ends of its 95% Student t"
-    " interval lie above and below. The loss there is that of the parabola, mean ±"
-    ' sample standard deviation over seeds. "Drift" is the highest optimum divided by'
-    " the lowest."
+    "A fit is a parabola in the logarithm of the rate, of one shape for all seeds and"
+    " with a level for each, through the losses at the best rate (by the mean over"
+    f" seeds) and at up to {NEIGHBOURS} rates on each side of it. The optimum is its"
+    " lowest point, with the factor by which the ends of its 95% interval lie above and"
+    " below (from the residuals, to first order). The loss there is that of the"
+    ' parabola, mean ± sample standard deviation over seeds. "Drift" is the highest'
+    " optimum divided by the lowest."
 )
 
 
@@ -67,28 +67,29 @@ class Optimum:
     """The best rate of some trials.
 
     Attributes:
-        log2_rates: Optimum of each seed, ``[seeds]``; empty if there is none.
+        log2_rate: Its logarithm; NaN if there is none.
+        half: Half the width of the 95% interval of `log2_rate`; NaN where as many
+            losses as unknowns leave no residuals.
         losses: Lowest point of each seed's parabola, ``[seeds]``.
         reason: Why there is none.
     """
 
-    log2_rates: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
+    log2_rate: float = np.nan
+    half: float = np.nan
     losses: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
     reason: str = ""
 
     @property
     def rate(self) -> float:
-        """The geometric mean over seeds."""
-        return float(2 ** self.log2_rates.mean())
+        """The rate itself."""
+        return float(2**self.log2_rate)
 
     def text(self) -> str:
         """The rate and the factor of its interval, or why there is none."""
         if self.reason:
             return self.reason
-        if len(self.log2_rates) < 2:
-            return f"{self.rate:.3g}"
-        _, half = mean_interval(self.log2_rates)
-        return f"{self.rate:.3g} ×/÷ {2**half:.2f}"
+        error = f" ×/÷ {2**self.half:.2f}" if np.isfinite(self.half) else ""
+        return f"{self.rate:.3g}{error}"
 
 
 def fit(trials: Trials) -> Optimum:
@@ -103,51 +104,100 @@ def fit(trials: Trials) -> Optimum:
     x, losses, middle = x[finite], losses[:, finite], np.log2(trials.rates[best])
     if not (x < middle).any() or not (x > middle).any():
         return Optimum(reason=f"at the edge: {trials.rates[best]:.3g}")
-    square, slope, level = np.polyfit(x - middle, losses.T, 2)
-    if (square <= 0).any():
-        return Optimum(reason="the losses of a seed have no lowest point")
+    x = x - middle
+    levels, slope, square, covariance, free = _parabola(x, losses)
+    if square <= 0:
+        return Optimum(reason="the losses have no lowest point")
     offset = -slope / (2 * square)
-    if (offset < x[0] - middle).any() or (offset > x[-1] - middle).any():
-        return Optimum(reason="the fit of a seed leaves the rates tried")
-    return Optimum(middle + offset, level - slope**2 / (4 * square))
+    if not x[0] <= offset <= x[-1]:
+        return Optimum(reason="the fit leaves the rates tried")
+    half = np.nan
+    if free:
+        from scipy import stats  # Here, because it takes half a second to import.
+
+        # Derivatives of the offset with respect to slope and square.
+        gradient = np.array([-1, slope / square]) / (2 * square)
+        half = stats.t.ppf(0.975, free) * np.sqrt(gradient @ covariance @ gradient)
+    lowest = levels - slope**2 / (4 * square)
+    return Optimum(float(middle + offset), float(half), lowest)
 
 
-def collect(
-    options: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], metric: str
-) -> list[Trials]:
-    """The trials of a sweep for each optimizer and each choice of the rest.
-
-    Args:
-        options: Options of the sweep.
-        rows: Its trials.
-        metric: The loss, or another number whose lowest value is the best.
+def _parabola(
+    x: np.ndarray, losses: np.ndarray
+) -> tuple[np.ndarray, float, float, np.ndarray, int]:
+    """Least squares of ``losses[s, r] = level[s] + slope x[r] + square x[r]^2``.
 
     Returns:
-        Those with three rates or more and with every seed at each rate.
+        Levels, ``[s]``; slope; square; the covariance of slope and square,
+        ``[2, 2]``; and the degrees of freedom of the residuals, without which the
+        covariance is 0.
+    """
+    seeds, rates = losses.shape
+    shape = np.tile(np.stack([x, x**2], 1), (seeds, 1))
+    design = np.hstack([np.repeat(np.eye(seeds), rates, 0), shape])
+    found, *_ = np.linalg.lstsq(design, losses.ravel(), rcond=None)
+    free = losses.size - seeds - 2
+    residuals = losses.ravel() - design @ found
+    variance = residuals @ residuals / free if free else 0.0
+    covariance = variance * np.linalg.inv(design.T @ design)[-2:, -2:]
+    return found[:seeds], float(found[-2]), float(found[-1]), covariance, free
+
+
+class Loss(NamedTuple):
+    """The loss of one trial; infinite if it diverged."""
+
+    optimizer: str
+    others: str
+    rate: float
+    seed: int
+    value: float
+
+
+def read(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Loss]:
+    """The losses in the rows of a sweep.
+
+    Args:
+        rows: Its trials.
+        metric: The loss, or another number whose lowest value is the best.
 
     Raises:
         ValueError: For a rate that is not positive and finite.
     """
-    found: dict[tuple[str, str], dict[float, dict[int, float]]] = {}
+    found = []
     for row in rows:
         words = {"weight_decay": "decay", "free_epochs": "free", "flood": "flood"}
         others = ", ".join(
             f"{word} {row[key]:g}" for key, word in words.items() if row.get(key)
         )
-        finished = row["outcome"] == "finished"
-        loss = row[metric] if finished else np.inf
         rate = row["learning_rate"]
         if not 0 < rate < np.inf:
             raise ValueError("a fit needs the logarithm of the rate")
-        rates = found.setdefault((row["optimizer"], others), {})
-        rates.setdefault(rate, {})[row["seed"]] = loss
+        value = row[metric] if row["outcome"] == "finished" else np.inf
+        found.append(Loss(row["optimizer"], others, rate, row["seed"], value))
+    return found
+
+
+def collect(options: Mapping[str, Any], losses: Sequence[Loss]) -> list[Trials]:
+    """The trials of each optimizer and each choice of the rest.
+
+    Args:
+        options: What the losses have in common.
+        losses: Losses of any trials.
+
+    Returns:
+        Those with three rates or more and with every seed at each rate.
+    """
+    found: dict[tuple[str, str], dict[float, dict[int, float]]] = {}
+    for loss in losses:
+        by_rate = found.setdefault((loss.optimizer, loss.others), {})
+        by_rate.setdefault(loss.rate, {})[loss.seed] = loss.value
     complete = []
     for (optimizer, others), by_rate in found.items():
         rates = sorted(by_rate)
         seeds = sorted(set.intersection(*(set(by_rate[rate]) for rate in rates)))
         if len(rates) >= 3 and seeds:
-            losses = [[by_rate[rate][seed] for rate in rates] for seed in seeds]
-            arrays = np.array(rates), np.array(losses)
+            table = [[by_rate[rate][seed] for rate in rates] for seed in seeds]
+            arrays = np.array(rates), np.array(table)
             complete.append(Trials(optimizer, others, options, *arrays, tuple(seeds)))
     return complete
 

@@ -14,25 +14,39 @@ from train.runs import records
 RATES = 0.01 * 2.0 ** (np.arange(7) / 2)
 
 
-def trials(optimum, losses=None, width=64, seeds=3):
-    """Parabolas whose lowest points are at `optimum` times 2^0, 2^0.1, ..."""
+def trials(optimum, losses=None, width=64):
+    """Parabolas whose lowest points are at `optimum`."""
     if losses is None:
-        lowest = np.log2(optimum) + 0.1 * np.arange(seeds)[:, None]
-        losses = 2 + 0.5 * (np.log2(RATES) - lowest) ** 2
+        parabola = 2 + 0.5 * (np.log2(RATES) - np.log2(optimum)) ** 2
+        losses = np.tile(parabola, (3, 1))
     options = {"width": width, "depth": 2}
     losses = np.array(losses)
     return rates.Trials("adamh", "", options, RATES, losses, tuple(range(len(losses))))
 
 
 def test_the_lowest_points_of_parabolas_are_found():
-    found = rates.fit(trials(0.03))
-    expected = np.log2(0.03) + 0.1 * np.arange(3)
-    np.testing.assert_allclose(found.log2_rates, expected, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(found.losses, 2, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(found.rate, 0.03 * 2**0.1, rtol=1e-9)
-    # Student's t for three seeds is 4.3027; the standard deviation is 0.1.
-    factor = 2 ** (4.3027 * 0.1 / 3**0.5)
-    assert found.text() == f"{0.03 * 2**0.1:.3g} ×/÷ {factor:.2f}"
+    levels = np.array([[2.0], [2.5], [1.5]])
+    exact = 0.5 * (np.log2(RATES) - np.log2(0.03)) ** 2 + levels
+    found = rates.fit(trials(0, exact))
+    np.testing.assert_allclose(found.losses, levels[:, 0], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found.rate, 0.03, rtol=1e-9)
+    assert found.text() == "0.03 ×/÷ 1.00"
+
+
+def test_the_interval_of_an_optimum_holds_the_true_one_as_often_as_it_says():
+    rng, hits = np.random.default_rng(0), []
+    for _ in range(300):
+        exact = 0.5 * (np.log2(RATES) - np.log2(0.04)) ** 2
+        noisy = exact + rng.normal(0, 1, (3, 1)) + rng.normal(0, 0.05, (3, 7))
+        found = rates.fit(trials(0, noisy))
+        hits.append(abs(found.log2_rate - np.log2(0.04)) < found.half)
+    assert 0.91 < np.mean(hits) < 0.98
+
+
+def test_an_optimum_of_as_many_losses_as_unknowns_has_no_interval():
+    losses = np.log2(RATES[:3] / 0.014) ** 2
+    three = trials(0, losses[None])._replace(rates=RATES[:3])
+    assert rates.fit(three).text() == "0.014"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +56,7 @@ def test_the_lowest_points_of_parabolas_are_found():
         ([[7, 6, 5, 4, 3, 2, 1]], "at the edge: 0.08"),
         ([[np.inf] * 7], "every rate has a seed that diverged"),
         ([[9, 4, 2, 1, np.inf, np.inf, np.inf]], "at the edge: 0.0283"),
-        ([[9, 9, 2, 1, 2, 9, 9], [9, 1, 2, 2.5, 2, 1, 9]], "no lowest point"),
+        ([[1, 1, 2, 0.9, 2, 1, 1]], "no lowest point"),
     ],
 )
 def test_no_optimum_is_made_up(losses, reason):
@@ -78,11 +92,32 @@ def sweep_folder(name, **options):
 
 
 def test_sweeps_of_language_models_are_read():
-    (found,) = command._losses_at_rates([sweep_folder("x", width=32)])
+    (found,), _ = command._losses_at_rates([sweep_folder("x", width=32)])
     assert found.options["width"] == 32
     assert found.options["epochs"] == 20
     np.testing.assert_array_equal(found.rates, (0.01, 0.02, 0.04))
     np.testing.assert_allclose(found.losses, [[0.01, 0.02, 0.04], [1.01, 1.02, np.inf]])
+
+
+def few():
+    """A sweep of too few rates for a fit."""
+    folder = sweep_folder("few", width=16)
+    del folder.files["trials.jsonl"][2:]
+    return folder
+
+
+def test_sweeps_of_one_task_are_taken_together():
+    """A grid that was widened in a second sweep is one grid."""
+    wider = sweep_folder("y", width=32)
+    for row in wider.files["trials.jsonl"]:
+        row["learning_rate"] *= 4
+    narrow = sweep_folder("x", width=32)
+    narrow.files["trials.jsonl"][-1]["outcome"] = "finished"
+    folders = [narrow, wider, sweep_folder("z", width=64), few()]
+    found, fitted = command._losses_at_rates(folders)
+    assert fitted == folders[:3]
+    assert [len(one.rates) for one in found] == [5, 3]
+    np.testing.assert_array_equal(found[0].rates, (0.01, 0.02, 0.04, 0.08, 0.16))
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), "0.1"])
@@ -116,7 +151,7 @@ def test_each_text_has_figures_of_its_own():
     assert {*figures} == {"rates.png"}
     shas = "a" * 64, "b" * 64
     found = [sweep_folder(sha, dataset="files", text_sha256=sha) for sha in shas]
-    found = rates.by_text(command._losses_at_rates(found))
+    found = rates.by_text(command._losses_at_rates(found)[0])
     assert {*found} == {"files-aaaaaaaa", "files-bbbbbbbb"}
 
 
