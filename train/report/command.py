@@ -18,7 +18,7 @@ from train import recorded, sweep
 from train.digits import report as digits
 from train.errors import InputError, require
 from train.registry import EXPERIMENTS
-from train.report import comparisons, pack, rates, tables
+from train.report import comparisons, drift, pack, rates, tables
 from train.report.definition import Report
 from train.report.figures import draw_figures
 from train.report.folders import Folder, find_folders
@@ -236,13 +236,13 @@ def texts_and_figures(
         by_data = rates.by_text(found)
         sections = []
         for name, members in by_data.items():
-            sections.append(rates.section(name, members))
+            sections.append(drift.section(name, members))
             sections += comparisons.sections(members)
-        head = ["# Best learning rates", textwrap.fill(rates.NOTE, 88)]
+        head = ["# Best learning rates", textwrap.fill(drift.NOTE, 88)]
         texts["rates.md"] = "\n\n".join([*head, *sections]) + "\n"
         for data, members in by_data.items():
             place = f"-{data}" if len(by_data) > 1 else ""
-            if drawn := rates.figure(members):
+            if drawn := drift.figure(members):
                 figures[f"rates{place}.png"] = partial(_save, figure=drawn)
     return texts, figures
 

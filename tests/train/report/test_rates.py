@@ -7,7 +7,7 @@ import pytest
 
 from train.errors import InputError
 from train.language.options import SweepConfig
-from train.report import command, rates
+from train.report import command, drift, rates
 from train.report.folders import Folder
 from train.runs import records
 
@@ -67,11 +67,11 @@ def test_no_optimum_is_made_up(losses, reason):
 
 def test_the_section_states_optima_and_drift():
     found = [trials(0.02, width=32), trials(0.03, width=128)]
-    text = rates.section("a text", found)
+    text = drift.section("a text", found)
     assert "| optimizer |  | width | rates" in text
-    assert "| adamh     | width  | 32, 128    | 1.50 " in text
+    assert "| adamh     | width  | 32, 128    | 1.50  | +0.29 ± 0.00 " in text
     assert "depth" not in text  # It is the same in all trials.
-    figure = rates.figure(found)
+    figure = drift.figure(found)
     assert figure and [axes.get_title() for axes in figure.axes] == ["adamh"]
 
 
@@ -133,9 +133,9 @@ def test_sweeps_that_differ_in_two_options_have_no_drift():
         trials(0.02)._replace(options={"width": width, "norm": norm})
         for width, norm in ((32, "rms"), (128, "layer"))
     ]
-    text = rates.section("a text", found)
+    text = drift.section("a text", found)
     assert "| width | norm  | rates" in text and "drift" not in text
-    assert rates.figure(found) is None
+    assert drift.figure(found) is None
 
 
 def test_each_text_has_figures_of_its_own():
@@ -165,4 +165,4 @@ def test_heads_of_one_size_grow_with_the_width(heads, states):
             (trials(0.02, width=32), trials(0.03, width=128)), heads, strict=True
         )
     ]
-    assert ("drift" in rates.section("a text", found)) is states
+    assert ("drift" in drift.section("a text", found)) is states
