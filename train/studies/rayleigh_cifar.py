@@ -159,7 +159,7 @@ def compute(
         trial = make_trial(choices, setting)
         if setting not in known:
             seeds = range(choices.seed, choices.seed + choices.trials)
-            trials = (trial | {"seed": np.uint32(seed)} for seed in seeds)
+            trials = ({**trial, "seed": np.uint32(seed)} for seed in seeds)
             known[setting] = _mean([train(t, setting.stretch, label) for t in trials])
         seen = known[setting]
         rates, angle = trial["rates"][last], lawn.diagnostics.sgd_equilibrium_angle
