@@ -221,7 +221,7 @@ def test_eq_5_drops_the_rate_one_iteration_late():
     assert np.argmin(np.diff(printed[:100])) + 1 == 61
 
 
-def test_the_tapered_schedule_of_a_cosine_is_near_its_equivalent(toy):
+def test_a_cosine_needs_the_terms_that_the_tapered_schedule_leaves_out(toy):
     # Section 4.2: a cosine that changes every tenth update has 18 short phases.
     rates = 0.05 * (1 + np.cos(np.pi * (np.arange(len(ETAS)) // 10) / 18))
     path = toy.sgd(rates, np.full(len(ETAS), LAMBDA), MOMENTUM)
@@ -230,7 +230,7 @@ def test_the_tapered_schedule_of_a_cosine_is_near_its_equivalent(toy):
         si.farthest(growing(toy, found(*arguments)(np.arange(len(ETAS)))), path)
         for found in (schedules.exponential_equivalent, schedules.tapered_exponential)
     )
-    assert exact < 1e-12 and 1e-3 < tapered < 0.1
+    assert exact < 1e-12 and tapered > 0.04
 
 
 def test_bounds_on_the_larger_root():
