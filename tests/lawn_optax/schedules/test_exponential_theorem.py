@@ -256,6 +256,31 @@ def test_eq_9_has_the_wrong_sign():
     np.testing.assert_allclose(alpha - z1, z2 / before * (before - z1), rtol=1e-12)
 
 
+def test_displays_of_the_appendix(toy):
+    product, decays = 0.001, np.full(len(ETAS), LAMBDA)
+    wide, narrow = 1 - MOMENTUM + product, (1 - MOMENTUM) ** 2
+    wide, root = (
+        wide / 2,
+        np.sqrt(narrow - 2 * (1 + MOMENTUM) * product + product**2) / 2,
+    )
+    below = 1 - roots(product, MOMENTUM)[0]
+    np.testing.assert_allclose(wide - root, below, rtol=1e-12)
+    assert wide + root > 5 * below  # A.1 as printed
+    # A.2, P(t) for t >= 1, with the squared steps D and the products C.
+    path = toy.sgd(ETAS, decays, MOMENTUM)
+    steps = np.diff(path, axis=0)
+    c, d = np.sum(path[:-1] * steps, axis=1) / ETAS, np.sum(steps**2, axis=1) / ETAS
+    left = c[1:] - MOMENTUM * c[:-1]
+    lost = LAMBDA * np.sum(path[1:-1] ** 2, axis=1)
+    np.testing.assert_allclose(left, MOMENTUM * d[:-1] - lost, rtol=1e-9, atol=1e-12)
+    assert np.abs(left - (MOMENTUM * c[:-1] - lost)).max() > 0.1 * np.abs(left).max()
+    # Eq. 16: Lemma A.1 at beta = 1/8.
+    beta = 1 / 8
+    np.testing.assert_allclose(beta * np.exp(1 - beta), np.exp(7 / 8) / 8, rtol=1e-12)
+    assert np.exp(7 / 8) / 8 > 5 / (8 * np.exp(7 / 8))
+    assert 1 - np.sqrt(np.exp(7 / 8) / 8) > 1 / 3
+
+
 def test_theorem_b_1_as_its_proof_has_it(toy):
     eta, steps = 0.1, 60
     rates = np.full(steps, eta) * np.linspace(1, 0.5, steps)
