@@ -81,6 +81,6 @@ def test_equations_30_to_34_lack_a_factor_2():
     ids=["definition_8", "theorem_11", "theorem_11_at_a_long_step"],
 )
 def test_a_step_expands_by_its_curvature_and_rate(curvature, rate, expands):
-    # The gradient of g(x) = curvature x^2 / 2 has the Lipschitz constant 1 in each case.
+    # The gradient of g(x) = curvature x^2 / 2 has the Lipschitz constant 1 here.
     step = lambda x: x - rate * curvature * x  # noqa: E731
     assert (abs(step(3.0) - step(1.0)) > 2) == expands
