@@ -92,7 +92,8 @@ def test_names_in_the_text_are_public(page):
 
 def test_papers_to_code_names_files_that_exist():
     tests = [str(path) for path in (ROOT / "tests").glob("**/*.py")]
-    for file in set(re.findall(r"`([\w/]*test_\w+\.py)`", PAPERS)):
+    pages = PAPERS + (DOCS / "guide/formulas.md").read_text()
+    for file in set(re.findall(r"`([\w/]*test_\w+\.py)`", pages)):
         assert any(path.endswith(f"/{file}") for path in tests), file
     for file in set(re.findall(r"`((?:train|models)/[\w/]+\.py)`", PAPERS)):
         assert (ROOT / file).is_file(), file

@@ -38,6 +38,7 @@ from lawn_optax.nrq._risk import (
 )
 from lawn_optax.nrq._simulate import (
     Trajectory,
+    euler_maruyama,
     gradient,
     loss,
     quadratic_gradient,
@@ -45,6 +46,7 @@ from lawn_optax.nrq._simulate import (
     simulate,
 )
 from lawn_optax.nrq._stationary import (
+    relaxation_rate,
     stationary_log_density,
     stationary_mode,
     stationary_risk,
@@ -60,6 +62,7 @@ __all__ = [
     "equilibrium_norm",
     "equivalent",
     "escape_norm",
+    "euler_maruyama",
     "gradient",
     "loss",
     "loss_bounds",
@@ -67,6 +70,7 @@ __all__ = [
     "quadratic_gradient",
     "quadratic_loss",
     "quadratic_risk",
+    "relaxation_rate",
     "risk_bounds",
     "simulate",
     "stationary_log_density",

@@ -7,8 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from lawn_optax import diagnostics
+from lawn_optax._types import as_float
 
 Gradient = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -229,6 +231,36 @@ def simulate(
     carry = x0, jax.vmap(optimizer.init)(x0)
     (x, _), seen = jax.lax.scan(record, carry, jnp.arange(0, steps, every))
     return x, seen
+
+
+def euler_maruyama(
+    sigma: ArrayLike, learning_rate: ArrayLike, parts: int
+) -> tuple[jax.Array, jax.Array]:
+    """Noise and rate with which `simulate` integrates the differential equation.
+
+    SGD with weight decay is the Euler-Maruyama method, with one step per update, for
+    the paper's ``dx = -eta (P A x/|x|^2 + lambda x) dt + (eta/|x|) P dB``, where B has
+    the covariance of `sigma`. So a step for a part of an update is an update with that
+    part of the rate and ``sqrt(parts)`` times the noise.
+
+    Args:
+      sigma: Size of the gradient noise, as in `simulate`.
+      learning_rate: Learning rate eta.
+      parts: Steps per update; `simulate` then takes `parts` times as many.
+
+    Returns:
+      The noise and the learning rate for `simulate`; the decay stays.
+
+    Examples:
+      >>> import lawn_optax as lawn
+      >>> noise, rate = lawn.nrq.euler_maruyama(0.5, 0.1, 4)
+      >>> print(noise, rate)
+      1.0 0.025
+
+    References:
+      Noisy Rayleigh Quotient, ICLR submission, eq. 9.
+    """
+    return as_float(sigma) * parts**0.5, as_float(learning_rate) / parts
 
 
 def _sum(x: jax.Array) -> jax.Array:

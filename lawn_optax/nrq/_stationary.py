@@ -1,5 +1,11 @@
 # Copyright 2026 The lawn_optax Authors. SPDX-License-Identifier: Apache-2.0
-"""The law of the alignment in equilibrium, for an A with two distinct eigenvalues."""
+"""The law of the alignment in equilibrium, for an A with two distinct eigenvalues.
+
+With k as in `stationary_log_density` and s = 2 eta lambda / (p - 1), the alignment f of
+a trial in equilibrium has the generator (eq. 16 of the paper, corrected)::
+
+    s [2 f (1 - f) d^2/df^2 + (1 - p f + 2 k f (1 - f)) d/df]
+"""
 
 import functools
 
@@ -12,6 +18,8 @@ from jax.typing import ArrayLike
 
 from lawn_optax._types import as_float
 from lawn_optax.nrq._motion import isotropic
+
+_POLYNOMIALS = 64  # of `relaxation_rate`
 
 
 def stationary_log_density(
@@ -177,6 +185,67 @@ def stationary_tail(
     k, dim = _rate(spectrum, sigma, learning_rate, weight_decay), spectrum.shape[0]
     whole, part = (_log_integral(start, k, dim)[0] for start in (0.0, 1 - as_float(xi)))
     return jnp.exp(part - whole)
+
+
+def relaxation_rate(
+    spectrum: jax.Array,
+    sigma: ArrayLike,
+    learning_rate: ArrayLike,
+    weight_decay: ArrayLike,
+) -> jax.Array:
+    """Rate at which the law of f approaches the stationary law, in equilibrium.
+
+    The paper says that probabilities differ by at most ``C exp(-rate t)`` after t
+    updates, and gives no rate. It is the smallest eigenvalue above 0 of the generator
+    of f. For weak noise it is near ``(a_h - a_l) sqrt(2 eta lambda) / (sigma
+    sqrt(p-1))``, half the rates of `equilibrium_bounds`: the last trials to arrive are
+    those that were late to leave f = 0, the worst direction. Where no trial begins near
+    it, hardly any are.
+
+    Args:
+      spectrum: [p], eigenvalues of two levels; see `stationary_log_density`.
+      sigma: Size of the gradient noise; see `equilibrium_norm`.
+      learning_rate: Learning rate eta.
+      weight_decay: Weight decay lambda, above 0.
+
+    Returns:
+      The rate per update, in JAX's default float type.
+
+    Raises:
+      ValueError: In the cases of `stationary_log_density`.
+
+    Examples:
+      >>> import jax.numpy as jnp, lawn_optax as lawn
+      >>> spectrum = jnp.array([0.0, 1.0, 1.0])
+      >>> print(lawn.nrq.relaxation_rate(spectrum, 0.1, 0.1, 1e-3).round(4))
+      0.0998
+
+    References:
+      Noisy Rayleigh Quotient, ICLR submission, Theorem 2, eq. 27.
+    """
+    k, dim = _rate(spectrum, sigma, learning_rate, weight_decay), spectrum.shape[0]
+    # The derivative of an eigenfunction, times exp(k f / 2), has the same eigenvalue in
+    # an operator without the constant eigenfunction. Among the polynomials that are
+    # orthogonal for f^(1/2) (1 - f)^((p-1)/2), f has three diagonals; the first term
+    # has one.
+    n, c = np.arange(_POLYNOMIALS), dim / 2
+    m = n[1:]
+    middle = (1 + (1 - c) * c / ((2 * n + c) * (2 * n + c + 2))) / 2
+    side = m * (m + c - 1 / 2) * (m + 1 / 2) * (m + c)
+    side = np.sqrt(side / ((2 * m + c) ** 2 - 1)) / (2 * m + c)
+    f = as_float(np.diag(middle) + np.diag(side, 1) + np.diag(side, -1))
+    one = jnp.eye(len(n), dtype=f.dtype)
+    matrix = (
+        as_float(np.diag(n * (2 * n + dim + 2) + dim))
+        + k**2 / 2 * (f - f @ f)
+        + k / 2 * (4 * f - dim * f - one)
+    )
+    # Without the last one, whose square lacks a term. For large k the eigenfunction is
+    # too narrow for these polynomials, and its expansion is exact to 1e-5 for p = 50.
+    exact = jnp.linalg.eigvalsh(matrix[:-1, :-1])[0]
+    narrow = k - c - 3 * c / (2 * k)
+    noise = 2 * as_float(learning_rate) * as_float(weight_decay) / (dim - 1)
+    return noise * jnp.where(k > _POLYNOMIALS**2 / 8, narrow, exact)
 
 
 def _rate(spectrum, sigma, learning_rate, weight_decay) -> jax.Array:

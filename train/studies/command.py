@@ -30,7 +30,7 @@ STUDIES: dict[str, Callable[..., Findings]] = {
     "rayleigh": rayleigh.report,
 }
 # Studies that also take a folder with real data, and whether to train at full size.
-WITH_DATA = frozenset({"exponential", "flattening", "rayleigh"})
+WITH_DATA = frozenset({"exponential", "flattening", "margins", "rayleigh"})
 
 
 @dataclasses.dataclass(frozen=True)

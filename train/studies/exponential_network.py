@@ -18,12 +18,12 @@ Weights = dict[str, jax.Array]
 
 
 def init_network(seed: int, channels: int, blocks: int) -> tuple[Weights, np.ndarray]:
-    """Draws the kernels and the last layer."""
+    """Draws the kernels, in JAX's default float type, and the last layer."""
     rng = np.random.default_rng(seed)
 
     def kernel(inputs: int) -> jax.Array:
         values = rng.normal(size=(3, 3, inputs, channels)) * math.sqrt(2 / (9 * inputs))
-        return jnp.asarray(values, jnp.float32)
+        return jnp.asarray(values)
 
     kernels = {"stem": kernel(1)}
     for block in range(blocks):
@@ -49,7 +49,7 @@ def apply_network(weights: Any, head: np.ndarray, images: jax.Array) -> jax.Arra
             centred * jax.lax.rsqrt(jnp.mean(centred**2, (0, 1, 2), keepdims=True))
         )
 
-    x = conv(images.reshape(-1, 8, 8, 1), "stem")
+    x = conv(images.reshape(-1, 8, 8, 1).astype(weights["stem"].dtype), "stem")
     for block in range((len(weights) - 1) // 2):
         inside = conv(active(x), f"block_{block}_0")
         x = x + conv(active(inside), f"block_{block}_1")

@@ -128,7 +128,7 @@ def report(progress: ProgressReport) -> Findings:
     toys = {}
     for name, case in CASES.items():
         with progress.part(f"toy, {name}"):
-            toys[name] = jax.block_until_ready(case())
+            toys[name] = jax.device_get(case())
     errors = [
         [name, *(f"{np.median(run.error[:, step]):.3f}" for step in (100, 1_000, -1))]
         for name, run in toys.items()

@@ -2,137 +2,41 @@
 
 As in Banburski et al. 2019, "Theory III: Dynamics and Generalization in Deep Networks",
 Appendix 9, Figures 2, 3 and 8. The paper trains a convolutional network on CIFAR-10;
-here it is the multilayer perceptron of `train.studies.margins_network` on 8x8 digits.
+here it is the multilayer perceptron of `train.studies.margins_network`, on 8x8 digits
+or some small images of CIFAR-10, and the paper's network at full size.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from train.digits.experiment import CLASSES, PIXELS
 from train.plots import COLOURS, finish, new_figure
 from train.report import markdown
-from train.runs.progress import QUIET, ProgressReport
+from train.runs.progress import ProgressReport
 from train.runs.results import Findings
+from train.studies import cifar
 from train.studies.margins_network import (
-    Data,
     Outcome,
-    Training,
+    cifar_images,
     digits,
-    initial,
-    outcome,
-    randomised,
-    train,
 )
 from train.studies.margins_noise import (
     Disturbance,
-    Kicks,
     perturbed,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Sizes of the experiments."""
-
-    hidden: tuple[int, int] = (64, 64)
-    rate: float = 0.05
-    momentum: float = 0.9
-    batch_size: int = 100  # as in Figure 2
-    steps: int = 4_000
-    seed: int = 0
-    sizes: tuple[int, ...] = (100, 200, 400, 898)  # training images
-    shares: tuple[float, ...] = (0.0, 0.5, 1.0)  # of random labels
-    stretches: tuple[float, ...] = (2.0, 3.0)  # of the initial weights
-    widths: tuple[int, ...] = (4, 8, 16, 32, 64, 128)  # of Figure 3
-    width_size: int = 400  # training images of Figure 3
-    width_seeds: int = 3
-    kicks: Kicks = dataclasses.field(default_factory=Kicks)  # of Figure 8
-
-
-# ----------------------------------------------------------------------- training
-
-
-def sizes_and_labels(
-    config: Config, data: Data, progress: ProgressReport = QUIET
-) -> list[Outcome]:
-    """Figure 2: sizes, shares of random labels, and stretched initial weights."""
-    members = _members(config)
-    first = initial(config.hidden, config.seed)
-    labels = [randomised(data.labels, share, config.seed) for _, share, _ in members]
-    training = Training(
-        kernels=_stack(
-            [jax.tree.map(lambda w, k=k: k * w, first) for *_, k in members]
-        ),
-        labels=jnp.stack(labels),
-        size=jnp.array([size for size, *_ in members]),
-        seed=jnp.arange(len(members)),
-        inputs=data.inputs,
-        rate=config.rate,
-        momentum=config.momentum,
-    )
-    trained = train(
-        training, config.steps, config.batch_size, progress=progress, name="Figure 2"
-    )
-    return [
-        outcome(_member(trained, k), labels[k], n, data, share=share, stretch=stretch)
-        for k, (n, share, stretch) in enumerate(members)
-    ]
-
-
-def _members(config: Config) -> list[tuple[int, float, float]]:
-    """Size, share of random labels and stretch of the networks of Figure 2."""
-    members = [(n, share, 1.0) for share in config.shares for n in config.sizes]
-    largest = max(config.sizes)
-    return members + [(largest, 0.0, stretch) for stretch in config.stretches]
-
-
-def widths(
-    config: Config, data: Data, progress: ProgressReport = QUIET
-) -> dict[int, list[Outcome]]:
-    """Figure 3: outcomes by number of parameters, one per seed."""
-    found, seeds = {}, config.width_seeds
-    for width in config.widths:
-        starts = [initial((width, width), seed) for seed in range(seeds)]
-        training = Training(
-            kernels=_stack(starts),
-            labels=jnp.stack([data.labels] * seeds),
-            size=jnp.full(seeds, config.width_size),
-            seed=jnp.arange(seeds),
-            inputs=data.inputs,
-            rate=config.rate,
-            momentum=config.momentum,
-        )
-        trained = train(
-            training,
-            config.steps // 2,
-            config.batch_size,
-            progress=progress,
-            name=f"Figure 3, width {width}",
-        )
-        parameters = sum(w.size for w in starts[0].values())
-        found[parameters] = [
-            outcome(_member(trained, k), data.labels, config.width_size, data)
-            for k in range(seeds)
-        ]
-    return found
-
-
-def _stack(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def _member(tree: Any, k: int) -> Any:
-    return jax.tree.map(lambda x: x[k], tree)
-
-
-# ------------------------------------------------------------------------- report
+from train.studies.margins_trials import (
+    CIFAR,
+    FULL,
+    Config,
+    members,
+    sizes_and_labels,
+    widths,
+)
 
 
 def figure(
@@ -229,8 +133,13 @@ def findings(
     trained: Sequence[Outcome],
     wide: Mapping[int, Sequence[Outcome]],
     kicked: Disturbance,
+    real: str = "",
 ) -> str:
-    """The claims of the paper beside our measurements."""
+    """The claims of the paper beside our measurements.
+
+    With real data, which `real` describes, only the measurements: what they say is
+    known for digits alone.
+    """
     rows = [
         [
             f"{one.size}",
@@ -277,34 +186,56 @@ def findings(
         ]
         for k, name in enumerate(("undisturbed", "perturbed"))
     ]
-    return (
-        f"Networks {PIXELS + 1}-{'-'.join(map(str, config.hidden))}-{CLASSES} without"
-        f" biases on 8x8 digits, {config.steps} updates of SGD, one seed; one of 450"
-        " test images is 0.2%.\n\n"
-        + markdown.table(header, rows)
-        + "\n\nFigure 2, says the paper: random labels are fitted without error, and"
-        " the test is no better than chance: yes. Median margins of true labels are"
-        f" {margins:.0f} times those of random ones before normalisation, and"
-        f" {normalized:.0f} times after it. The training loss"
-        " of normalised networks predicts their test loss: rank correlation"
-        f" {after:.2f}, {before:.2f} without normalisation (in part because both"
-        " are near log 10 where norms are large). But among true labels more"
-        " images leave smaller normalised margins and fewer errors. Larger initial"
-        " weights end with a larger norm: yes; and a larger test error: not here.\n\n"
-        + markdown.table(
-            ["parameters", "training error %", "test error %", "training loss", "test"],
-            widths,
-        )
-        + f"\n\nFigure 3, {config.width_size} images, means over"
-        f" {config.width_seeds} seeds: more parameters do not make the test error"
-        " larger: yes. They do make its cross entropy larger: not here.\n\n"
-        + markdown.table(
-            ["run", "training loss", "test loss", "test error %", "norm"], disturbed
-        )
-        + f"\n\nFigure 8, {config.kicks.size} images: after noise on the weights the"
-        " training loss goes back, and test loss and norm grow: yes.\n"
-        "The paper's network is convolutional, on CIFAR-10; sizes and rates are chosen."
+    ranks = f"rank correlation {after:.2f}, {before:.2f} without normalisation"
+    ratios = (
+        "Median margins of true labels are"
+        f" {margins:.2g} times those of random ones before normalisation, and"
+        f" {normalized:.2g} times after it."
     )
+    sizes = (
+        f"Figure 3, {config.width_size} images, means over {config.width_seeds} seeds"
+    )
+    noise = f"Figure 8, {config.kicks.size} images"
+    if real:
+        parts = (
+            f"Networks without biases on {real}; hidden layers of {config.hidden[0]},"
+            f" {config.steps} updates of SGD, one seed.",
+            "Figure 2, says the paper: random labels are fitted without error, and the"
+            " test is no better than chance; the training loss of normalised networks"
+            f" predicts their test loss. {ratios} The two losses: {ranks}.",
+            f"{sizes}, says the paper: more parameters do not make the test error"
+            " larger, but its cross entropy.",
+            f"{noise}, says the paper: after noise on the weights the training loss"
+            " goes back, and test loss and norm grow.",
+        )
+    else:
+        parts = (
+            f"Networks {PIXELS + 1}-{'-'.join(map(str, config.hidden))}-{CLASSES}"
+            f" without biases on 8x8 digits, {config.steps} updates of SGD in float64,"
+            " one seed; one of 450 test images is 0.2%.",
+            "Figure 2, says the paper: random labels are fitted without error, and"
+            f" the test is no better than chance: yes. {ratios} The training loss"
+            f" of normalised networks predicts their test loss: {ranks}"
+            " (in part because both"
+            " are near log 10 where norms are large). But among true labels more"
+            " images leave smaller normalised margins and fewer errors. Larger initial"
+            " weights end with a larger norm: yes; and a larger test error: not here.",
+            f"{sizes}: more parameters do not make the test error"
+            " larger: yes. They do make its cross entropy larger: not here.",
+            f"{noise}: after noise on the weights the"
+            " training loss goes back, and test loss and norm grow: yes.\n"
+            "The paper's network is convolutional, on CIFAR-10; sizes and rates are"
+            " chosen.",
+        )
+    errors = ["parameters", "training error %", "test error %", "training loss", "test"]
+    ends = ["run", "training loss", "test loss", "test error %", "norm"]
+    tables = (
+        markdown.table(header, rows),
+        markdown.table(errors, widths),
+        markdown.table(ends, disturbed),
+    )
+    paired = zip(tables, parts[1:], strict=True)
+    return "\n\n".join([parts[0], *(text for pair in paired for text in pair)])
 
 
 def _rank_correlation(trained: Sequence[Outcome], first: str, second: str) -> float:
@@ -316,17 +247,23 @@ def _rank_correlation(trained: Sequence[Outcome], first: str, second: str) -> fl
     return float(np.asarray(spearmanr(values))[0])
 
 
-def report() -> Findings:
+def report(data_dir: Path | None = None, full: bool = False) -> Findings:
     """The findings, and what draws the figure."""
-    config, data = Config(), digits()
-    # Updates of all networks, by figure.
-    sizes = config.steps * len(_members(config))
-    wider = config.steps // 2 * len(config.widths) * config.width_seeds
-    noisy = 2 * config.kicks.blocks[-1] * config.kicks.every
-    with ProgressReport(sizes + wider + noisy) as progress:
-        trained = sizes_and_labels(config, data, progress)
-        wide = widths(config, data, progress)
-        with progress.part("Figure 8", noisy):
-            kicked = perturbed(config.kicks, data)
+    # In float32, rounding would grow, and findings would differ between machines.
+    with jax.enable_x64(not full):
+        if data_dir is None:
+            config, data, real = Config(), digits(), ""
+        else:
+            config, data = FULL if full else CIFAR, cifar_images(data_dir, full)
+            real = "CIFAR-10" if full else cifar.describe(False)
+        # Updates of all networks, by figure.
+        sizes = config.steps * len(members(config))
+        wider = config.steps // 2 * len(config.widths) * config.width_seeds
+        noisy = 2 * config.kicks.blocks[-1] * config.kicks.every
+        with ProgressReport(sizes + wider + noisy) as progress:
+            trained = sizes_and_labels(config, data, progress)
+            wide = widths(config, data, progress)
+            with progress.part("Figure 8", noisy):
+                kicked = perturbed(config.kicks, data)
     drawn = partial(figure, trained=trained, wide=wide, kicked=kicked)
-    return findings(config, trained, wide, kicked), {"margins.png": drawn}
+    return findings(config, trained, wide, kicked, real), {"margins.png": drawn}

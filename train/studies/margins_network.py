@@ -1,4 +1,4 @@
-"""A network without biases, whose scores scale with each layer, on 8x8 digits.
+"""Networks without biases, whose scores scale with each layer, on digits or CIFAR-10.
 
 A constant input 1 replaces the biases, as in "Theory III: Dynamics and
 Generalization in Deep Networks" (Banburski et al. 2019).
@@ -6,6 +6,7 @@ Generalization in Deep Networks" (Banburski et al. 2019).
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,10 +18,11 @@ from lawn_optax import diagnostics, metrics
 from models import MLP
 from train.digits.experiment import (
     CLASSES,
-    PIXELS,
     load_data,
 )
+from train.images import augmentation
 from train.runs.progress import QUIET, ProgressReport
+from train.studies import cifar
 
 Kernels = dict[str, jax.Array]
 _UPDATES = 500  # per call of the compiled program
@@ -29,15 +31,44 @@ _UPDATES = 500  # per call of the compiled program
 # ------------------------------------------------------------------------ network
 
 
-def initial(hidden: Sequence[int], seed: int) -> Kernels:
-    """Draws the kernels of a new network."""
-    key, inputs = jax.random.key(seed), jnp.zeros((1, PIXELS + 1))
-    params: Any = MLP((*hidden, CLASSES)).init(key, inputs)["params"]
-    return {layer: leaves["kernel"] for layer, leaves in params.items()}
+def initial(hidden: Sequence[int], seed: int, data: "Data") -> Kernels:
+    """Draws the kernels of a new network for the inputs of `data`, in JAX's float type.
+
+    Vectors go through dense layers of these widths. Images go through 3x3 convolutions
+    with these channels, all but the last of which halve height and width, as in the
+    paper without pooling; a dense layer follows.
+    """
+    key, (*sides, features) = jax.random.key(seed), data.inputs.shape[1:]
+    kernels, inputs = {}, features
+    if sides:
+        for layer, channels in enumerate(hidden):
+            shape, own = (3, 3, inputs, channels), jax.random.fold_in(key, layer)
+            deviation = (2 / (9 * inputs)) ** 0.5
+            kernels[f"conv_{layer}"] = deviation * jax.random.normal(own, shape)
+            inputs = channels
+        features, hidden = inputs * int(np.prod(_halved(sides, len(hidden)))), ()
+    sample = jnp.zeros((1, features))
+    params: Any = MLP((*hidden, CLASSES)).init(key, sample)["params"]
+    dense = {layer: leaves["kernel"].astype(float) for layer, leaves in params.items()}
+    return kernels | dense
+
+
+def _halved(sides: Sequence[int], layers: int) -> list[int]:
+    return [-(-side // 2 ** (layers - 1)) for side in sides]
 
 
 def logits_of(kernels: Kernels, inputs: jax.Array) -> jax.Array:
     """Computes the scores of a network without biases."""
+    convolutions = [layer for layer in sorted(kernels) if kernels[layer].ndim == 4]
+    for layer in convolutions:
+        stride = 1 if layer == convolutions[-1] else 2
+        layout = ("NHWC", "HWIO", "NHWC")
+        inputs = jax.lax.conv_general_dilated(
+            inputs, kernels[layer], (stride, stride), "SAME", dimension_numbers=layout
+        )
+        inputs = jax.nn.relu(inputs)
+    inputs = inputs.reshape(len(inputs), -1)
+    kernels = {layer: w for layer, w in kernels.items() if w.ndim == 2}
     layers = {
         layer: {"kernel": w, "bias": jnp.zeros(w.shape[-1], w.dtype)}
         for layer, w in kernels.items()
@@ -56,9 +87,9 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 class Data(NamedTuple):
-    """Digits; the last input is 1."""
+    """Digits or CIFAR-10; the last input, or channel, is 1."""
 
-    inputs: jax.Array  # float32[898, 65]
+    inputs: jax.Array  # float32[898, 65], [2048, 769] or [50000, 32, 32, 4]
     labels: jax.Array  # int32[898]
     test_inputs: jax.Array  # float32[450, 65]
     test_labels: jax.Array  # int32[450]
@@ -70,6 +101,19 @@ def digits() -> Data:
     constant = lambda x: jnp.concatenate([x, jnp.ones((len(x), 1))], axis=1)  # noqa: E731
     (inputs, labels), (test_inputs, test_labels) = parts["train"], parts["test"]
     return Data(constant(inputs), labels, constant(test_inputs), test_labels)
+
+
+def cifar_images(data_dir: Path, full: bool) -> Data:
+    """Loads all images of CIFAR-10, or some of half the height and width as vectors."""
+    data = cifar.load(data_dir, full)
+
+    def prepared(images: jax.Array) -> jax.Array:
+        pixels = augmentation.normalise(images.astype(jnp.float32), data.mean)
+        pixels = pixels if full else pixels.reshape(len(pixels), -1)
+        return jnp.concatenate([pixels, jnp.ones_like(pixels[..., :1])], axis=-1)
+
+    inputs, tests = prepared(data.images), prepared(data.test_images)
+    return Data(inputs, data.labels, tests, data.test_labels)
 
 
 def randomised(labels: jax.Array, share: float, seed: int) -> jax.Array:
@@ -89,7 +133,7 @@ class Training(NamedTuple):
     labels: jax.Array  # int32[networks, images]
     size: jax.Array  # int32[networks]; the first images are trained on
     seed: jax.Array  # int32[networks]
-    inputs: jax.Array  # float32[images, 65]
+    inputs: jax.Array  # as in `Data`
     rate: float
     momentum: float
 

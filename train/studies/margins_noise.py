@@ -80,7 +80,7 @@ def perturbed(kicks: Kicks, data: Data) -> Disturbance:
                 optax.tree.norm(carry[0]),
             )
 
-        kernels = initial(kicks.hidden, kicks.seed)
+        kernels = initial(kicks.hidden, kicks.seed, data)
         start = kernels, tx.init(kernels)
         return jax.lax.scan(block, start, jnp.arange(blocks))[1]
 

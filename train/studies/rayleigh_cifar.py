@@ -44,18 +44,22 @@ class Choices:
     width: int = 8
     stages: tuple[int, ...] = (2, 2, 2, 2)
     seed: int = 0
+    trials: int = 1  # with one seed after the other
 
     def describe(self) -> str:
         """All numbers in one line."""
         after = ", ".join(f"{round(s * self.steps):,}" for s in self.drops)
+        one = self.trials == 1
+        seeds = f"seed {self.seed}" if one else f"means of {self.trials} trials"
         return (
             f"width {self.width}, batch {self.batch_size}, {self.steps:,} updates of"
             f" SGD without momentum, rate {self.rate:g} (divided by {self.factor:g}"
-            f" after {after}), decay {self.decay:g}, seed {self.seed}"
+            f" after {after}), decay {self.decay:g}, {seeds}"
         )
 
 
-# 200 epochs of 195 updates; the rate is divided at epochs 60, 120 and 160.
+# 200 epochs of 195 updates; the rate is divided at epochs 60, 120 and 160. Not run yet:
+# it needs a GPU.
 FULL = Choices(
     decay=1e-3,
     drops=(0.3, 0.6, 0.8),
@@ -63,6 +67,7 @@ FULL = Choices(
     steps=200 * 195,
     eval_every=195,
     width=64,
+    trials=10,
 )
 
 
@@ -141,7 +146,7 @@ def compute(
     full: bool,
     progress: ProgressReport = QUIET,
 ) -> list[list[Line]]:
-    """Trains with each setting once, and returns the three rows of lines."""
+    """Trains the trials of each setting, and returns the three rows of lines."""
     data = cifar.load(data_dir, full)
     network = models.ResNet18(stages=choices.stages, width=choices.width)
     task = cifar.make_task(network, data, choices.batch_size, optimizer, full)
@@ -153,7 +158,9 @@ def compute(
     def line(label: str, setting: Setting) -> Line:
         trial = make_trial(choices, setting)
         if setting not in known:
-            known[setting] = train(trial, setting.stretch, label)
+            seeds = range(choices.seed, choices.seed + choices.trials)
+            trials = ({**trial, "seed": np.uint32(seed)} for seed in seeds)
+            known[setting] = _mean([train(t, setting.stretch, label) for t in trials])
         seen = known[setting]
         rates, angle = trial["rates"][last], lawn.diagnostics.sgd_equilibrium_angle
         return Line(
@@ -167,6 +174,13 @@ def compute(
         )
 
     return [[line(*item) for item in row.items()] for row in settings(choices)]
+
+
+def _mean(trials: list[cifar.History]) -> cifar.History:
+    """Means over the trials; root mean squares of the angles."""
+    squares = [seen._replace(angle=seen.angle**2) for seen in trials]
+    mean = cifar.History(*(np.mean(x, axis=0) for x in zip(*squares, strict=True)))
+    return mean._replace(angle=np.sqrt(mean.angle))
 
 
 def table(rows: list[list[Line]]) -> str:
@@ -237,7 +251,7 @@ def report(data_dir: Path, full: bool) -> Findings:
     """The findings, and what draws the figure."""
     choices = FULL if full else Choices()
     runs = {setting for row in settings(choices) for setting in row.values()}
-    total = len(runs) * (choices.steps // choices.eval_every)
+    total = len(runs) * choices.trials * (choices.steps // choices.eval_every)
     with ProgressReport(total) as progress:
         rows = compute(choices, data_dir, full, progress)
     title = f"ResNet-18 on {cifar.describe(full)}: {choices.describe()}"

@@ -221,6 +221,18 @@ def test_eq_5_drops_the_rate_one_iteration_late():
     assert np.argmin(np.diff(printed[:100])) + 1 == 61
 
 
+def test_a_cosine_needs_the_terms_that_the_tapered_schedule_leaves_out(toy):
+    # Section 4.2: a cosine that changes every tenth update has 18 short phases.
+    rates = 0.05 * (1 + np.cos(np.pi * (np.arange(len(ETAS)) // 10) / 18))
+    path = toy.sgd(rates, np.full(len(ETAS), LAMBDA), MOMENTUM)
+    arguments = lambda t: jnp.asarray(rates)[t], MOMENTUM, LAMBDA, len(ETAS)
+    exact, tapered = (
+        si.farthest(growing(toy, found(*arguments)(np.arange(len(ETAS)))), path)
+        for found in (schedules.exponential_equivalent, schedules.tapered_exponential)
+    )
+    assert exact < 1e-12 and tapered > 0.04
+
+
 def test_bounds_on_the_larger_root():
     for momentum in (0.5, 0.9, 0.99):
         limit = (1 - np.sqrt(momentum)) ** 2
@@ -242,6 +254,31 @@ def test_eq_9_has_the_wrong_sign():
     np.testing.assert_allclose(-printed, alpha, rtol=1e-14)
     # Eq. 10, which is drawn from it, has the right one.
     np.testing.assert_allclose(alpha - z1, z2 / before * (before - z1), rtol=1e-12)
+
+
+def test_displays_of_the_appendix(toy):
+    product, decays = 0.001, np.full(len(ETAS), LAMBDA)
+    wide, narrow = 1 - MOMENTUM + product, (1 - MOMENTUM) ** 2
+    wide, root = (
+        wide / 2,
+        np.sqrt(narrow - 2 * (1 + MOMENTUM) * product + product**2) / 2,
+    )
+    below = 1 - roots(product, MOMENTUM)[0]
+    np.testing.assert_allclose(wide - root, below, rtol=1e-12)
+    assert wide + root > 5 * below  # A.1 as printed
+    # A.2, P(t) for t >= 1, with the squared steps D and the products C.
+    path = toy.sgd(ETAS, decays, MOMENTUM)
+    steps = np.diff(path, axis=0)
+    c, d = np.sum(path[:-1] * steps, axis=1) / ETAS, np.sum(steps**2, axis=1) / ETAS
+    left = c[1:] - MOMENTUM * c[:-1]
+    lost = LAMBDA * np.sum(path[1:-1] ** 2, axis=1)
+    np.testing.assert_allclose(left, MOMENTUM * d[:-1] - lost, rtol=1e-9, atol=1e-12)
+    assert np.abs(left - (MOMENTUM * c[:-1] - lost)).max() > 0.1 * np.abs(left).max()
+    # Eq. 16: Lemma A.1 at beta = 1/8.
+    beta = 1 / 8
+    np.testing.assert_allclose(beta * np.exp(1 - beta), np.exp(7 / 8) / 8, rtol=1e-12)
+    assert np.exp(7 / 8) / 8 > 5 / (8 * np.exp(7 / 8))
+    assert 1 - np.sqrt(np.exp(7 / 8) / 8) > 1 / 3
 
 
 def test_theorem_b_1_as_its_proof_has_it(toy):

@@ -1,4 +1,4 @@
-"""Formulas of "Theory III" that no function of ours computes: Theorems 7 and 12."""
+"""Formulas of "Theory III" that no function of ours computes."""
 
 import jax
 import jax.numpy as jnp
@@ -53,3 +53,34 @@ def test_equation_70_does_not_follow_from_smoothness():
     assert w @ w == pytest.approx(0.991**10, rel=1e-6)
     # What holds is the bound with the smallest curvature in the place of the largest.
     assert w @ w <= (1 - rate * curvature[0]) ** (2 * updates) * start
+
+
+def test_equations_30_to_34_lack_a_factor_2():
+    rng, decay, unit = np.random.default_rng(0), 0.3, np.eye(3)
+    x, y, w = rng.normal(size=(6, 3)), rng.normal(size=6), rng.normal(size=3)
+
+    def loss(w):
+        return np.sum((y - x @ w) ** 2) + decay * np.sum(w**2)
+
+    # Differences of a quadratic function are exact.
+    flow = [(loss(w - e) - loss(w + e)) / 2 for e in unit]
+    hessian = [
+        [loss(w + a) + loss(w + b) - loss(w + a + b) - loss(w) for a in unit]
+        for b in unit
+    ]
+    pull, square = 2 * (y - x @ w) @ x, x.T @ x
+    np.testing.assert_allclose(flow, pull - 2 * decay * w, rtol=1e-9)
+    np.testing.assert_allclose(hessian, -2 * (square + decay * unit), rtol=1e-9)
+    assert np.all(np.abs(flow - (pull - decay * w)) > 0.01)  # eq. 32
+    assert np.all(hessian / (-square - decay * unit) > 1.9)  # eqs. 30 and 34
+
+
+@pytest.mark.parametrize(
+    "curvature, rate, expands",
+    [(-1.0, 1.0, True), (1.0, 1.9, False), (1.0, 2.1, True)],
+    ids=["definition_8", "theorem_11", "theorem_11_at_a_long_step"],
+)
+def test_a_step_expands_by_its_curvature_and_rate(curvature, rate, expands):
+    # The gradient of g(x) = curvature x^2 / 2 has the Lipschitz constant 1 here.
+    step = lambda x: x - rate * curvature * x  # noqa: E731
+    assert (abs(step(3.0) - step(1.0)) > 2) == expands

@@ -191,6 +191,22 @@ def test_entries_are_of_the_updates_since_the_one_before(folder, small, monkeypa
         assert curves.norm[k] == history.norm[last, 0]
 
 
+def test_lines_are_means_over_the_trials(folder, small, monkeypatch):
+    def train(trial, *_):
+        value = 1.0 + int(trial["seed"])
+        shapes = (16,), (16, 3), (16, 3), (4,), (4,)
+        return cifar.History(*(np.full(shape, value) for shape in shapes))
+
+    monkeypatch.setattr(cifar, "trainer", lambda *_: train)
+    choices = dataclasses.replace(TINY, steps=16, eval_every=4, seed=2, trials=3)
+    line = equilibrium.compute(choices, folder, False)[0][0]  # of 3, 4 and 5
+    np.testing.assert_array_equal(line.loss, 4)
+    np.testing.assert_array_equal(line.accuracy, 4)
+    np.testing.assert_array_equal(line.norm, 4)
+    np.testing.assert_allclose(line.angle, np.sqrt(50 / 3))
+    assert "means of 3 trials" in choices.describe()
+
+
 @pytest.mark.slow
 def test_the_claims_of_figure_3(rows):
     (base, *exchanged), (_, rescaled), (_, longer, same) = rows
@@ -272,7 +288,7 @@ def test_full_size_is_the_paper_s(folder):
     np.testing.assert_array_equal(drops, [60 * 195, 120 * 195, 160 * 195])
     np.testing.assert_allclose(rates[drops], [0.1, 0.02, 0.004], rtol=1e-6)
     sizes = full.width, full.stages, full.batch_size, full.steps
-    assert sizes == (64, (2, 2, 2, 2), 256, 200 * 195)
+    assert sizes == (64, (2, 2, 2, 2), 256, 200 * 195) and full.trials == 10
     # The images are augmented.
     data = cifar.load(folder, True)
     task = cifar.make_task(models.ResNet18(), data, 8, equilibrium.optimizer, True)

@@ -8,7 +8,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from tests.support import image_files
 from tests.support.findings import reported
+from train.studies import cifar
 from train.studies import margins as study
 from train.studies import margins_network as homogeneous
 from train.studies import margins_noise as perturbed
@@ -20,7 +22,7 @@ def data():
 
 
 def kernels_of(widths=(5, 4), seed=3):
-    start = homogeneous.initial(widths, seed)
+    start = homogeneous.initial(widths, seed, homogeneous.digits())
     return start, [np.asarray(w, np.float64) for _, w in sorted(start.items())]
 
 
@@ -113,7 +115,7 @@ def test_random_labels_replace_a_share(data):
 
 def test_an_outcome_is_what_dense_algebra_says(data):
     start, ws = kernels_of()
-    one = study.outcome(start, data.labels, 50, data, share=0.5, stretch=2.0)
+    one = homogeneous.outcome(start, data.labels, 50, data, share=0.5, stretch=2.0)
     assert (one.size, one.share, one.stretch) == (50, 0.5, 2.0)
     y, test_y = np.asarray(data.labels[:50]), np.asarray(data.test_labels)
     units = [w / np.linalg.norm(w) for w in ws]
@@ -192,10 +194,12 @@ def test_small_runs_are_reported_and_drawn(tmp_path, monkeypatch):
         lambda *parts, say=study.findings: kept.append(parts) or say(*parts),
     )
     text = reported(tmp_path, study.report())
-    _, trained, wide, _ = kept[0]
+    parts = kept[0]
+    trained, wide = parts[1:3]
     order = [(one.size, one.share, one.stretch) for one in trained]
     assert order == [(30, 0, 1), (60, 0, 1), (30, 1, 1), (60, 1, 1), (60, 0, 2)]
     assert all(one.training_error == 0 for one in trained)
+    assert {one.margins.dtype for one in trained} == {np.dtype(np.float64)}
     true, random, stretched = trained[1], trained[3], trained[4]
     assert true.test_error < 0.4 and random.test_error > 0.8
     # Margins have one size before normalisation, but not after it.
@@ -206,3 +210,68 @@ def test_small_runs_are_reported_and_drawn(tmp_path, monkeypatch):
     assert all(len(ones) == 2 for ones in wide.values())
     assert "| 60     | 100%   | 1     | 0.0 " in text and "means over 2 seeds" in text
     assert matplotlib.image.imread(tmp_path / "margins.png").shape[:2] == (800, 1600)
+    # On other data there are the same tables, and no verdict.
+    real = study.findings(*parts[:4], "some images")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert all(row in real for row in rows) and "on some images" in real
+    assert "yes" in text and "yes" not in real and "not here" not in real
+
+
+# --- CIFAR-10 -------------------------------------------------------------------------
+
+
+def convolved(images, w, stride):
+    """A 3x3 convolution whose output has as many rows as there are strides."""
+    side = images.shape[1]
+    out = -(-side // stride)
+    needed = (out - 1) * stride + 3 - side
+    before = needed // 2
+    wide = np.pad(images, ((0, 0), (before, needed - before), (before, needed), (0, 0)))
+    found = np.zeros((len(images), out, out, w.shape[-1]))
+    for row in range(out):
+        for column in range(out):
+            part = wide[:, stride * row :, stride * column :][:, :3, :3]
+            found[:, row, column] = np.einsum("nijc,ijcd->nd", part, w)
+    return found
+
+
+def test_the_network_of_the_paper_is_convolutions_without_pooling():
+    rng = np.random.default_rng(0)
+    images = np.float32(rng.normal(size=(2, 6, 6, 4)))
+    data = homogeneous.Data(images, None, None, None)
+    kernels = homogeneous.initial((3, 5), 0, data)
+    first, second, dense = (np.asarray(kernels[k], np.float64) for k in sorted(kernels))
+    hidden = np.maximum(convolved(images, first, 2), 0)
+    hidden = np.maximum(convolved(hidden, second, 1), 0).reshape(2, -1)
+    scores = homogeneous.logits_of(kernels, images)
+    np.testing.assert_allclose(scores, hidden @ dense, rtol=1e-4, atol=1e-5)
+    full = data._replace(inputs=np.zeros((1, 32, 32, 4), np.float32))
+    sizes = [w.size for w in homogeneous.initial(study.FULL.hidden, 0, full).values()]
+    # "Approximately 10,000 parameters", and those of the constant channel.
+    assert sizes == [576, 2304, 2304, 2304, 2560]
+
+
+def test_the_images_of_cifar_10_get_a_constant(tmp_path, monkeypatch):
+    folder = image_files.write_binary(
+        tmp_path, image_files.some_tables("cifar10", count=4)
+    )
+    monkeypatch.setattr(cifar, "IMAGES", 7)
+    asked = []
+
+    def stop(config, data, progress):
+        asked.append((config, data))
+        raise InterruptedError
+
+    monkeypatch.setattr(study, "sizes_and_labels", stop)
+    for full in (False, True):
+        with pytest.raises(InterruptedError):
+            study.report(folder, full)
+    (small, vectors), (large, images) = asked
+    assert (small, large) == (study.CIFAR, study.FULL)
+    assert vectors.inputs.shape == (7, 769) and images.inputs.shape == (20, 32, 32, 4)
+    np.testing.assert_array_equal(vectors.inputs[:, -1], 1)
+    np.testing.assert_array_equal(images.inputs[..., -1], 1)
+    pixels = np.asarray(images.inputs[..., :3])
+    np.testing.assert_allclose(pixels.mean((0, 1, 2)), 0, atol=1e-6)
+    assert 0.9 < np.ptp(pixels) < 1.1
+    assert vectors.test_inputs.shape[1] == 769

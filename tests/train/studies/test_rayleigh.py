@@ -13,6 +13,7 @@ SMALL = rayleigh.Choices(
     trials=200,
     steps=(800, 3_000, 600),
     records=50,
+    parts=2,
 )
 
 
@@ -29,7 +30,11 @@ def test_a_larger_angle_is_faster_and_ends_higher(rows):
     fast, slow = rows[0]
     assert fast.risk[5] < 0.8 * slow.risk[5]
     assert late(fast.risk) > 2 * late(slow.risk)
+    # Two dozen records after the start, with other noise.
+    np.testing.assert_allclose(fast.equation[5:].mean(), fast.risk[5:].mean(), 0.1)
+    assert fast.equation[5] < 0.8 * slow.equation[5]
     for line in (fast, slow):
+        np.testing.assert_allclose(late(line.equation), line.predicted_risk, rtol=0.15)
         # Ten records of 200 trials; the strong decay is coarse, with steps of 8°.
         np.testing.assert_allclose(late(line.risk), line.predicted_risk, rtol=0.15)
         np.testing.assert_allclose(late(line.angle), line.predicted_angle[-1], 0.05)
@@ -57,6 +62,14 @@ def test_rate_and_decay_make_up_for_another_start(rows):
     assert moved.risk[5] > 1.5 * first.risk[5]
     np.testing.assert_allclose(late(moved.risk), late(first.risk), rtol=0.1)
     np.testing.assert_allclose(moved.norm[10:], moved.predicted_norm[10:], rtol=0.1)
+
+
+def test_only_the_limit_of_the_rayleigh_quotient_falls_with_the_decay(rows):
+    fast, slow = rayleigh.quadratic_limits(SMALL)
+    # Each of five directions by hand: eta^2 / (1 - (1 - eta (1 + lambda))^2).
+    np.testing.assert_allclose(fast, 5 / 2 * 0.25 / (1 - 0.49**2), rtol=1e-3)
+    assert 1 < slow / fast < 1.02
+    assert late(rows[0][0].loss) > 2 * late(rows[0][1].loss)
 
 
 def test_table_and_figure_show_every_line(rows, tmp_path):
