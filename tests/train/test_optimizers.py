@@ -128,7 +128,7 @@ def test_second_moments_decay_as_the_argument_says():
         ("adam", optax.adam(0.1, b2=0.5)),
         ("adamw", optax.adamw(0.1, b2=0.5, weight_decay=0)),
         ("adam-lawn", lawn.adam(0.1, b2=0.5)),
-        ("adamh", hyperball(optax.adam(0.1, b2=0.5), 0.1)),
+        ("adamh", hyperball(optax.adam(0.1, b2=0.5), 0.1, 0)),
     ):
         found = norms(train(optimizers.make(name, 0.1, b2=0.5), 4))
         np.testing.assert_allclose(found, norms(train(expected, 4)), rtol=1e-6)

@@ -152,10 +152,11 @@ def test_training_is_sgd_of_two_parts(folder, small, monkeypatch):
     (loss, angles, norms), right, test_loss = reference(
         data, 8, 0.3, 0.1, 0.5, 1.5, rescaled_at=6
     )
-    # Eight updates with float32 gradients of a batch of 8; angles are differences.
+    # Eight updates with float32 gradients of a batch of 8. Rounding of the weights
+    # moves a small angle as much as a large one.
     np.testing.assert_allclose(found.loss, loss, rtol=1e-4)
     np.testing.assert_allclose(found.norm, norms, rtol=1e-4)
-    np.testing.assert_allclose(found.angle, angles, rtol=5e-3)
+    np.testing.assert_allclose(found.angle, angles, rtol=0, atol=5e-3 * angles.max())
     assert norms[6, 0] < 0.8 * norms[5, 0]
     np.testing.assert_allclose(found.accuracy[-1], right, rtol=1e-6)
     np.testing.assert_allclose(found.test_loss[-1], test_loss, rtol=1e-4)

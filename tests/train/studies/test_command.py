@@ -1,6 +1,7 @@
 """The command of the studies: text, figures, errors."""
 
 import errno
+import inspect
 import os
 import re
 from functools import partial
@@ -71,7 +72,7 @@ def test_a_study_that_cannot_be_written_leaves_nothing(
 
 def test_every_study_is_a_choice_with_a_sentence(capsys):
     for name in study.STUDIES:
-        assert f"\n    {name}: " in study.Config.__doc__
+        assert f"\n{name}: " in inspect.getdoc(study.Config)
     assert main(["study", "mathematics"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and all(name in error for name in study.STUDIES)
