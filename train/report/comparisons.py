@@ -72,7 +72,9 @@ def _differences(tasks: dict[str, list[Method]]) -> str:
     options = [json.loads(task) for task in tasks]
     varying = [key for key in OPTIONS if len({o.get(key) for o in options}) > 1]
     rows = []
-    for task, methods in tasks.items():
+    for task, methods in sorted(
+        tasks.items(), key=lambda item: _order(item[0], varying)
+    ):
         values = [f"{json.loads(task)[key]}" for key in varying]
         first, *others = methods
         if not others:
@@ -93,6 +95,12 @@ def _differences(tasks: dict[str, list[Method]]) -> str:
         return ""
     header = [*(OPTIONS[key] for key in varying), "method", "loss", "difference", "n"]
     return f"{_fill(DIFFERENCE)}\n\n{markdown.table(header, rows)}"
+
+
+def _order(task: str, varying: Sequence[str]) -> list[str]:
+    """What tasks are sorted by."""
+    options = json.loads(task)
+    return [f"{options.get(key)}".zfill(9) for key in varying]
 
 
 def _fill(text: str) -> str:

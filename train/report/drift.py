@@ -36,6 +36,7 @@ def section(title: str, found: Sequence[Trials]) -> str:
         found: Trials of one experiment and one data set.
     """
     varying = [key for key in OPTIONS if len({t.options.get(key) for t in found}) > 1]
+    found = sorted(found, key=lambda trials: _order(trials, varying))
     optima = [fit(trials) for trials in found]
     rows = []
     for trials, optimum in zip(found, optima, strict=True):
@@ -74,6 +75,12 @@ def section(title: str, found: Sequence[Trials]) -> str:
         header = ["optimizer", "option", "its values", "drift", "exponent"]
         parts.append(markdown.table(header, drifts))
     return "\n\n".join(parts)
+
+
+def _order(trials: Trials, varying: Sequence[str]) -> tuple[str, ...]:
+    """What rows are sorted by: the options that differ, then the method."""
+    values = (f"{trials.options.get(key)}".zfill(9) for key in varying)
+    return *values, trials.optimizer, trials.others
 
 
 def _exponent(values: Sequence[Any], optima: Sequence[Optimum]) -> str:
