@@ -84,7 +84,7 @@ def training_curves(
         axes.grid(alpha=0.3)
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle("Best trial of each optimizer, mean and range over the seeds")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
 
 
 def run_curves(

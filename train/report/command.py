@@ -268,7 +268,7 @@ def _compare(
 
 
 def _save(path: Path, figure: Figure) -> None:
-    figure.savefig(path, dpi=150, metadata={"Comment": data_digest(figure)})
+    figure.savefig(path, dpi=110, metadata={"Comment": data_digest(figure)})
 
 
 def data_digest(figure: Figure) -> str:
