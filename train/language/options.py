@@ -139,7 +139,7 @@ class Config(Options, options.RunOptions):
     learning_rate: float | None = None
     """Highest learning rate of the optimizer (default: by optimizer)."""
     free_epochs: Annotated[float | None, arg(name="free-steps")] = None
-    """Steps before norms are fixed (default: 50 for the -lawn forms, else 0). Those of
+    """Steps before norms are fixed (default: 25 for the -lawn forms, else 0). Those of
     adamh have the rate --adam-rate."""
     validation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Hold out another tenth and test on that one, to choose hyperparameters without

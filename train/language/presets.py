@@ -64,18 +64,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "adamw": (5e-3, 1e-4, 0.0),
     },
 }
-# Learning rate, weight decay and free steps of a run that gives none.
+# Learning rate, weight decay and free steps of a run that gives none. Those of adamw,
+# muon, adam-lawn, adamh and muonh, and Adam's rate below, are near the best of sweeps
+# at width 128: docs/guide/rates.md.
 TUNED = {
     "sgd": (0.3, 0.0, 0.0),
     "adam": (2e-3, 0.0, 0.0),
-    "adamw": (2e-3, 0.1, 0.0),
-    "muon": (0.02, 0.0, 0.0),
-    "sgd-lawn": (0.3, 0.0, 50.0),
-    "adam-lawn": (2e-3, 0.0, 50.0),
-    "muon-lawn": (0.02, 0.0, 50.0),
+    "adamw": (0.012, 0.3, 0.0),
+    "muon": (0.05, 0.0, 0.0),
+    "sgd-lawn": (0.3, 0.0, 25.0),
+    "adam-lawn": (6e-3, 0.0, 25.0),
+    "muon-lawn": (0.05, 0.0, 25.0),
     "sgdh": (0.02, 0.0, 0.0),
-    "adamh": (0.02, 0.0, 0.0),
-    "muonh": (0.02, 0.0, 0.0),
+    "adamh": (0.014, 0.0, 0.0),
+    "muonh": (0.04, 0.0, 0.0),
 }
-ADAM_RATE, ADAMH_RATE = 5e-3, 0.01
+ADAM_RATE, ADAMH_RATE = 0.05, 0.01
 AROUND = (0.5, 1.0, 2.0)

@@ -95,7 +95,7 @@ def test_finished_run_is_shown_again(whole, run, files, capsys):
     assert run(WHOLE, whole) == 0
     output = capsys.readouterr().out
     assert "Transformer of width 8, depth 1, 2 heads" in output
-    assert "adam-lawn (rate 0.01) for hidden; adam (rate 0.005) for head" in output
+    assert "adam-lawn (rate 0.01) for hidden; adam (rate 0.05) for head" in output
     assert "| step | loss" in output and "bits per held-out byte after 7" in output
     assert "A sample:" in output
     assert run(f"{WHOLE} --seed 1", whole) == 2

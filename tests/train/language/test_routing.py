@@ -161,8 +161,8 @@ def test_rates_of_the_parts():
 
 def test_description_names_what_trains_what():
     text = routing.describe(tiny.settings(optimizer="muonh"))
-    assert "muonh (rate 0.02) for hidden; adamh (rate 0.02) for head" in text
-    assert "adam (rate 0.005) for embeddings, vectors" in text
+    assert "muonh (rate 0.04) for hidden; adamh (rate 0.04) for head" in text
+    assert "adam (rate 0.05) for embeddings, vectors" in text
     text = routing.describe(tiny.settings(optimizer="adam-lawn", **LATE))
     assert "three-phase schedule" in text and "switch: 2 free steps" in text
 
