@@ -328,7 +328,7 @@ def _losses_at_rates(
         found = rates.collect(options, losses)
         trials += found
         fitted += members if found else []
-    return trials, fitted
+    return rates.named(trials), fitted
 
 
 def _trials(folder: Folder) -> str:

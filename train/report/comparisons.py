@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from train.report import markdown
-from train.report.rates import METHOD, OPTIONS, Optimum, Trials, fit
+from train.report.rates import OPTIONS, Optimum, Trials, fit
 from train.statistics import mean_interval, mean_std, paired_interval
 
 REFERENCE = "adamw"
@@ -49,17 +49,13 @@ def sections(found: Sequence[Trials]) -> list[str]:
 
 def _tasks(found: Sequence[Trials]) -> dict[str, list[Method]]:
     """The methods that have an optimum, by what they were trained on."""
-    varying = [key for key in METHOD if len({t.options.get(key) for t in found}) > 1]
-    shared = [key for key in OPTIONS if key not in METHOD]
     tasks: dict[str, list[Method]] = {}
     for trials in found:
         optimum = fit(trials)
         if optimum.reason:
             continue
-        words = [trials.others] * bool(trials.others)
-        words += [f"{OPTIONS[key]} {trials.options.get(key)}" for key in varying]
-        name = ", ".join([trials.optimizer, *words])
-        task = json.dumps({key: trials.options.get(key) for key in shared})
+        name = ", ".join(filter(None, [trials.optimizer, trials.others]))
+        task = json.dumps({key: trials.options.get(key) for key in OPTIONS})
         tasks.setdefault(task, []).append(Method(name, trials, optimum))
     for task, methods in tasks.items():
         methods.sort(key=lambda m: m.optimum.losses.mean())

@@ -10,7 +10,7 @@ import numpy as np
 
 from train.plots import COLOURS, label_values, new_figure
 from train.report import markdown
-from train.report.rates import METHOD, NEIGHBOURS, OPTIONS, Optimum, Trials, fit
+from train.report.rates import NEIGHBOURS, OPTIONS, Optimum, Trials, fit
 from train.statistics import mean_std
 
 if TYPE_CHECKING:
@@ -59,8 +59,6 @@ def section(title: str, found: Sequence[Trials]) -> str:
     parts = [f"## {title}", markdown.table(header, rows)]
     drifts = []
     for key in varying:
-        if key in METHOD:
-            continue
         for name, members in _apart(found, key).items():
             known = [m for m in members if not fit(m).reason]
             if len(known) < 2:
@@ -105,7 +103,7 @@ def figure(found: Sequence[Trials]) -> Figure | None:
     Returns:
         The figure; None where no trials differ in one option alone.
     """
-    rows = {key: _apart(found, key) for key in OPTIONS if key not in METHOD}
+    rows = {key: _apart(found, key) for key in OPTIONS}
     rows = {key: apart for key, apart in rows.items() if apart}
     if not rows:
         return None

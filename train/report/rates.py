@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,6 @@ OPTIONS = {
     "block": "block",
     "batch_size": "batch",
     "epochs": "length",
-    "init": "init",
     "heads": "heads",
     "attention_width": "attention-width",
     "norm": "norm",
@@ -26,19 +26,24 @@ OPTIONS = {
     "tied": "tied",
     "dropout": "dropout",
     "dtype": "dtype",
+}
+# Options of a method. Its name has them where they are not those of most of its trials.
+METHOD = {
+    "init": "init",
     "output_scale": "output-scale",
     "project": "project",
+    "head": "head",
+    "embeddings": "embeddings",
+    "vectors": "vectors",
     "adam_rate": "adam-rate",
 }
-# Those that belong to the method rather than to the task.
-METHOD = ("init", "output_scale", "project", "adam_rate")
 
 
 class Trials(NamedTuple):
     """The trials of one optimizer in one sweep that differ in rate and seed alone."""
 
     optimizer: str
-    others: str  # Weight decay, free epochs and warm-up, in words.
+    others: str  # Weight decay, free epochs and options of the method, in words.
     options: Mapping[str, Any]  # Those of the sweep.
     rates: np.ndarray  # [r], increasing
     losses: np.ndarray  # [seeds, r]; infinite where a trial diverged
@@ -183,6 +188,27 @@ def collect(options: Mapping[str, Any], losses: Sequence[Loss]) -> list[Trials]:
             arrays = np.array(rates), np.array(table)
             complete.append(Trials(optimizer, others, options, *arrays, tuple(seeds)))
     return complete
+
+
+def named(found: Sequence[Trials]) -> list[Trials]:
+    """The trials, with the options of their method in words where these are unusual."""
+    by_method: dict[str, list[Trials]] = {}
+    for trials in found:
+        by_method.setdefault(trials.optimizer, []).append(trials)
+    usual = {
+        (name, key): collections.Counter(t.options.get(key) for t in members)
+        for name, members in by_method.items()
+        for key in METHOD
+    }
+    renamed = []
+    for trials in found:
+        words = [trials.others] * bool(trials.others)
+        for key, label in METHOD.items():
+            value = trials.options.get(key)
+            if value != usual[trials.optimizer, key].most_common(1)[0][0]:
+                words.append(label if value is True else f"{label} {value}")
+        renamed.append(trials._replace(others=", ".join(words)))
+    return renamed
 
 
 def by_text(found: Sequence[Trials]) -> dict[str, list[Trials]]:

@@ -11,7 +11,7 @@ RATES = np.array([0.01, 0.02, 0.04])
 def method(optimizer, losses, seeds=(0, 1, 2), others="", **options):
     """Trials whose parabolas have these lowest points, one for each seed, at 0.02."""
     curves = np.array(losses)[:, None] + np.array([1.0, 0.0, 1.0])
-    options = {"width": 64, "epochs": 100, "init": "fan-in"} | options
+    options = {"width": 64, "epochs": 100, "init": "fan-in", "project": False} | options
     return rates.Trials(optimizer, others, options, RATES, curves, seeds)
 
 
@@ -41,12 +41,19 @@ def test_differences_are_paired_by_seed_and_from_the_best_adamw():
 def test_only_methods_on_one_task_are_compared():
     found = [method("adamw", [2, 2, 2]), method("muonh", [1, 1, 1], width=32)]
     assert lines(found) == []
-    # What belongs to the method is named and compared.
-    found = [method("adamh", [2, 2, 2]), method("adamh", [1, 1, 1], init="zero-out")]
-    assert [row[0] for row in lines(found)[2:]] == [
-        "adamh, init zero-out",
-        "adamh, init fan-in",
+
+
+def test_unusual_options_of_a_method_are_in_its_name():
+    found = [
+        method("adamh", [2, 2, 2], width=32),
+        method("adamh", [2, 2, 2]),
+        method("adamh", [1, 1, 1], init="zero-out", others="free 3", project=True),
+        method("muonh", [1, 1, 1], init="zero-out"),  # All that muonh has.
     ]
+    names = [one.others for one in rates.named(found)]
+    assert names == ["", "", "free 3, init zero-out, project", ""]
+    cells = [cell for row in lines(rates.named(found)) for cell in row]
+    assert "adamh, free 3, init zero-out, project" in cells
 
 
 def lengths(optimizer, losses):
