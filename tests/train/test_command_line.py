@@ -32,10 +32,10 @@ def draw(path):
 def small(monkeypatch, tmp_path):
     """Commands by name that need no time, without --out."""
     findings = lambda: ("Findings.", {"figure.png": draw})  # noqa: E731
-    monkeypatch.setitem(study.STUDIES, "margins", findings)
+    monkeypatch.setitem(study.STUDIES, "constrained", findings)
     run_folders.write_run(tmp_path / "runs" / "0", run_folders.level(260))
     return {
-        "study": ["study", "margins"],
+        "study": ["study", "constrained"],
         "report": ["report", str(tmp_path / "runs")],
         "digits": DIGITS.split(),
     }
@@ -241,12 +241,12 @@ def test_a_report_replaces_no_file_that_is_not_of_a_report(
 def test_a_reader_that_goes_away_costs_no_result(name, tmp_path):
     run_folders.write_run(tmp_path / "runs" / "0", run_folders.level(260))
     command = {
-        "study": ["study", "margins"],
+        "study": ["study", "constrained"],
         "report": ["report", str(tmp_path / "runs")],
         "digits": DIGITS.split(),
     }[name]
     fake = "from train.studies import command as s\n"
-    fake += "s.STUDIES['margins'] = lambda: ('Findings.', {})\n"
+    fake += "s.STUDIES['constrained'] = lambda: ('Findings.', {})\n"
     with subprocess.Popen(
         [sys.executable, "-c", fake + PROGRAM, *command, f"--out={tmp_path / 'out'}"],
         cwd=ROOT,
@@ -267,12 +267,12 @@ def test_a_reader_that_goes_away_costs_no_result(name, tmp_path):
 def test_a_study_that_is_ended_leaves_no_other_folder(tmp_path):
     fake = "import time\nfrom train.studies import command as s\n"
     fake += (
-        "s.STUDIES['margins'] = lambda: (print('begun', flush=True), time.sleep(99))\n"
+        "s.STUDIES['constrained'] = lambda: (print('begun', flush=True), time.sleep(99))\n"
     )
     process = subprocess.Popen(
         [
             *(sys.executable, "-c", fake + PROGRAM),
-            *("study", "margins", f"--out={tmp_path / 'out'}"),
+            *("study", "constrained", f"--out={tmp_path / 'out'}"),
         ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
