@@ -265,10 +265,9 @@ def test_a_reader_that_goes_away_costs_no_result(name, tmp_path):
 
 @pytest.mark.slow
 def test_a_study_that_is_ended_leaves_no_other_folder(tmp_path):
-    fake = "import time\nfrom train.studies import command as s\n"
-    fake += (
-        "s.STUDIES['constrained'] = lambda: (print('begun', flush=True), time.sleep(99))\n"
-    )
+    fake = "import time\nfrom train.studies.command import STUDIES\n"
+    fake += "begin = lambda: (print('begun', flush=True), time.sleep(99))\n"
+    fake += "STUDIES['constrained'] = begin\n"
     process = subprocess.Popen(
         [
             *(sys.executable, "-c", fake + PROGRAM),
