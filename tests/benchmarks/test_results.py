@@ -40,16 +40,9 @@ def content(folder):
     return report.texts_and_figures(folders)
 
 
-def drawn(folder, monkeypatch):
+def drawn(folder):
     """The figures of a folder, by file name."""
-    figures = {}
-    _, draws = content(folder)
-    for name, draw in draws.items():
-        with monkeypatch.context() as patch:
-            keep = lambda figure, *_, name=name, **__: figures.update({name: figure})  # noqa: E731
-            patch.setattr(Figure, "savefig", keep)
-            draw(RESULTS / folder / name)
-    return figures
+    return {name: draw.keywords["figure"] for name, draw in content(folder)[1].items()}
 
 
 def test_no_file_but_what_is_drawn_and_what_it_is_drawn_from():
@@ -77,9 +70,11 @@ def test_tables_of_benchmarks_are_the_same_bytes(table):
     assert text.encode() == table.file.with_suffix(".md").read_bytes()
 
 
-@pytest.mark.parametrize("folder", ["recommenders", "images", "images/free"])
-def test_committed_figures_show_the_data_of_the_rows(folder, monkeypatch):
-    for name, figure in drawn(folder, monkeypatch).items():
+@pytest.mark.parametrize(
+    "folder", ["recommenders", "images", "images/free", "language"]
+)
+def test_committed_figures_show_the_data_of_the_rows(folder):
+    for name, figure in drawn(folder).items():
         with PIL.Image.open(RESULTS / folder / name) as image:
             assert image.info["Comment"] == report.data_digest(figure)
             assert min(image.size) > 500 and np.std(image.convert("L")) > 10
@@ -116,8 +111,8 @@ def finals(file, metric):
     return [(json.loads(key), np.mean(values)) for key, values in groups.items()]
 
 
-def test_the_data_of_figure_1_are_the_curves(monkeypatch):
-    figure = drawn("recommenders", monkeypatch)["figure-1-ml-100k-100000.png"]
+def test_the_data_of_figure_1_are_the_curves():
+    figure = drawn("recommenders")["figure-1-ml-100k-100000.png"]
     curves = {row["name"]: row for row in read("recommenders-curves.jsonl")}
     plain, alpha = curves["figures/adam-2e-3"], curves["figures/adam-lawn-alpha"]
     margin, hits = figure.axes
@@ -146,10 +141,8 @@ def test_the_data_of_figure_1_are_the_curves(monkeypatch):
         ),
     ],
 )
-def test_the_points_of_figures_are_means_of_rows(
-    folder, figure, file, metric, shown, monkeypatch
-):
-    (axes,) = drawn(folder, monkeypatch)[figure].axes
+def test_the_points_of_figures_are_means_of_rows(folder, figure, file, metric, shown):
+    (axes,) = drawn(folder)[figure].axes
     option = "batch_size" if figure.startswith("figure-3") else "free_epochs"
     known = [(options[option], mean) for options, mean in finals(file, metric)]
     found = np.concatenate(list(points(axes).values()))
@@ -159,7 +152,12 @@ def test_the_points_of_figures_are_means_of_rows(
 
 
 def test_the_curves_of_digits_are_means_of_rows(monkeypatch):
-    figure = drawn("digits", monkeypatch)["curves.png"]
+    found = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *_, **__: found.append(figure)
+    )
+    content("digits")[1]["curves.png"](RESULTS / "digits" / "curves.png")
+    (figure,) = found
     (curves,) = read("digits-curves.jsonl")
     margin = figure.axes[0]
     lines = [line for line in margin.get_lines() if len(line.get_xdata()) > 2]

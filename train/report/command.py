@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import os
 import textwrap
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import PIL.Image
 import tyro
+from PIL.PngImagePlugin import PngInfo
 
 from train import recorded, sweep
 from train.digits import report as digits
@@ -268,7 +271,13 @@ def _compare(
 
 
 def _save(path: Path, figure: Figure) -> None:
-    figure.savefig(path, dpi=110, metadata={"Comment": data_digest(figure)})
+    """Writes a figure with 128 colours, which takes a third of the bytes."""
+    with io.BytesIO() as drawn:
+        figure.savefig(drawn, dpi=110)
+        image = PIL.Image.open(drawn).convert("RGB").quantize(128)
+    about = PngInfo()
+    about.add_text("Comment", data_digest(figure))
+    image.save(path, optimize=True, pnginfo=about)
 
 
 def data_digest(figure: Figure) -> str:

@@ -77,8 +77,13 @@ def section(title: str, found: Sequence[Trials]) -> str:
 
 def _order(trials: Trials, varying: Sequence[str]) -> tuple[str, ...]:
     """What rows are sorted by: the options that differ, then the method."""
-    values = (f"{trials.options.get(key)}".zfill(9) for key in varying)
+    values = (_padded(trials.options.get(key)) for key in varying)
     return *values, trials.optimizer, trials.others
+
+
+def _padded(value: Any) -> str:
+    """A text that sorts numbers by their size."""
+    return f"{value}".zfill(9)
 
 
 def _exponent(values: Sequence[Any], optima: Sequence[Optimum]) -> str:
@@ -132,7 +137,7 @@ def _apart(found: Sequence[Trials], key: str) -> dict[str, list[Trials]]:
         name = ", ".join([trials.optimizer, *words])
         groups.setdefault(name, []).append(trials)
     return {
-        name: sorted(members, key=lambda t: str(t.options[key]).zfill(9))
+        name: sorted(members, key=lambda t: _padded(t.options[key]))
         for name, members in groups.items()
         if len({t.options.get(key) for t in members}) > 1
     }
@@ -152,12 +157,16 @@ def _draw(
     panels = part.subplots(1, columns, squeeze=False)[0]
     for axes in panels[len(apart) :]:
         axes.remove()
+    values = {t.options[key]: None for members in apart.values() for t in members}
+    colours = dict(zip(sorted(values, key=_padded), itertools.cycle(COLOURS)))
+    shown = {}
     for axes, (name, members) in zip(panels, apart.items(), strict=False):
-        for trials, colour in zip(members, itertools.cycle(COLOURS)):
+        for trials in members:
+            value = trials.options[key]
+            colour = colours[value]
             losses = np.where(np.isfinite(trials.losses), trials.losses, np.nan)
-            label = f"{OPTIONS[key]} {trials.options[key]}"
             middle, low, high = losses.mean(0), losses.min(0), losses.max(0)
-            axes.plot(trials.rates, middle, "o-", ms=3, color=colour, label=label)
+            (shown[value],) = axes.plot(trials.rates, middle, "o-", ms=3, color=colour)
             axes.fill_between(trials.rates, low, high, color=colour, alpha=0.15, lw=0)
             optimum = fit(trials)
             if not optimum.reason:
@@ -168,7 +177,11 @@ def _draw(
         axes.tick_params(axis="x", labelrotation=60, labelsize=7)
         axes.set(title=name, xlabel="learning rate")
         axes.grid(alpha=0.3)
-    handles, labels = panels[0].get_legend_handles_labels()
+    labels = {value: f"{OPTIONS[key]} {value}" for value in colours}
     part.legend(
-        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False
+        [shown[value] for value in labels],
+        list(labels.values()),
+        loc="outside lower center",
+        ncols=len(labels),
+        frameon=False,
     )
