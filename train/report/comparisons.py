@@ -58,7 +58,8 @@ def _tasks(found: Sequence[Trials]) -> dict[str, list[Method]]:
         task = json.dumps({key: trials.options.get(key) for key in OPTIONS})
         tasks.setdefault(task, []).append(Method(name, trials, optimum))
     for task, methods in tasks.items():
-        methods.sort(key=lambda m: m.optimum.losses.mean())
+        # A method with fewer seeds is no reference for others.
+        methods.sort(key=lambda m: (-len(m.trials.seeds), m.optimum.losses.mean()))
         tuned = [m for m in methods if m.trials.optimizer == REFERENCE][:1]
         tasks[task] = tuned + [m for m in methods if m not in tuned]
     return tasks

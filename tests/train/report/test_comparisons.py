@@ -27,6 +27,7 @@ def test_differences_are_paired_by_seed_and_from_the_best_adamw():
         method("adamw", [3.0, 3.0, 3.0], others="decay 1"),
         method("adamw", [1.8, 2.0, 2.3], others="decay 0.1"),
         method("muon", [1.0, 1.0], seeds=(0, 1)),  # Other seeds are no pairs.
+        method("adamw", [1.0], seeds=(0,), others="decay 3"),
     ]
     head, _, first, *others = lines(found)
     assert head == ["method", "loss", "difference", "n"]
