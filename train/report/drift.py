@@ -175,7 +175,8 @@ def _draw(
         axes.set_xscale("log")
         label_values(axes, {float(r) for m in members for r in m.rates})
         axes.tick_params(axis="x", labelrotation=60, labelsize=7)
-        axes.set(title=name, xlabel="learning rate")
+        axes.set_title(name, fontsize=8.5)
+        axes.set_xlabel("learning rate")
         axes.grid(alpha=0.3)
     labels = {value: f"{OPTIONS[key]} {value}" for value in colours}
     part.legend(
