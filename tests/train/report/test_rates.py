@@ -108,10 +108,10 @@ def few():
 
 def test_sweeps_of_one_task_are_taken_together():
     """A grid that was widened in a second sweep is one grid."""
-    wider = sweep_folder("y", width=32)
+    wider = sweep_folder("y", width=32, rates=(0.04, 0.08, 0.16))
     for row in wider.files["trials.jsonl"]:
         row["learning_rate"] *= 4
-    narrow = sweep_folder("x", width=32)
+    narrow = sweep_folder("x", width=32, rates=(0.01, 0.02, 0.04))
     narrow.files["trials.jsonl"][-1]["outcome"] = "finished"
     folders = [narrow, wider, sweep_folder("z", width=64), few()]
     found, fitted = command._losses_at_rates(folders)
