@@ -188,7 +188,7 @@ def test_projected_steps_are_tangent(project):
     before = first()["block_0"]["mlp"]["up"]["kernel"]
     config = {"optimizer": "sgdh", "learning_rate": 0.2, "momentum": 0.0}
     after = trained(**config, project=project)["block_0"]["mlp"]["up"]["kernel"][0]
-    rate, c = 0.1, jnp.linalg.norm(before)  # Of two warm steps.
+    rate, c = 0.1, jnp.linalg.norm(before)  # The first warm step has half the rate.
     cosine = float((before * after).sum() / c**2)
     # A tangent step of length `rate` turns the weights by atan(rate), others by less.
     assert np.isclose(np.sqrt(1 / cosine**2 - 1), rate, 1e-4) == project
