@@ -181,19 +181,22 @@ def finals(
 def table(experiment: Experiment, config: Any, rows: list[Row]) -> str:
     """All trials, the best of each optimizer marked, as Markdown."""
     kind, lines = sweep_of(experiment), []
-    metric = kind.metrics[0]
+    metric, unit = kind.metrics[0], kind.unit[:-1]
+
+    def number(value: float) -> str:
+        return f"{value:.4f}" if kind.lowest else f"{100 * value:.2f}"
+
     for name in config.optimizers:
         chosen = best(rows, name, metric, kind.lowest)
         for row in rows:
             if row["optimizer"] != name:
                 continue
             finished = row["outcome"] == FINISHED
-            score = row["outcome"]
-            if finished:
-                number = row[metric]
-                score = f"{number:.4f}" if kind.lowest else f"{100 * number:.2f}"
+            score = number(row[metric]) if finished else row["outcome"]
+            top = row.get("best")  # Older sweeps have none.
+            highest = f"{number(top[metric])} ({top['epoch']})" if top else ""
             mark = "best" if chosen and chosen.items() <= row.items() else ""
-            lines.append([name, describe(row), str(row["seed"]), score, mark])
+            lines.append([name, describe(row), str(row["seed"]), score, highest, mark])
     name = config.optimizers[0]
     member = grid(experiment, config, name)[0]
     full = make_config(experiment, config, name, **member)
@@ -209,10 +212,12 @@ def table(experiment: Experiment, config: Any, rows: list[Row]) -> str:
                 f"{config.trial_epochs} {kind.unit}, all phases but the free one"
                 f" shortened from {full.epochs}"
             )
-    header = ("optimizer", "trial", "seed", kind.column, "")
+    header = ["optimizer", "trial", "seed", kind.column, f"its best ({unit})", ""]
+    if not any(line[4] for line in lines):
+        header, *lines = ([*line[:4], line[5]] for line in (header, *lines))
     return (
         f"Trials on {full.dataset}, batch {full.batch_size:,},"
         f" {kind.subject(config)}: {length}. {kind.column.removesuffix(' %')} after"
-        f" the last {kind.unit[:-1]}, {kind.measured(config)}."
+        f" the last {unit}, {kind.measured(config)}."
         f"\n\n{markdown.table(header, lines)}"
     )

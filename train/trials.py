@@ -127,7 +127,8 @@ def train_apart(
         about = {"optimizer": name, "batch_size": config.batch_size} | member
         with documents.as_written(out / "summary.json"):
             last = {key: summary["last"][key] for key in sweep_of(experiment).metrics}
-            rows.append(about | last | {"outcome": summary["outcome"]})
+            about |= last | {"best": summary["best"], "outcome": summary["outcome"]}
+            rows.append(about)
     return rows
 
 
@@ -223,6 +224,7 @@ class Trials(Job):
         first: Any = experiment.prepare(self.options, loaded, device)
         self._programs = first.programs
         self._metrics = sweep_of(experiment).metrics
+        self._lowest = sweep_of(experiment).lowest
         self._trials, self._members, self._name = trials, members, name
         self._about = {"optimizer": name, "batch_size": config.batch_size}
         self.epochs, self.eval_every = self.options.epochs, config.eval_every
@@ -266,13 +268,17 @@ class Trials(Job):
         return self._advance(state, first, last)
 
     def evaluate(self, state: Any, host: Any, epoch: int, loss: Any) -> Evaluation:
-        median = float(np.median(loss))
+        median, metric = float(np.median(loss)), self._metrics[0]
+        values = self.fetch(self._evaluate(state))[metric]
+        # What a diverged trial's frozen weights reach is no result of it.
+        values = np.where(host.diverged_step < 0, values, np.nan)
         seeds = ", ".join(map(str, dict.fromkeys(t.seed for t in self._trials)))
         text = (
             f"{self._name}, seed {seeds}, {self._step} {epoch}/{self.epochs}"
             f"  median loss {median:.4f}"
         )
-        return Evaluation([{"epoch": epoch, "median_loss": median}], text)
+        row = {"epoch": epoch, "median_loss": median, metric: values.tolist()}
+        return Evaluation([row], text)
 
     def summarize(
         self, state: Any, host: Any, rows: list[Row], outcome: str, clock: Clock
@@ -282,10 +288,21 @@ class Trials(Job):
             self._about
             | member
             | {key: float(values[key][i]) for key in self._metrics}
+            | {"best": self._best(rows, i)}
             | {"outcome": _outcome(int(host.diverged_step[i]))}
             for i, member in enumerate(self._members)
         ]
         return {"trials": found}, {}
+
+    def _best(self, rows: list[Row], trial: int) -> dict[str, float] | None:
+        """A trial's best evaluation; None if each followed a divergence."""
+        metric, choose = self._metrics[0], min if self._lowest else max
+        found = [
+            {"epoch": row["epoch"], metric: row[metric][trial]}
+            for row in rows
+            if row[metric][trial] is not None
+        ]
+        return choose(found, key=lambda one: one[metric], default=None)
 
 
 def _outcome(diverged_step: int) -> str:

@@ -15,6 +15,7 @@ from benchmarks import arms, step_overhead
 from benchmarks.compiled import optimizers, training
 from benchmarks.throughput import images, ncf
 from train.report import command as report
+from train.report import png
 
 RESULTS = arms.RESULTS
 # What each folder was drawn from, as in benchmarks/README.md.
@@ -76,7 +77,7 @@ def test_tables_of_benchmarks_are_the_same_bytes(table):
 def test_committed_figures_show_the_data_of_the_rows(folder):
     for name, figure in drawn(folder).items():
         with PIL.Image.open(RESULTS / folder / name) as image:
-            assert image.info["Comment"] == report.data_digest(figure)
+            assert image.info["Comment"] == png.data_digest(figure)
             assert min(image.size) > 500 and np.std(image.convert("L")) > 10
 
 

@@ -1,27 +1,20 @@
 """Reports: many finished runs beside the papers' numbers, as tables and figures."""
 
-from __future__ import annotations
-
 import dataclasses
-import hashlib
-import io
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import numpy as np
-import PIL.Image
 import tyro
-from PIL.PngImagePlugin import PngInfo
 
 from train import recorded, sweep
 from train.digits import report as digits
 from train.errors import InputError, require
 from train.registry import EXPERIMENTS
-from train.report import comparisons, drift, pack, rates, tables
+from train.report import comparisons, drift, pack, png, rates, stopping, tables
 from train.report.definition import Report
 from train.report.figures import draw_figures
 from train.report.folders import Folder, find_folders
@@ -31,9 +24,6 @@ from train.runs import documents, results
 from train.runs.guard import open_folder
 from train.runs.results import Draw
 from train.trials import HYPERPARAMETERS, grid, trial_config
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 REPORTS: dict[str, Report] = {
     name: experiment.report
@@ -216,14 +206,17 @@ def texts_and_figures(
     for experiment, members in sorted(by_experiment.items()):
         if experiment in REPORTS:
             report = REPORTS[experiment]
-            text, drawn = _compare(report, [read_run(report, f) for f in members])
+            runs = [read_run(report, folder) for folder in members]
+            sweeps = by_experiment.get(f"sweep {experiment}", [])
+            stops = stopping.epochs(EXPERIMENTS[experiment], sweeps)
+            text, drawn = _compare(report, runs, stops)
             parts += text
             figures |= drawn
     if "digits" in by_experiment:
         parts.append(f"# {_DIGITS}")
-    for number, folder in enumerate(by_experiment.get("digits", [])):
+    for n, folder in enumerate(by_experiment.get("digits", [])):
         parts.append(digits.text(folder.files))
-        name = f"curves-{number}.png" if number else "curves.png"
+        name = f"curves-{n}.png" if n else "curves.png"
         figures[name] = partial(digits.draw, files=folder.files, options=folder.options)
     if studies := by_experiment.get("study"):
         parts += [f"# {_STUDIES}", *map(_study, studies)]
@@ -246,49 +239,30 @@ def texts_and_figures(
         for data, members in by_data.items():
             place = f"-{data}" if len(by_data) > 1 else ""
             if drawn := drift.figure(members):
-                figures[f"rates{place}.png"] = partial(_save, figure=drawn)
+                figures[f"rates{place}.png"] = partial(png.save, figure=drawn)
     return texts, figures
 
 
 def _compare(
-    report: Report, runs: Sequence[ReportedRun]
+    report: Report, runs: Sequence[ReportedRun], stops: Mapping[str, int]
 ) -> tuple[list[str], dict[str, Draw]]:
     """Paragraphs and figures of one experiment."""
     groups = group_runs(runs)
     test = [g for g in groups if not g.options["validation"]]
     validation = [g for g in groups if g.options["validation"]]
-    parts = [f"# {report.title}", *(textwrap.fill(text, 88) for text in report.notes)]
+    notes = list(report.notes)
+    notes += [stopping.NOTE.replace("epoch", report.unit)] * bool(stops)
+    parts = [f"# {report.title}", *(textwrap.fill(text, 88) for text in notes)]
     figures, missing = draw_figures(test) if test else ({}, [])
     if test:
-        parts.append(tables.section(report.test.measured.capitalize(), test))
+        parts.append(tables.section(report.test.measured.capitalize(), test, stops))
         links = [f"![{Path(name).stem}]({name})" for name in figures]
         if links or missing:
             parts += ["## Figures", *links, *missing]
     if validation:
         title = report.validation.measured.capitalize()
-        parts.append(tables.section(title, validation))
-    return parts, {name: partial(_save, figure=f) for name, f in figures.items()}
-
-
-def _save(path: Path, figure: Figure) -> None:
-    """Writes a figure with 128 colours, which takes a third of the bytes."""
-    with io.BytesIO() as drawn:
-        figure.savefig(drawn, dpi=110)
-        image = PIL.Image.open(drawn).convert("RGB").quantize(128)
-    about = PngInfo()
-    about.add_text("Comment", data_digest(figure))
-    image.save(path, optimize=True, pnginfo=about)
-
-
-def data_digest(figure: Figure) -> str:
-    """A digest of the points that a figure shows, kept in the comment of its file.
-
-    It tells whether two figures show the same data where fonts or versions differ.
-    """
-    lines = [line for axes in figure.axes for line in axes.get_lines()]
-    numbers = [np.asarray(line.get_xydata(), np.float64).ravel() for line in lines]
-    text = ";".join(" ".join(f"{x:.6g}" for x in values) for values in numbers)
-    return f"data {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        parts.append(tables.section(title, validation, stops))
+    return parts, {name: partial(png.save, figure=f) for name, f in figures.items()}
 
 
 def _study(folder: Folder) -> str:

@@ -97,6 +97,15 @@ class Group:
         metric = metric or self.report.metric
         return mean_std(np.array([run.rows[-1][metric] for run in self.finished]))
 
+    def at(self, epoch: int) -> MeanStd:
+        """The metric at the last evaluation up to an epoch, over those seeds."""
+        metric = self.report.metric
+        found = []
+        for run in self.finished:
+            done = [row for row in run.rows if row["epoch"] <= epoch] or run.rows[:1]
+            found.append(done[-1][metric])
+        return mean_std(np.array(found))
+
     @cached_property
     def values(self) -> np.ndarray:
         """The metric of each case, float64 ``[cases]``: mean over seeds and draws."""

@@ -2,14 +2,14 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from train import optimizers
-from train.report import markdown, papers
+from train.report import markdown, papers, stopping
 from train.report.definition import Report
 from train.report.figures import shared
 from train.report.read import Group
@@ -109,11 +109,12 @@ def caption(groups: Sequence[Group]) -> str:
     )
 
 
-def result_table(groups: Sequence[Group]) -> str:
+def result_table(groups: Sequence[Group], stops: Mapping[str, int]) -> str:
     """One row per group, as a Markdown table.
 
     Args:
         groups: Groups of one data set, batch size and protocol.
+        stops: Epochs at which trials were best, from `stopping.epochs`.
 
     Returns:
         The table.
@@ -124,11 +125,14 @@ def result_table(groups: Sequence[Group]) -> str:
     unit, scale, decimals = " %" * (not report.lowest), report.scale, report.decimals
     header += [f"{report.label}, last {report.unit}", f"95% over {report.cases}"]
     header += [f"best evaluation on the {measured}{unit}"]
+    stopped = [stops.get(stopping.key(group.options)) for group in groups]
+    chose = any(epoch is not None for epoch in stopped)
+    header += [f"at the {report.unit} of the best trial{unit}"] * chose
     header += [*report.others.values()]
     source = "published" if report.lowest else "papers'"
     header += [] if validation else [f"{source} {report.label}"]
     rows = []
-    for group in groups:
+    for group, epoch in zip(groups, stopped, strict=True):
         finished, failed = group.finished, group.divergence()
         count = str(len(group.runs))
         if failed:
@@ -148,13 +152,19 @@ def result_table(groups: Sequence[Group]) -> str:
                 f"{level}; {failed}" if failed else level,
                 f"{scale * low:.{decimals}f} to {scale * high:.{decimals}f}",
                 f"{best.text(decimals, scale)} (of {number})",
+                *[
+                    f"{group.at(epoch).text(decimals, scale)} ({epoch})"
+                    if epoch is not None
+                    else ""
+                ]
+                * chose,
                 *(
                     group.last(key).text(*((2, 100) if name[-1] == "%" else (4, 1)))
                     for key, name in report.others.items()
                 ),
             ]
         else:
-            cells += [failed, "", "", *("" for _ in report.others)]
+            cells += [failed, "", "", *[""] * chose, *("" for _ in report.others)]
         if not validation:
             published = report.published(group.options)
             cells.append(published.text() if published else "none")
@@ -253,8 +263,14 @@ def _verdict(low: float, high: float, decimals: int) -> str:
     return f"{low:+.{decimals}f} to {high:+.{decimals}f}: {verdict}"
 
 
-def section(title: str, groups: Sequence[Group]) -> str:
-    """The tables of one protocol, by data set and batch size."""
+def section(title: str, groups: Sequence[Group], stops: Mapping[str, int]) -> str:
+    """The tables of one protocol, by data set and batch size.
+
+    Args:
+        title: Heading of the section.
+        groups: Groups of that protocol.
+        stops: Epochs at which trials were best, from `stopping.epochs`.
+    """
     parts = [f"## {title}"]
 
     def place(group: Group) -> tuple[str, int]:
@@ -264,7 +280,8 @@ def section(title: str, groups: Sequence[Group]) -> str:
         sorted(groups, key=place), place
     ):
         rows = list(members)
-        parts += [f"### {dataset}, batch {batch:,}", caption(rows), result_table(rows)]
+        parts += [f"### {dataset}, batch {batch:,}", caption(rows)]
+        parts.append(result_table(rows, stops))
         if differences := difference_table(rows):
             parts += [f"LAWN minus base, {dataset}, batch {batch:,}:", differences]
     return "\n\n".join(parts)

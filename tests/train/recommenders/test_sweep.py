@@ -61,8 +61,9 @@ def test_every_trial_has_its_row_and_the_best_is_trained_in_full(folder):
         assert row["optimizer"] == "adam-lawn" and row["batch_size"] == 500
         assert row["outcome"] == "finished" and row["seed"] == 0
         assert 0 <= row["hr"] <= 1 and 0 <= row["ndcg"] <= 1 and 0 <= row["auc"] <= 1
+        assert row["hr"] <= row["best"]["hr"] <= 1 and row["best"]["epoch"] in (1, 2)
     for row in found[4:]:
-        assert row["outcome"].startswith("diverged at step ")
+        assert row["outcome"].startswith("diverged at step ") and row["best"] is None
     best = max(found[:4], key=lambda row: row["hr"])
     assert read(folder / "summary.json")["best"]["adam-lawn"] == {
         "learning_rate": best["learning_rate"],
@@ -116,8 +117,10 @@ def test_a_trial_equals_a_run_with_the_same_options(folder, files):
         )
     )
     loop.execute(recsys.EXPERIMENT, config, Devices(limit=1), recsys.load_data(config))
-    last = read(folder.parent / "single" / "summary.json")["last"]
-    trial = trials(folder)[1]
+    summary = read(folder.parent / "single" / "summary.json")
+    last, trial = summary["last"], trials(folder)[1]
+    assert trial["best"]["epoch"] == summary["best"]["epoch"]
+    close(trial["best"]["hr"], summary["best"]["hr"], 1e-6)
     close(trial["hr"], last["hr"], 1e-6)
     close([trial["ndcg"], trial["auc"]], [last["ndcg"], last["auc"]], 1e-4)
 
