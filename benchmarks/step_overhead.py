@@ -4,20 +4,19 @@ Run from the repository root::
 
     python -m benchmarks.step_overhead
     python -m benchmarks.step_overhead --trees resnet50 --cases adam --rounds 5
+    python -m benchmarks.step_overhead --trees leaves-1 leaves-10 --cases adam
 
 Every case compares three arms: the base optimizer, LAWN, and `optax.lamb`. A sample is
 a compiled `lax.fori_loop` of `--iterations` steps. Samples are taken in turn (A B C A B
-C ...), so that a machine that slows down slows all three, and ratios are taken round by
-round. The case `noise` has `optax.adam` in both places: its ratio shows what the
-harness itself cannot tell from 1.
+C ...), so that a machine that slows down slows all three; ratios are taken by round.
+The case `noise` has `optax.adam` in both places: its ratio shows the harness's error.
 
 Each arm lives in its own process. In one process the arms share an allocator, and what
 the others hold decides which temporaries are fresh pages: with 8 iterations a call,
 beside other large cases, the same code read 1.38 instead of 1.02. The parent process
 runs one arm at a time; the others wait, with their memory in place.
 
-Results go to `results/step_overhead.jsonl` and `.md`; older rows of a case go.
-"""
+Results go to `results/step_overhead.jsonl` and `.md`; older rows of a case go."""
 
 import argparse
 import collections
@@ -63,7 +62,6 @@ MIN_SECONDS = 0.3
 #   lawn.sgd    2; read g w t, write t (u is a multiple of t); read t w, write w 9
 #   lawn.adam   2; read g w m v, write m v u; read u w, write w                 12
 #   lawn.lamb   2; read g w m v, write m v r; read r w, write w                 12
-# To compute u again from m and v would cost as much as to write and read it.
 OPTIMIZERS: dict[str, tuple[Callable[[], optax.GradientTransformation], int]] = {
     "optax.sgd": (lambda: optax.sgd(RATE, momentum=0.9), 5),
     "optax.adam": (lambda: optax.adam(RATE), 7),
@@ -71,6 +69,7 @@ OPTIMIZERS: dict[str, tuple[Callable[[], optax.GradientTransformation], int]] = 
     "lawn.sgd": (lambda: lawn.sgd(RATE, momentum=0.9, switch_step=SWITCH), 9),
     "lawn.adam": (lambda: lawn.adam(RATE, switch_step=SWITCH), 12),
     "lawn.wrap": (lambda: lawn.wrap(optax.adam(RATE), switch_step=SWITCH), 12),
+    "lawn.neurons": (lambda: lawn.adam(RATE, switch_step=SWITCH, groups="neuron"), 12),
     "lawn.lamb": (lambda: lawn.lamb(RATE, switch_step=SWITCH), 12),
 }
 
@@ -82,6 +81,7 @@ CASES = {
     "wrap": ("optax.adam", "lawn.wrap"),
     "sgd": ("optax.sgd", "lawn.sgd"),
     "lamb": ("optax.lamb", "lawn.lamb"),
+    "neurons": ("optax.adam", "lawn.neurons"),
 }
 
 
@@ -92,8 +92,7 @@ def steps(tx: optax.GradientTransformation, iterations: int) -> Callable[..., An
         def body(i: jax.Array, carry: tuple[Any, Any, jax.Array]) -> Any:
             params, state, used = carry
             # If the gradient did not change, XLA would compute (1 - b1) * g only once.
-            # The barrier ties the gradient to the index. The index that comes out is
-            # used, since XLA removes unused results from a barrier.
+            # The barrier ties it to the index, and XLA removes unused results from it.
             fresh, index = lax.optimization_barrier((grads, i))
             updates, state = tx.update(fresh, state, params)
             return optax.apply_updates(params, updates), state, used + index
@@ -245,10 +244,11 @@ Written by `python -m benchmarks.step_overhead`, whose docstring says what is ti
 optimizer step (update and `apply_updates`, without a model) after the switch.
 
 - **tree**: the parameters of `models.NCF` at MovieLens-1M sizes (8 leaves, 1,288,705
-  parameters), `models.VGG19` (50, 20,035,018), `models.ResNet50` (161, 25,557,032), or
-  `large`, four leaves of 5000 x 5000, which by default is measured on a GPU only. The
-  rows `vgg19-biases` (66, 20,040,522) are older: they have biases in the convolutions,
-  which `models.VGG19` has not.
+  parameters), `models.VGG19` (50, 20,035,018; `vgg19-biases` is older, with biases in
+  the convolutions), `models.ResNet50` (161, 25,557,032), or `large`, four leaves of
+  5000 x 5000. `leaves-N` is a million parameters in N leaves, `size-N` N parameters in
+  four leaves, and `columns-N` a matrix of a million parameters with N columns.
+- **optimizer**: `lawn.neurons` is `lawn.adam` with `groups="neuron"`.
 - **ms**: median over the rounds, per step. Brackets hold the base optimizer and
   `optax.lamb`; behind a ratio, the smallest and the largest one of a round.
 - **/ base**, **/ optax.lamb**: median of the ratios taken round by round.
@@ -302,7 +302,7 @@ TABLE = arms.Table(
     COLUMNS,
     cells,
     machine,
-    key=("device", "processor", "parameters", "case"),
+    key=("device", "processor", "parameters", "leaves", "tree", "case"),
 )
 
 
@@ -315,8 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add(
         "--trees",
         nargs="+",
-        choices=parameters.TREES,
-        help="default: all, large on a GPU only",
+        choices=[*parameters.TREES, *parameters.GROWTH],
+        help="default: ncf, vgg19 and resnet50, on a GPU also large",
     )
     add("--cases", nargs="+", choices=CASES, default=list(CASES))
     add("--rounds", type=int, default=9, help="samples of each arm")

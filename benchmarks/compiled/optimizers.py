@@ -67,7 +67,7 @@ def size(tree: Any) -> int:
 
 def measure(tree: str, optimizer: str) -> arms.Row:
     """The row of a tree and an optimizer."""
-    shapes = parameters.TREES[tree]()
+    shapes = parameters.shapes(tree)
     program = compile_step(shapes, OPTIMIZERS[optimizer]())
     leaves, elements = parameters.count(tree)
     found = program.count
@@ -131,7 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Counts what optimizer steps launch and move on an H200."
     )
     add = parser.add_argument
-    add("--trees", nargs="+", choices=parameters.TREES, default=list(parameters.TREES))
+    add(
+        "--trees",
+        nargs="+",
+        choices=[*parameters.TREES, *parameters.GROWTH],
+        default=list(parameters.TREES),
+    )
     add("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
     add("--out", type=pathlib.Path, default=TABLE.file, help="a JSONL file")
     options = parser.parse_args(arguments)

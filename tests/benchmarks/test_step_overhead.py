@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+import lawn_optax as lawn
 import models
 from benchmarks import arms, environment, parameters, step_overhead
 
@@ -26,6 +27,18 @@ from benchmarks import arms, environment, parameters, step_overhead
 )
 def test_trees_have_the_published_sizes(tree, leaves, elements):
     assert parameters.count(tree) == (leaves, elements)
+
+
+def test_growing_trees_have_the_sizes_that_they_are_named_for():
+    for tree in parameters.GROWTH:
+        kind, number = tree.split("-")
+        leaves, elements = parameters.count(tree)
+        assert leaves == {"leaves": float(number), "size": 4, "columns": 1}[kind]
+        assert elements == (float(number) if kind == "size" else 1e6)
+        if kind == "columns":
+            init = lawn.adam(0.1, groups="neuron").init
+            state = jax.eval_shape(init, parameters.shapes(tree))
+            assert state.norms.shape == (int(number),)
 
 
 def test_a_start_has_scales_of_one_and_biases_of_zero(monkeypatch):
