@@ -63,14 +63,14 @@ def begin(params: Any, state: lawn.LawnState, grads: Any) -> Tree:
     free = grouping.free_leaves().blocks
     norms += [jnp.zeros(())] * len(free)
     grouping = dataclasses.replace(grouping, blocks=(*grouping.blocks, *free))
-    ones = jnp.where(jnp.array([0, 0]) > state.phase.count, 2.0, 1.0)
-    return Tree(
-        grouping,
-        norms,
-        jax.tree.leaves(params),
-        jax.tree.leaves(grads),
-        jax.lax.optimization_barrier(ones),
-    )
+    leaves = jax.tree.leaves(params), jax.tree.leaves(grads)
+    return Tree(grouping, norms, *leaves, ones(state))
+
+
+def ones(state: lawn.LawnState) -> jax.Array:
+    """Two ones, float32[2], that XLA does not know and has in memory."""
+    positive = jnp.array([0, 0]) <= state.phase.count
+    return jax.lax.optimization_barrier(jnp.where(positive, 1.0, 2.0))
 
 
 def inner(state: lawn.LawnState) -> Any:

@@ -110,15 +110,15 @@ program. Nothing ran, and nothing was timed.
 
 The last section has the library's methods, and the same methods written in ways that it
 does not have, with a colon in their names. `python -m benchmarks.compiled.alternatives`
-adds it. They have the constrained phase alone, and no guards against numbers that are
-not finite.
+adds it.
 
+- **library, merged**: the library's own code, but all kernels read one small array in
+  addition, so that XLA merges those of leaves of equal shape. All others have the
+  constrained phase alone, and no guards against numbers that are not finite.
 - **no guards**: the library's formulas and nothing else. Without a **barrier** XLA may
   compute the update twice. In **one vector** are the numbers of all groups.
 - **sums in a matrix**: each leaf of at most 4,096 elements is a row of a matrix in the
   sums. **small groups in a matrix**: so is each group of that size, for the whole step.
-- **merged**: all sums read one small array in addition, so that XLA merges the kernels
-  of leaves of equal shape.
 - **six products**: inner products of gradient, momentum and weights, from one read.
 - **Pallas, moments**: a kernel per group writes the moments and sums.
 - **Pallas, 32 leaves**: kernels for about 32 leaves at a time: two for SGD, with the

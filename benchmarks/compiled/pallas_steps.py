@@ -84,8 +84,9 @@ def adam_three_launches(factor: Factor) -> Step:
         return lambda g, w: ((), (g * w, w * w))
 
     def move(program: Program, norms: Any, corrections: Any, *sums: Any) -> Work:
-        products = [program.total(x) for x in sums] + [program.own(norms)]
-        p, q = formulas.retraction(*products, factor(*products))
+        uu, uw, ww = (program.total(x) for x in sums)
+        norm = program.own(norms)
+        p, q = formulas.retraction(uu, uw, ww, norm, factor(uu, uw, ww, norm))
         both = corrections[0], corrections[1]
 
         def work(m: jax.Array, v: jax.Array, w: jax.Array) -> Any:

@@ -4,9 +4,11 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import lawn_optax as lawn
 from benchmarks.compiled import formulas
@@ -54,18 +56,36 @@ def products_merged(tree: Tree, xs: Leaves, ys: Leaves) -> Numbers:
     large sums is written out, so that it has equal shapes and reads the ones too.
     """
 
-    def total(x: jax.Array, y: jax.Array) -> jax.Array:
-        terms = (x * y * tree.ones[0]).reshape(-1)
-        rows = [n for n in (512, 256) if terms.size % n == 0 and terms.size > LARGE]
-        if rows:
-            terms = jnp.sum(terms.reshape(rows[0], -1), axis=1) * tree.ones[0]
-        return jnp.sum(terms)
-
-    sums = [total(x, y) for x, y in zip(xs, ys, strict=True)]
+    sums = [_merged_dot(x, y, tree.ones[0]) for x, y in zip(xs, ys, strict=True)]
     return [
         functools.reduce(jnp.add, [sums[i] for i in group.leaves])
         for group in tree.groups
     ]
+
+
+def library_merged(tx: optax.GradientTransformationExtraArgs) -> Step:
+    """A step of the library's own code that reads the same array in every kernel.
+
+    Inner products, projected gradients and updates are multiplied by a one, as in
+    `products_merged`. Everything else is the library's: all optimizers and guards.
+    """
+
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        one = formulas.ones(state)[0]
+
+        def times_one(function: Callable[..., Leaves]) -> Callable[..., Leaves]:
+            return lambda *args: [x * one for x in function(*args)]
+
+        with mock.patch.multiple(
+            geometry,
+            dot=lambda x, y, dtype, kept: _merged_dot(x, y, one),
+            tangent=times_one(geometry.tangent),
+            combine=times_one(geometry.combine),
+        ):
+            updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
 
 
 def sgd_six_products(
@@ -182,12 +202,13 @@ def _adam(
     """The new weights and moments."""
     weights, factors = tree.weights, formulas.corrections(count)
 
-    def radial(*numbers: jax.Array) -> tuple[jax.Array]:
-        return (formulas.radial(*numbers),)
+    def radial(gw: jax.Array, ww: jax.Array, norm: jax.Array) -> tuple[jax.Array]:
+        return (formulas.radial(gw, ww, norm),)
 
-    def retraction(*numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
-        factor = formulas.constant(rate)(*numbers)
-        return formulas.retraction(*numbers, factor)
+    def retraction(
+        uu: jax.Array, uw: jax.Array, ww: jax.Array, norm: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        return formulas.retraction(uu, uw, ww, norm, formulas.constant(rate)(uu))
 
     gw, ww = (products(tree, xs, weights) for xs in (tree.gradients, weights))
     (a,) = apply(radial, gw, ww, tree.norms)
@@ -201,6 +222,16 @@ def _adam(
     lists = weights, updates, *map(tree.spread, coefficients)
     after = [w + (p * u + q * w) for w, u, p, q in zip(*lists, strict=True)]
     return [after, mu, nu]
+
+
+def _merged_dot(x: jax.Array, y: jax.Array, one: jax.Array) -> jax.Array:
+    """An inner product, of which the second round has 512 terms if that divides."""
+    terms = (x * y * one).reshape(-1)
+    if terms.size > LARGE:
+        rows = (n for n in (512, *range(1024, 127, -1)) if terms.size % n == 0)
+        if count := next(rows, None):
+            terms = jnp.sum(terms.reshape(count, -1), axis=1) * one
+    return jnp.sum(terms)
 
 
 def _matrix(rows: Sequence[Leaves]) -> jax.Array:

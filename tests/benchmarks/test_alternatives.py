@@ -30,6 +30,14 @@ def tree(seed):
     return jax.tree.map(fill, SHAPES, is_leaf=is_shape)
 
 
+def steps_of(tx):
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
 def assert_close(found, expected):
     def close(path, x, y):
         error = np.max(np.abs(np.asarray(x, float) - np.asarray(y, float)))
@@ -47,13 +55,7 @@ def test_a_step_is_the_librarys_own(name, monkeypatch):
     monkeypatch.setattr(pallas_steps, "MANY", 3)
     alternative = ALTERNATIVES[name]
     tx = OWN[alternative.like](RATE)
-
-    @jax.jit
-    def own(params, state, grads):
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    params = tree(0)
+    own, params = jax.jit(steps_of(tx)), tree(0)
     state = tx.init(params)
     for seed in range(1, 4):
         params, state = own(params, state, tree(seed))
@@ -66,3 +68,38 @@ def test_a_step_is_the_librarys_own(name, monkeypatch):
     for group in ("block", "wide"):
         now, start = (optax.tree.norm(x[group]) for x in (found[0], tree(0)))
         np.testing.assert_allclose(now, start, rtol=1e-6)
+
+
+@pytest.mark.usual_compilation
+@pytest.mark.parametrize("length, radial", [(1e-4, 1), (1e-2, 1), (1, 1), (1, 100)])
+@pytest.mark.parametrize(
+    "name", ["lawn.sgd", "sgd: six products", "sgd: Pallas, 32 leaves"]
+)
+def test_six_products_lose_a_norm_only_where_a_long_gradient_is_radial(
+    name, length, radial
+):
+    """`length` of the tangent part in that of the weights, `radial` in that of it."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal(10_000)
+    params = {"layer": {"kernel": jnp.asarray(w, jnp.float32)}}
+    tx, norm = lawn.sgd(1.0), np.linalg.norm(w)
+    step = jax.jit(steps_of(tx) if name in OWN else alternatives.make(1.0)[name].step)
+    # The first step captures the norm in the library alone.
+    params, state = jax.jit(steps_of(tx))(
+        params, tx.init(params), jax.tree.map(jnp.zeros_like, params)
+    )
+    worst = 0.0
+    for _ in range(3):
+        w = np.asarray(params["layer"]["kernel"], float)
+        g = rng.standard_normal(w.size)
+        g -= g @ w / (w @ w) * w
+        g = length * (g * norm / np.linalg.norm(g) + radial * w)
+        grads = {"layer": {"kernel": jnp.asarray(g, jnp.float32)}}
+        params, state = step(params, state, grads)
+        now = np.linalg.norm(np.asarray(params["layer"]["kernel"], float))
+        worst = max(worst, abs(now / norm - 1))
+    if name in OWN or radial == 1:
+        assert worst < 1e-6
+    else:
+        # <g,g> - <g,w>^2 / <w,w> cancels. The library sums the projected update.
+        assert 1e-5 < worst < 1e-2

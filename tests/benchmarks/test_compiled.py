@@ -90,6 +90,7 @@ def test_a_step_does_not_move_keep_or_launch_more(name):
 MOST_OF_ALTERNATIVES = {
     "sgd: six products": (8.1, 0.01, 4.0),
     "sgd: Pallas, 32 leaves": (8.1, 0.01, 0.0),
+    "adam: library, merged": (14.1, 1.01, 1.5),
     "adam: no guards": (14.1, 1.01, 6.0),
     "adam: Pallas, moments": (12.1, 0.01, 6.0),
     "adam: Pallas, 32 leaves": (12.1, 0.01, 0.0),
