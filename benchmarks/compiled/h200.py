@@ -161,6 +161,7 @@ def present(count: int = 1) -> Iterator[list[Any]]:
 
 class _Device:
     device_kind = NAME
+    compute_capability = "9.0"  # Pallas asks for it.
 
     def memory_stats(self) -> dict[str, int]:
         return {"bytes_limit": MEMORY * 3 // 4}  # JAX takes as much for itself.

@@ -67,21 +67,28 @@ def size(tree: Any) -> int:
 
 def measure(tree: str, optimizer: str) -> arms.Row:
     """The row of a tree and an optimizer."""
-    shapes = parameters.shapes(tree)
-    program = compile_step(shapes, OPTIMIZERS[optimizer]())
+    program = compile_step(parameters.shapes(tree), OPTIMIZERS[optimizer]())
+    return row(tree, optimizer, list(OPTIMIZERS).index(optimizer), program)
+
+
+def row(
+    tree: str, name: str, order: int, program: h200.Program, alternative: bool = False
+) -> arms.Row:
+    """The row of a program; `order` is its place among those of the tree."""
+    bytes_of_tree, found = size(parameters.shapes(tree)), program.count
     leaves, elements = parameters.count(tree)
-    found = program.count
     return {
         "tree": tree,
         "leaves": leaves,
         "parameters": elements,
-        "optimizer": optimizer,
-        "order": list(OPTIMIZERS).index(optimizer),
+        "optimizer": name,
+        "order": order,
+        "alternative": alternative,
         "kernels": found.kernels,
         "small_kernels": found.small,
         "kernels_per_leaf": round(found.kernels / leaves, 2),
-        "passes": round(found.bytes_moved / size(shapes), 2),
-        "temporaries": round(program.temporary_bytes / size(shapes), 3),
+        "passes": round(found.bytes_moved / bytes_of_tree, 2),
+        "temporaries": round(program.temporary_bytes / bytes_of_tree, 3),
         "compiled_for": h200.NAME,
     }
 
@@ -99,7 +106,23 @@ program. Nothing ran, and nothing was timed.
 - **temporaries**: memory beside parameters, state and gradient, in sizes of the
   parameters.
 - **kernels**: launches; in brackets those that move at most 64 KiB, which cost their
-  launch alone."""
+  launch alone.
+
+The last section has the library's methods, and the same methods written in ways that it
+does not have, with a colon in their names. `python -m benchmarks.compiled.alternatives`
+adds it.
+
+- **library, merged**: the library's own code, but all kernels read one small array in
+  addition, so that XLA merges those of leaves of equal shape. All others have the
+  constrained phase alone, and no guards against numbers that are not finite.
+- **no guards**: the library's formulas and nothing else. Without a **barrier** XLA may
+  compute the update twice. In **one vector** are the numbers of all groups.
+- **sums in a matrix**: each leaf of at most 4,096 elements is a row of a matrix in the
+  sums. **small groups in a matrix**: so is each group of that size, for the whole step.
+- **six products**: inner products of gradient, momentum and weights, from one read.
+- **Pallas, moments**: a kernel per group writes the moments and sums.
+- **Pallas, 32 leaves**: kernels for about 32 leaves at a time: two for SGD, with the
+  six products, and three for the others."""
 COLUMNS = "tree | optimizer | passes | temporaries | kernels | kernels per leaf"
 
 
@@ -121,7 +144,7 @@ TABLE = arms.Table(
     COLUMNS,
     cells,
     h200.machine,
-    key=("compiled_for", "parameters", "order"),
+    key=("compiled_for", "alternative", "parameters", "order"),
 )
 
 
@@ -142,9 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     about = h200.about()
     for tree, optimizer in itertools.product(options.trees, options.optimizers):
-        row = measure(tree, optimizer) | about
-        print(" ".join(cells(row)), flush=True)
-        TABLE.add(options.out, row)
+        found = measure(tree, optimizer) | about
+        print(" ".join(cells(found)), flush=True)
+        TABLE.add(options.out, found)
 
 
 if __name__ == "__main__":

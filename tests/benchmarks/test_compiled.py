@@ -9,7 +9,7 @@ import pytest
 
 import lawn_optax as lawn
 from benchmarks import arms
-from benchmarks.compiled import h200, optimizers, training
+from benchmarks.compiled import alternatives, h200, optimizers, training
 
 reason = h200.why_not()
 needs_plugin = pytest.mark.skipif(reason is not None, reason=reason or "")
@@ -47,7 +47,7 @@ def test_counts_of_a_program_by_hand():
     assert found.collectives == {"all-reduce": 1} and found.collective_bytes == 4
 
 
-@pytest.mark.parametrize("module", [optimizers, training])
+@pytest.mark.parametrize("module", [alternatives, optimizers, training])
 def test_without_the_plugin_main_says_what_to_install(module, tmp_path, monkeypatch):
     monkeypatch.setattr(h200, "PLUGIN", "no-such-plugin")
     with pytest.raises(SystemExit, match=r"pip install '\.\[bench\]'"):
@@ -81,6 +81,30 @@ def test_a_step_does_not_move_keep_or_launch_more(name):
     program = optimizers.compile_step(tree, optimizers.OPTIMIZERS[name]())
     size = optimizers.size(tree)
     passes, temporaries, kernels = MOST[name]
+    assert program.count.bytes_moved <= passes * size
+    assert program.temporary_bytes <= temporaries * size
+    assert program.count.kernels <= kernels * 12 + 10
+
+
+# The same for the alternatives. Six layers go into one launch.
+MOST_OF_ALTERNATIVES = {
+    "sgd: six products": (8.1, 0.01, 4.0),
+    "sgd: Pallas, 32 leaves": (8.1, 0.01, 0.0),
+    "adam: library, merged": (14.1, 1.01, 1.5),
+    "adam: no guards": (14.1, 1.01, 6.0),
+    "adam: Pallas, moments": (12.1, 0.01, 6.0),
+    "adam: Pallas, 32 leaves": (12.1, 0.01, 0.0),
+    "lamb: Pallas, 32 leaves": (12.1, 0.01, 0.0),
+}
+
+
+@needs_plugin
+@pytest.mark.parametrize("name", MOST_OF_ALTERNATIVES)
+def test_alternatives_do_not_move_keep_or_launch_more(name):
+    tree = layers(6, 1000, 1000)
+    program = alternatives.compile_step(tree, alternatives.ALTERNATIVES[name])
+    size = optimizers.size(tree)
+    passes, temporaries, kernels = MOST_OF_ALTERNATIVES[name]
     assert program.count.bytes_moved <= passes * size
     assert program.temporary_bytes <= temporaries * size
     assert program.count.kernels <= kernels * 12 + 10
@@ -128,6 +152,24 @@ def test_main_of_optimizers_writes_rows_and_their_table(tmp_path, monkeypatch):
     table = out.with_suffix(".md").read_text()
     assert table == optimizers.TABLE.text(rows)
     assert "| ncf | optax.sgd | 2.33 | 0.039 | 40 (30) | 5.00 |" in table
+
+
+def test_main_of_alternatives_writes_the_librarys_own_beside_them(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(h200, "why_not", lambda: None)
+    for module in (optimizers, alternatives):
+        monkeypatch.setattr(module, "compile_step", stub)
+    out = tmp_path / "steps.jsonl"
+    names = ["sgd: six products", "lamb: Pallas, 32 leaves", "adam: no guards"]
+    alternatives.main(["--trees", "ncf", "--alternatives", *names, "--out", str(out)])
+    rows = arms.read(out)
+    own = ["lawn.sgd", "lawn.adam", "lawn.lamb"]
+    assert [row["optimizer"] for row in rows] == own + [names[0], names[2], names[1]]
+    for row in rows:
+        assert row["passes"] == round(12e6 / (4 * 1_288_705), 2)
+    assert out.with_suffix(".md").read_text() == optimizers.TABLE.text(rows)
+    assert capsys.readouterr().out.count("| ncf |") == 6
 
 
 def test_main_of_training_writes_rows_and_their_table(tmp_path, monkeypatch):
