@@ -204,16 +204,17 @@ class Table(NamedTuple):
 
     def text(self, rows: Sequence[Row]) -> str:
         """The table of all rows, with a section for each machine and version."""
-        lines, seen = [self.introduction], ""
+        sections: dict[str, list[str]] = {}
         for row in rows:
             versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
             head = f"{self.machine(row)}; {versions}"
             head += f"; commit {row['commit']}, {row['date']}"
-            if head != seen:
-                seen = head
-                lines += ["", f"## {head}", "", f"| {self.columns} |"]
-                lines += ["|---" * len(self.columns.split("|")) + "|"]
-            lines += ["| " + " | ".join(self.cells(row)) + " |"]
+            cells = "| " + " | ".join(self.cells(row)) + " |"
+            sections.setdefault(head, []).append(cells)
+        lines = [self.introduction]
+        for head, members in sections.items():
+            lines += ["", f"## {head}", "", f"| {self.columns} |"]
+            lines += ["|---" * len(self.columns.split("|")) + "|", *members]
         return "\n".join(lines) + "\n"
 
     def add(self, file: pathlib.Path, row: Row) -> None:
