@@ -96,6 +96,7 @@ REPORT = Report(
         "gamma",
         "validation",
         "augment",
+        "images",
     ),
     validation=Protocol(
         "held-out training images",
