@@ -295,12 +295,15 @@ class Trials(Job):
         return {"trials": found}, {}
 
     def _best(self, rows: list[Row], trial: int) -> dict[str, float] | None:
-        """A trial's best evaluation; None if each followed a divergence."""
+        """A trial's best evaluation; None if each followed a divergence.
+
+        Rows that an older version wrote before an interruption have none.
+        """
         metric, choose = self._metrics[0], min if self._lowest else max
         found = [
             {"epoch": row["epoch"], metric: row[metric][trial]}
             for row in rows
-            if row[metric][trial] is not None
+            if metric in row and row[metric][trial] is not None
         ]
         return choose(found, key=lambda one: one[metric], default=None)
 
