@@ -4,19 +4,18 @@ Run from the repository root::
 
     python -m benchmarks.step_overhead
     python -m benchmarks.step_overhead --trees resnet50 --cases adam --rounds 5
-    python -m benchmarks.step_overhead --trees leaves-1 leaves-10 --cases adam
 
 Every case compares three arms: the base optimizer, LAWN, and `optax.lamb`. A sample is
 a compiled `lax.fori_loop` of `--iterations` steps. Samples are taken in turn (A B C A B
 C ...), so that a machine that slows down slows all three; ratios are taken by round.
-The case `noise` has `optax.adam` in both places: its ratio shows the harness's error.
+The case `noise` has `optax.adam` in both places: its ratio is the harness's own error.
 
 Each arm lives in its own process. In one process the arms share an allocator, and what
-the others hold decides which temporaries are fresh pages: with 8 iterations a call,
-beside other large cases, the same code read 1.38 instead of 1.02. The parent process
-runs one arm at a time; the others wait, with their memory in place.
+the others hold decides which temporaries are fresh pages: beside other large cases, the
+same code read 1.38 instead of 1.02. One arm runs at a time, while the others wait.
 
-Results go to `results/step_overhead.jsonl` and `.md`; older rows of a case go."""
+Results go to `results/step_overhead.jsonl` and `.md`; older rows of a case go.
+"""
 
 import argparse
 import collections
@@ -62,6 +61,7 @@ MIN_SECONDS = 0.3
 #   lawn.sgd    2; read g w t, write t (u is a multiple of t); read t w, write w 9
 #   lawn.adam   2; read g w m v, write m v u; read u w, write w                 12
 #   lawn.lamb   2; read g w m v, write m v r; read r w, write w                 12
+# To compute u again from m and v would cost as much as to write and read it.
 OPTIMIZERS: dict[str, tuple[Callable[[], optax.GradientTransformation], int]] = {
     "optax.sgd": (lambda: optax.sgd(RATE, momentum=0.9), 5),
     "optax.adam": (lambda: optax.adam(RATE), 7),
@@ -92,7 +92,8 @@ def steps(tx: optax.GradientTransformation, iterations: int) -> Callable[..., An
         def body(i: jax.Array, carry: tuple[Any, Any, jax.Array]) -> Any:
             params, state, used = carry
             # If the gradient did not change, XLA would compute (1 - b1) * g only once.
-            # The barrier ties it to the index, and XLA removes unused results from it.
+            # The barrier ties the gradient to the index. The index that comes out is
+            # used, since XLA removes unused results from a barrier.
             fresh, index = lax.optimization_barrier((grads, i))
             updates, state = tx.update(fresh, state, params)
             return optax.apply_updates(params, updates), state, used + index
@@ -252,17 +253,16 @@ optimizer step (update and `apply_updates`, without a model) after the switch.
 - **ms**: median over the rounds, per step. Brackets hold the base optimizer and
   `optax.lamb`; behind a ratio, the smallest and the largest one of a round.
 - **/ base**, **/ optax.lamb**: median of the ratios taken round by round.
-- **same in CPU time**: both ratios with processor time in the place of wall time (on a
-  CPU only). It is steadier on a machine that others use, and does not see idle cores.
+- **same in CPU time**: both ratios in processor time (on a CPU only). It is steadier on
+  a machine that others use, and does not see idle cores.
 - **compile s**: time to lower and compile the loop around the step.
 - **passes**: reads and writes of a parameter-sized array that the step cannot do
   without, derived in the script.
 - **compiled passes**: the same count for the program that XLA made, by its own cost
   analysis. On a CPU it is larger, since XLA gives a fusion one output there: Adam's two
   moments are two loops that both read the gradient.
-- **bandwidth**: traffic of the passes over the measured time, as a share of the
-  measured bandwidth of copying (a 400 MB array). Trees that fit into the cache, such as
-  `ncf`, can exceed 100%."""
+- **bandwidth**: traffic of the passes over the measured time, as a share of that of
+  copying 400 MB. Trees that fit into the cache, such as `ncf`, can exceed 100%."""
 COLUMNS = (
     "tree | optimizer | ms | / base | / optax.lamb | same in CPU time | rounds | "
     "compile s | passes | compiled passes | bandwidth"

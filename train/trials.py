@@ -231,7 +231,7 @@ class Trials(Job):
         at_once = min(len(trials), config.at_once or self._programs.at_once)
         steps = self._programs.steps_per_epoch
         unit = sweep_of(experiment).unit  # "epochs", or "steps" of language models.
-        self._step = unit.removesuffix("s")
+        self._step, self._values = unit.removesuffix("s"), None
         self.introduction = (
             f"{self._name}: {len(trials)} trials of {self.epochs} {unit}, {at_once} at"
             " once"
@@ -269,9 +269,9 @@ class Trials(Job):
 
     def evaluate(self, state: Any, host: Any, epoch: int, loss: Any) -> Evaluation:
         median, metric = float(np.median(loss)), self._metrics[0]
-        values = self.fetch(self._evaluate(state))[metric]
+        self._values = self.fetch(self._evaluate(state))
         # What a diverged trial's frozen weights reach is no result of it.
-        values = np.where(host.diverged_step < 0, values, np.nan)
+        values = np.where(host.diverged_step < 0, self._values[metric], np.nan)
         seeds = ", ".join(map(str, dict.fromkeys(t.seed for t in self._trials)))
         text = (
             f"{self._name}, seed {seeds}, {self._step} {epoch}/{self.epochs}"
@@ -283,7 +283,9 @@ class Trials(Job):
     def summarize(
         self, state: Any, host: Any, rows: list[Row], outcome: str, clock: Clock
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        values = self.fetch(self._evaluate(state))
+        values = self._values
+        if values is None:  # An earlier process was killed after its last epoch.
+            values = self.fetch(self._evaluate(state))
         found = [
             self._about
             | member

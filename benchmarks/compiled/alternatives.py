@@ -39,11 +39,11 @@ def make(rate: float) -> dict[str, Alternative]:
     constant, ratio = formulas.constant(rate), formulas.trust_ratio(rate)
     merged = xla_steps.products_merged
     steps = {
-        "sgd: library, merged": xla_steps.library_merged(lawn.sgd(rate)),
+        "sgd: library, merged": xla_steps.own_step_merged(lawn.sgd(rate)),
         "sgd: six products": xla_steps.sgd_six_products(rate),
         "sgd: six products, merged": xla_steps.sgd_six_products(rate, merged),
         "sgd: Pallas, 32 leaves": pallas_steps.sgd_two_launches(rate),
-        "adam: library, merged": xla_steps.library_merged(lawn.adam(rate)),
+        "adam: library, merged": xla_steps.own_step_merged(lawn.adam(rate)),
         "adam: no guards": xla_steps.adam(rate),
         "adam: no guards, no barrier": xla_steps.adam(rate, barrier=False),
         "adam: one vector": xla_steps.adam(rate, apply=xla_steps.of_all),
@@ -54,7 +54,7 @@ def make(rate: float) -> dict[str, Alternative]:
         "adam: no guards, merged": xla_steps.adam(rate, products=merged),
         "adam: Pallas, moments": pallas_steps.adam_moments_kernel(constant),
         "adam: Pallas, 32 leaves": pallas_steps.adam_three_launches(constant),
-        "lamb: library, merged": xla_steps.library_merged(lawn.lamb(rate)),
+        "lamb: library, merged": xla_steps.own_step_merged(lawn.lamb(rate)),
         "lamb: Pallas, moments": pallas_steps.adam_moments_kernel(ratio),
         "lamb: Pallas, 32 leaves": pallas_steps.adam_three_launches(ratio),
     }

@@ -44,7 +44,7 @@ class Launch(NamedTuple):
         return starts
 
     def table(self) -> np.ndarray:
-        """Of each program: leaf, group, first program of the group and their number."""
+        """Leaf, group, first program and programs of the group, for each program."""
         starts, rows = self.starts(), []
         for i, group in enumerate(self.groups):
             members = [j for j, other in enumerate(self.groups) if other == group]

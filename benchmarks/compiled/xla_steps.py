@@ -63,7 +63,7 @@ def products_merged(tree: Tree, xs: Leaves, ys: Leaves) -> Numbers:
     ]
 
 
-def library_merged(tx: optax.GradientTransformationExtraArgs) -> Step:
+def own_step_merged(tx: optax.GradientTransformationExtraArgs) -> Step:
     """A step of the library's own code that reads the same array in every kernel.
 
     Inner products, projected gradients and updates are multiplied by a one, as in

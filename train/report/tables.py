@@ -148,16 +148,14 @@ def result_table(groups: Sequence[Group], stops: Mapping[str, int]) -> str:
                 level = f"Fail: {level}"
             best = mean_std(np.array([run.best for run in finished]))
             number = max(len(run.rows) for run in finished)
+            stop = ""
+            if epoch is not None:
+                stop = f"{group.at(epoch).text(decimals, scale)} ({epoch})"
             cells += [
                 f"{level}; {failed}" if failed else level,
                 f"{scale * low:.{decimals}f} to {scale * high:.{decimals}f}",
                 f"{best.text(decimals, scale)} (of {number})",
-                *[
-                    f"{group.at(epoch).text(decimals, scale)} ({epoch})"
-                    if epoch is not None
-                    else ""
-                ]
-                * chose,
+                *[stop] * chose,
                 *(
                     group.last(key).text(*((2, 100) if name[-1] == "%" else (4, 1)))
                     for key, name in report.others.items()

@@ -131,6 +131,12 @@ def test_batch_sizes_on_imagenet_are_a_figure_of_the_submission(tmp_path):
     assert title[0].endswith("Figure 2(d) of the ICLR submission of LAWN")
 
 
+def test_runs_on_another_number_of_images_are_not_compared(tmp_path):
+    write_image_run(tmp_path / "runs" / "lawn", 300, images=5000)
+    write_image_run(tmp_path / "runs" / "base", 280, **BASE, images=None)
+    assert "no run of the base is alike" in make_report(tmp_path)
+
+
 def test_both_experiments_in_one_report(tmp_path):
     write_image_run(tmp_path / "runs" / "0", 372)
     write_run(tmp_path / "runs" / "1", level(260))
