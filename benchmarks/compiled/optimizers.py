@@ -144,7 +144,7 @@ TABLE = arms.Table(
     COLUMNS,
     cells,
     h200.machine,
-    key=("compiled_for", "alternative", "parameters", "order"),
+    key=("compiled_for", "alternative", "parameters", "tree", "order"),
 )
 
 
