@@ -13,6 +13,8 @@ The case `noise` has `optax.adam` in both places: its ratio is the harness's own
 Each arm lives in its own process. In one process the arms share an allocator, and what
 the others hold decides which temporaries are fresh pages: beside other large cases, the
 same code read 1.38 instead of 1.02. One arm runs at a time, while the others wait.
+Where a process finds its memory matters too: one program took 33 or 46 ms. So all three
+arms start anew, `--starts` times, and take `--rounds` samples each.
 
 Results go to `results/step_overhead.jsonl` and `.md`; older rows of a case go.
 """
@@ -41,8 +43,7 @@ from jax import lax
 import lawn_optax as lawn
 from benchmarks import arms, environment, parameters
 
-# A rate so small that the weights still move after thousands of steps along one
-# gradient.
+# So small that the weights still move after thousands of steps along one gradient.
 RATE = 1e-6
 # LAWN's arms take this many free steps, all of them in the untimed first call: the
 # timed program contains the switch, as a real one does, and is past it.
@@ -91,9 +92,8 @@ def steps(tx: optax.GradientTransformation, iterations: int) -> Callable[..., An
     def run(params: Any, state: Any, grads: Any) -> tuple[Any, Any, jax.Array]:
         def body(i: jax.Array, carry: tuple[Any, Any, jax.Array]) -> Any:
             params, state, used = carry
-            # If the gradient did not change, XLA would compute (1 - b1) * g only once.
-            # The barrier ties the gradient to the index. The index that comes out is
-            # used, since XLA removes unused results from a barrier.
+            # XLA would compute (1 - b1) * g once for all steps. The barrier ties the
+            # gradient to the index. Its results are all used, or XLA would drop them.
             fresh, index = lax.optimization_barrier((grads, i))
             updates, state = tx.update(fresh, state, params)
             return optax.apply_updates(params, updates), state, used + index
@@ -172,37 +172,39 @@ def start(target: Callable[..., None], *args: Any) -> tuple[Any, Any]:
 
 
 def measure(
-    tree: str, case: str, rounds: int, iterations: int, about: arms.Row
+    tree: str, case: str, starts: int, rounds: int, iterations: int, about: arms.Row
 ) -> arms.Row:
     """Times the three arms of a case in turn; returns the row of results."""
     names = dict(zip(ROLES, (*CASES[case], "optax.lamb"), strict=True))
-    workers, compile_s, compiled_passes = {}, {}, {}
-    for role, arm in names.items():  # One at a time, so that compile times are true.
-        workers[role] = start(serve, tree, arm, iterations)
-        seconds, passes = workers[role][1].recv()
-        compile_s[role], compiled_passes[role] = round(seconds, 2), round(passes, 1)
+    workers, compile_s, compiled_passes, calls = {}, {}, {}, 0
+    ms: dict[str, list[float]] = {role: [] for role in names}
+    cpu_ms: dict[str, list[float]] = {role: [] for role in names}
 
     def sample(role: str, calls: int) -> list[float]:
         pipe = workers[role][1]
         pipe.send(calls)
         return [round(1e3 * seconds, 4) for seconds in pipe.recv()]
 
-    warm = min(sample(role, 1)[0] for role in names)
-    calls = math.ceil(MIN_SECONDS / (1e-3 * warm * iterations))
-    ms: dict[str, list[float]] = {role: [] for role in names}
-    cpu_ms: dict[str, list[float]] = {role: [] for role in names}
-    for done in range(rounds):
-        for role in names:
-            wall, cpu = sample(role, calls)
-            ms[role].append(wall)
-            cpu_ms[role].append(cpu)
-        times = "  ".join(f"{names[role]} {ms[role][-1]:.3g}" for role in names)
-        print(f"{tree} {case} {done + 1}/{rounds}, ms per step: {times}", flush=True)
-    for process, pipe in workers.values():
-        pipe.send(0)
-        process.join()
-        if process.exitcode:
-            sys.exit(f"{tree} {case}: a check failed after timing, see above.")
+    for begun in range(starts):
+        for role, arm in names.items():  # One by one, so that compile times are true.
+            workers[role] = start(serve, tree, arm, iterations)
+            seconds, passes = workers[role][1].recv()
+            compile_s[role] = round(min(seconds, compile_s.get(role, seconds)), 2)
+            compiled_passes[role] = round(passes, 1)
+        warm = min(sample(role, 1)[0] for role in names)
+        calls = calls or math.ceil(MIN_SECONDS / (1e-3 * warm * iterations))
+        for done in range(rounds):
+            for role in names:
+                wall, cpu = sample(role, calls)
+                ms[role].append(wall)
+                cpu_ms[role].append(cpu)
+            times = "  ".join(f"{names[role]} {ms[role][-1]:.3g}" for role in names)
+            print(f"{tree} {case} {begun + 1}.{done + 1}, ms: {times}", flush=True)
+        for process, pipe in workers.values():
+            pipe.send(0)
+            process.join()
+            if process.exitcode:
+                sys.exit(f"{tree} {case}: a check failed after timing, see above.")
 
     def ratio(times: dict[str, list[float]], other: str) -> list[float]:
         ratios = [a / b for a, b in zip(times["lawn"], times[other], strict=True)]
@@ -218,6 +220,7 @@ def measure(
         "parameters": elements,
         "case": case,
         "arms": names,
+        "starts": starts,
         "rounds": rounds,
         "steps_per_sample": calls * iterations,
         "ms": ms,
@@ -235,7 +238,7 @@ def measure(
             for role in names
         },
         "command": f"python -m benchmarks.step_overhead --trees {tree} --cases {case} "
-        f"--rounds {rounds} --iterations {iterations}",
+        f"--starts {starts} --rounds {rounds} --iterations {iterations}",
     } | about
 
 
@@ -250,17 +253,17 @@ optimizer step (update and `apply_updates`, without a model) after the switch.
   5000 x 5000. `leaves-N` is a million parameters in N leaves, `size-N` N parameters in
   four leaves, and `columns-N` a matrix of a million parameters with N columns.
 - **optimizer**: `lawn.neurons` is `lawn.adam` with `groups="neuron"`.
-- **ms**: median over the rounds, per step. Brackets hold the base optimizer and
+- **ms**: median over all rounds, per step. Brackets hold the base optimizer and
   `optax.lamb`; behind a ratio, the smallest and the largest one of a round.
 - **/ base**, **/ optax.lamb**: median of the ratios taken round by round.
+- **rounds**: starts of the processes x samples of each.
 - **same in CPU time**: both ratios in processor time (on a CPU only). It is steadier on
   a machine that others use, and does not see idle cores.
 - **compile s**: time to lower and compile the loop around the step.
 - **passes**: reads and writes of a parameter-sized array that the step cannot do
   without, derived in the script.
 - **compiled passes**: the same count for the program that XLA made, by its own cost
-  analysis. On a CPU it is larger, since XLA gives a fusion one output there: Adam's two
-  moments are two loops that both read the gradient.
+  analysis. On a CPU it is larger, since XLA gives a fusion one output there.
 - **bandwidth**: traffic of the passes over the measured time, as a share of that of
   copying 400 MB. Trees that fit into the cache, such as `ncf`, can exceed 100%."""
 COLUMNS = (
@@ -288,7 +291,7 @@ def cells(row: arms.Row) -> list[str]:
         ratios.format(*row["ratio_to_base"]),
         ratios.format(*row["ratio_to_lamb"]),
         cpu if row["device"]["platform"] == "cpu" else "–",
-        str(row["rounds"]),
+        f"{row.get('starts', 1)} x {row['rounds']}",
         three.format(**row["compile_s"]),
         three.format(**row["passes"]),
         three.format(**row["compiled_passes"]),
@@ -319,7 +322,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="default: ncf, vgg19 and resnet50, on a GPU also large",
     )
     add("--cases", nargs="+", choices=CASES, default=list(CASES))
-    add("--rounds", type=int, default=9, help="samples of each arm")
+    add("--starts", type=int, default=3, help="processes of each arm, one by one")
+    add("--rounds", type=int, default=5, help="samples of each process")
     add("--iterations", type=int, default=24, help=f"steps a call, over {SWITCH}")
     add("--out", type=pathlib.Path, default=TABLE.file, help="a JSONL file")
     options = parser.parse_args(arguments)
@@ -330,18 +334,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     process, pipe = start(send_environment)
     about = pipe.recv()
     process.join()
-    print(json.dumps(about), flush=True)
-    names = options.trees or ["ncf", "vgg19", "resnet50"]
-    if not options.trees and about["device"]["platform"] != "cpu":
-        names.append("large")
+    print(f"{json.dumps(about)}\n| {COLUMNS} |", flush=True)
+    large = [] if about["device"]["platform"] == "cpu" else ["large"]
+    names = options.trees or ["ncf", "vgg19", "resnet50", *large]
     for tree, case in itertools.product(names, options.cases):
-        row = measure(tree, case, options.rounds, options.iterations, about)
-        print(
-            f"{tree} {case}: / base {row['ratio_to_base']}, "
-            f"/ optax.lamb {row['ratio_to_lamb']} (median, min, max); in CPU time "
-            f"{row['cpu_ratio_to_base']}, {row['cpu_ratio_to_lamb']}",
-            flush=True,
+        row = measure(
+            tree, case, options.starts, options.rounds, options.iterations, about
         )
+        print("| " + " | ".join(cells(row)) + " |", flush=True)
         TABLE.add(options.out, row)
     print(f"wrote {options.out.name} and {options.out.with_suffix('.md').name}")
 

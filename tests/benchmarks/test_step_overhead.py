@@ -80,13 +80,13 @@ def test_main_adds_a_row_and_keeps_those_of_other_cases(
     out = tmp_path / "results" / "steps.jsonl"
     before = next(r for r in arms.read(step_overhead.TABLE.file) if r["case"] == "lamb")
     step_overhead.TABLE.add(out, before)
-    options = ["--trees", "ncf", "--cases", "sgd", "--rounds", "1"]
+    options = ["--trees", "ncf", "--cases", "sgd", "--starts", "2", "--rounds", "1"]
     step_overhead.main([*options, "--iterations", "9", "--out", str(out)])
     rows = arms.read(out)
     row = next(row for row in rows if row["case"] == "sgd")
     assert len(rows) == 2 and before in rows
     assert row["leaves"] == 8 and row["parameters"] == 1_288_705
-    assert all(len(row["ms"][role]) == 1 for role in step_overhead.ROLES)
+    assert all(len(row["ms"][role]) == 2 for role in step_overhead.ROLES)
     assert min(row["ms"]["lawn"]) > 0 and row["copy_gb_per_s"] > 0
     assert row["passes"] == {"base": 5, "lawn": 9, "lamb": 10}
     table = out.with_suffix(".md").read_text()
