@@ -86,7 +86,7 @@ class Count(NamedTuple):
     small: int  # of them, those that move at most `SMALL` bytes
     bytes_moved: int
     collectives: Counter  # number of collective operations by their name
-    collective_bytes: int  # of their results
+    collective_bytes: int  # that a device passes to them
 
 
 class Program(NamedTuple):

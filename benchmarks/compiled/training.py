@@ -1,13 +1,13 @@
-"""What the training steps of the guide's GPU commands launch, move and keep, for H200s.
+"""What the training steps of GPU commands launch, move and keep, for H200s.
 
 Run from the repository root, with or without a GPU::
 
     python -m benchmarks.compiled.training
     python -m benchmarks.compiled.training --cases ncf ncf-sharded
 
-Compiles the program of each command, once with Adam and once with Adam-LAWN, as
-`benchmarks.compiled.h200` says, and counts in it per step. Only shapes go in: there
-need be neither the data nor the memory. Most commands train a whole epoch by one
+Compiles the program of each command, once with a base optimizer and once with fixed
+norms, as `benchmarks.compiled.h200` says, and counts in it per step. Only shapes go in:
+there need be neither the data nor the memory. Most commands train a whole epoch by one
 program; the counts are divided by its steps, so that they have a share of what happens
 once in an epoch.
 
@@ -103,9 +103,7 @@ def photographs(
     optimizer: str, devices: Devices, count: int = IMAGENET, **options: Any
 ) -> Any:
     """Steps of `python -m train image --dataset imagenet`."""
-    config = image_options.resolve(
-        image_options.Config(dataset="imagenet", optimizer=optimizer, **options)
-    )
+    config = image_options.resolve(image_options.Config(optimizer=optimizer, **options))
     part: Any = range(count)  # Only its length is read.
     names = tuple(map(str, range(1000)))
     task = image.make_task(config, PhotoSet(names, part, part), devices)
@@ -131,76 +129,72 @@ class Case(NamedTuple):
     """A command, and what it compiles.
 
     Attributes:
-        command: Command of the guide.
+        kind: What is trained: the first words of the command.
         build: Makes its task.
-        options: Options of the command.
-        base: Optimizer beside `adam-lawn`.
+        options: Options of the command that `build` takes.
+        others: Its other options, as text.
+        base: Optimizer without a fixed norm.
+        fixed: Optimizer beside it, with fixed norms.
         together: Number of trials that a sweep trains at once; 0 is a single run.
         devices: Number of devices.
         parallel: ``jit`` or ``pmap``.
         shard_state: Whether each device keeps a part of the state.
     """
 
-    command: str
+    kind: str
     build: Build
     options: dict[str, Any]
+    others: str = ""
     base: str = "adam"
+    fixed: str = "adam-lawn"
     together: int = 0
     devices: int = 1
     parallel: str = "jit"
     shard_state: bool = False
 
-
-def _vgg19(batch_size: int) -> Case:
-    return Case(
-        "sweep image --model vgg19 --preset arxiv --dtype bfloat16 --batch-size"
-        f" {batch_size}",
-        images,
-        {
-            "model": "vgg19",
-            "preset": "arxiv",
-            "dtype": "bfloat16",
-            "batch_size": batch_size,
-        },
-        base="adamw",
-    )
+    @property
+    def command(self) -> str:
+        """The command of the guide, without the optimizer."""
+        given = (f"--{k.replace('_', '-')} {v}" for k, v in self.options.items())
+        return " ".join(["python -m train", self.kind, *given, self.others]).strip()
 
 
+_VGG19 = {"model": "vgg19", "preset": "arxiv"}
+_RESNET50 = {"dataset": "imagenet", "model": "resnet50", "preset": "arxiv"}
 _NCF = {"dataset": "ml-1m-ncf", "batch_size": 1_000_000, "preset": "arxiv-500"}
-_NCF_COMMAND = "recsys --dataset ml-1m-ncf --batch-size 1000000 --preset arxiv-500"
-_SMALL = {"model": "cnn", "batch_size": 4_000}
+_HALF = {"dtype": "bfloat16"}
+_WIDE = {
+    "dataset": "tiny-shakespeare",
+    "width": 2048,
+    "heads": 32,
+    "depth": 2,
+    "block": 1024,
+    "batch_size": 32,
+    "steps": 122,
+}
+_SMALL = {"batch_size": 4_000}
 CASES = {
-    "vgg19-4000": _vgg19(4_000),
-    "vgg19-10000": _vgg19(10_000),
-    "resnet50": Case(
-        "image --dataset imagenet --model resnet50 --preset arxiv --batch-size 256",
-        photographs,
-        {"model": "resnet50", "preset": "arxiv", "batch_size": 256},
+    "vgg19-4000": Case(
+        "sweep image", images, _VGG19 | _HALF | {"batch_size": 4_000}, base="adamw"
     ),
-    "ncf": Case(_NCF_COMMAND, recommender, _NCF),
+    "vgg19-10000": Case(
+        "sweep image", images, _VGG19 | _HALF | {"batch_size": 10_000}, base="adamw"
+    ),
+    "resnet50": Case("image", photographs, _RESNET50 | {"batch_size": 256}),
+    "ncf": Case("recsys", recommender, _NCF),
     "ncf-8-trials": Case(
-        f"sweep {_NCF_COMMAND} --grid papers --at-once 8", recommender, _NCF, together=8
+        "sweep recsys", recommender, _NCF, "--grid papers --at-once 8", together=8
     ),
-    "nanolm": Case(
-        "language --preset nanolm --dtype bfloat16",
-        texts,
-        {"preset": "nanolm", "dtype": "bfloat16"},
-    ),
-    "cnn-8-jit": Case("image --batch-size 4000", images, _SMALL, devices=8),
+    "nanolm": Case("language", texts, {"preset": "nanolm"} | _HALF),
+    "cnn-8-jit": Case("image", images, _SMALL, devices=8),
     "cnn-8-shard-state": Case(
-        "image --batch-size 4000 --shard-state",
-        images,
-        _SMALL,
-        devices=8,
-        shard_state=True,
+        "image", images, _SMALL, "--shard-state", devices=8, shard_state=True
     ),
     "cnn-8-pmap": Case(
-        "image --batch-size 4000 --parallel pmap",
-        images,
-        _SMALL,
-        devices=8,
-        parallel="pmap",
+        "image", images, _SMALL, "--parallel pmap", devices=8, parallel="pmap"
     ),
+    "vgg19-4000-float32": Case("image", images, _VGG19 | {"batch_size": 4_000}),
+    "width-2048": Case("language", texts, _WIDE | _HALF, base="muon", fixed="muonh"),
 }
 
 
@@ -244,12 +238,12 @@ def measure(name: str) -> arms.Row:
     row: arms.Row = {
         "case": name,
         "order": list(CASES).index(name),
-        "command": f"python -m train {case.command}",
-        "optimizers": [case.base, "adam-lawn"],
+        "command": case.command,
+        "optimizers": [case.base, case.fixed],
         "devices": case.devices,
         "compiled_for": h200.NAME,
     }
-    for role, optimizer in (("base", case.base), ("lawn", "adam-lawn")):
+    for role, optimizer in (("base", case.base), ("lawn", case.fixed)):
         program, steps = compile_case(case, optimizer)
         found = program.count
         row[role] = {
@@ -272,20 +266,23 @@ def measure(name: str) -> arms.Row:
 INTRODUCTION = f"""# What training steps launch, move and keep
 
 Written by `python -m benchmarks.compiled.training`. It compiles the programs of the
-guide's GPU commands for an {h200.NAME}, with a base optimizer and with Adam-LAWN, and
-counts in them, per step. Nothing ran, and nothing was timed.
+guide's commands for networks on an {h200.NAME}, with a base optimizer and with fixed
+norms, and counts in them, per step. Nothing ran, and nothing was timed. XLA's search
+for the fastest kernels needs a GPU and is off, so a real run may have other kernels for
+matrix products and convolutions, and other temporaries.
 
-- **kernels**: launches of a step with the base optimizer and with Adam-LAWN; in
-  brackets those that move at most 64 KiB.
+- **optimizers**: the base optimizer, and the one with fixed norms.
+- **kernels**: launches of a step with either; in brackets those that move at most
+  64 KiB.
 - **GB moved**: what the kernels of a step read and write.
 - **peak GiB**: arguments, temporaries and results of the program on one device, of
   {h200.MEMORY / 2**30:.0f}. An epoch's program includes the data set.
-- **LAWN**: what Adam-LAWN adds, in percent of the base: kernels, bytes.
+- **fixed norms**: what they add, in percent of the base: kernels, bytes.
 - **collectives**: operations between devices in a step, and the bytes that a device
   passes to them."""
 COLUMNS = (
-    "command | base | devices | kernels | GB moved | peak GiB | LAWN: kernels, bytes |"
-    " collectives"
+    "command | optimizers | devices | kernels | GB moved | peak GiB"
+    " | fixed norms: kernels, bytes | collectives"
 )
 
 
@@ -304,10 +301,10 @@ def cells(row: arms.Row) -> list[str]:
 
     sent = collectives(base)
     if sent != "–":
-        sent += f"; with LAWN {collectives(lawn)}"
+        sent += f"; with fixed norms {collectives(lawn)}"
     return [
         f"`{row['command']}`",
-        row["optimizers"][0],
+        ", ".join(row["optimizers"]),
         str(row["devices"]),
         f"{kernels(base)} / {kernels(lawn)}",
         f"{base['megabytes'] / 1e3:.3g} / {lawn['megabytes'] / 1e3:.3g}",
