@@ -46,6 +46,7 @@ def make(rate: float) -> dict[str, Alternative]:
         "adam: library, merged": xla_steps.own_step_merged(lawn.adam(rate)),
         "adam: no guards": xla_steps.adam(rate),
         "adam: no guards, no barrier": xla_steps.adam(rate, barrier=False),
+        "adam: no guards, known norms": xla_steps.adam(rate, sum_weights=False),
         "adam: one vector": xla_steps.adam(rate, apply=xla_steps.of_all),
         "adam: sums in a matrix": xla_steps.adam(
             rate, products=xla_steps.products_in_a_matrix

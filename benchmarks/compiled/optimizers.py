@@ -116,7 +116,9 @@ adds it.
   addition, so that XLA merges those of leaves of equal shape. All others have the
   constrained phase alone, and no guards against numbers that are not finite.
 - **no guards**: the library's formulas and nothing else. Without a **barrier** XLA may
-  compute the update twice. In **one vector** are the numbers of all groups.
+  compute the update twice. With **known norms** the squares of the weights are not
+  summed: the last step gave them their norms. In **one vector** are the numbers of all
+  groups.
 - **sums in a matrix**: each leaf of at most 4,096 elements is a row of a matrix in the
   sums. **small groups in a matrix**: so is each group of that size, for the whole step.
 - **six products**: inner products of gradient, momentum and weights, from one read.

@@ -116,6 +116,7 @@ def adam(
     products: Callable[[Tree, Leaves, Leaves], Numbers] = Tree.products,
     apply: Callable[..., list[Numbers]] = of_each,
     barrier: bool = True,
+    sum_weights: bool = True,
 ) -> Step:
     """Adam-LAWN as in the library: sums, inner step, sums, new weights.
 
@@ -124,14 +125,19 @@ def adam(
         products: Function that makes the inner products of each group.
         apply: Function that applies a formula to the numbers of all groups.
         barrier: Whether XLA is kept from computing an update twice.
+        sum_weights: Whether squares of weights are summed. Otherwise they are taken to
+            have the norms that the last step gave them.
     """
 
     def step(params: Any, state: lawn.LawnState, grads: Any) -> Any:
         tree = formulas.begin(params, state, grads)
         inner = formulas.inner(state)
         count = inner.count + 1
+        squares = None if sum_weights else [norm * norm for norm in tree.norms]
         lists = jax.tree.leaves(inner.mu), jax.tree.leaves(inner.nu)
-        after, mu, nu = _adam(tree, *lists, count, rate, products, apply, barrier)
+        after, mu, nu = _adam(
+            tree, *lists, count, rate, products, apply, barrier, squares
+        )
         return formulas.end(tree, state, after, count=count, mu=mu, nu=nu)
 
     return step
@@ -198,6 +204,7 @@ def _adam(
     products: Callable[[Tree, Leaves, Leaves], Numbers],
     apply: Callable[..., list[Numbers]],
     barrier: bool,
+    squares: Numbers | None = None,
 ) -> list[Leaves]:
     """The new weights and moments."""
     weights, factors = tree.weights, formulas.corrections(count)
@@ -210,7 +217,8 @@ def _adam(
     ) -> tuple[jax.Array, jax.Array]:
         return formulas.retraction(uu, uw, ww, norm, formulas.constant(rate)(uu))
 
-    gw, ww = (products(tree, xs, weights) for xs in (tree.gradients, weights))
+    gw = products(tree, tree.gradients, weights)
+    ww = products(tree, weights, weights) if squares is None else squares
     (a,) = apply(radial, gw, ww, tree.norms)
     lists = tree.gradients, mu, nu, weights, tree.spread(a)
     mu, nu = of_each(formulas.moments, *lists)

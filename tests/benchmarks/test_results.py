@@ -11,9 +11,10 @@ import PIL.Image
 import pytest
 from matplotlib.figure import Figure
 
+import lawn_optax as lawn
 from benchmarks import arms, step_overhead
 from benchmarks.compiled import optimizers, training
-from benchmarks.throughput import images, ncf
+from benchmarks.throughput import images, ncf, operations
 from train.report import command as report
 from train.report import png
 
@@ -49,7 +50,7 @@ def drawn(folder):
 
 def test_no_file_but_what_is_drawn_and_what_it_is_drawn_from():
     files = [path for path in RESULTS.rglob("*") if path.is_file()]
-    assert len(files) <= 40 and sum(path.stat().st_size for path in files) <= 1.5e6
+    assert len(files) <= 43 and sum(path.stat().st_size for path in files) <= 1.5e6
     tables = {path for path in files if path.parent != RESULTS and path.suffix == ".md"}
     assert tables == {RESULTS / f / name for f in SOURCES for name in content(f)[0]}
     figures = {path for path in files if path.suffix == ".png"}
@@ -64,7 +65,7 @@ def test_tables_of_runs_are_the_same_bytes(folder):
 
 @pytest.mark.parametrize(
     "table",
-    [m.TABLE for m in (step_overhead, images, ncf, optimizers, training)],
+    [m.TABLE for m in (step_overhead, images, ncf, operations, optimizers, training)],
     ids=lambda table: table.name,
 )
 def test_tables_of_benchmarks_are_the_same_bytes(table):
@@ -205,6 +206,26 @@ def test_the_curves_of_runs_end_in_the_last_metrics(file, metric, best):
             run["last"].items()
         )
         assert best(curve[metric]) == run["summary"]["best"][metric]
+
+
+def test_the_guides_ratio_of_adamws_angle_to_adamhs_best_rate():
+    """The best rates of both, by their table, in the settings that have both."""
+    optima = defaultdict(dict)
+    for line in (RESULTS / "language" / "rates.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) == 10 and cells[:2] in (["adamw", "decay 0.3"], ["adamh", ""]):
+            optima[tuple(cells[2:6])][cells[0]] = float(cells[8].split()[0])
+    angle = lawn.diagnostics.adamw_equilibrium_angle
+    pairs = [x for x in optima.values() if len(x) == 2]
+    ratios = [float(angle(x["adamw"], 0.3)) / x["adamh"] for x in pairs]
+    thumb = [(0.3 * x["adamw"]) ** 0.5 / x["adamh"] for x in pairs]
+    shown = (
+        f"{min(ratios):.2f} to {max(ratios):.2f} times AdamH's best rate in the"
+        f" {len(pairs)} settings",
+        f"{min(thumb):.1f} to {max(thumb):.1f} times AdamH's",
+    )
+    guide = (arms.ROOT / "docs" / "guide" / "rates.md").read_text()
+    assert all(text in " ".join(guide.split()) for text in shown), shown
 
 
 def test_abandoned_grids_are_one_line_each():

@@ -65,8 +65,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 # Learning rate, weight decay and free steps of a run that gives none. Those of adamw,
-# muon, adam-lawn, adamh and muonh, and Adam's rate below, are near the best of sweeps
-# at width 128: docs/guide/rates.md.
+# muon, adam-lawn, adamh and muonh are near the best of sweeps at width 128, those of
+# muon-lawn and Adam's rate below at width 64: docs/guide/rates.md.
 TUNED = {
     "sgd": (0.3, 0.0, 0.0),
     "adam": (2e-3, 0.0, 0.0),

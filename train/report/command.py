@@ -240,6 +240,8 @@ def texts_and_figures(
             place = f"-{data}" if len(by_data) > 1 else ""
             if drawn := drift.figure(members):
                 figures[f"rates{place}.png"] = partial(png.save, figure=drawn)
+            if drawn := comparisons.figure(members):
+                figures[f"comparisons{place}.png"] = partial(png.save, figure=drawn)
     return texts, figures
 
 

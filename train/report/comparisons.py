@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import textwrap
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from train.plots import COLOURS, label_values, new_figure
 from train.report import markdown
 from train.report.rates import OPTIONS, Optimum, Trials, fit
 from train.statistics import mean_interval, mean_std, paired_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 REFERENCE = "adamw"
 LENGTH = "epochs"  # What is an epoch in the records is a step of a language model.
@@ -77,14 +83,9 @@ def _differences(tasks: dict[str, list[Method]]) -> str:
         if not others:
             continue
         rows.append([*values, first.name, _loss(first)])
-        for method in others:
-            if method.trials.seeds != first.trials.seeds:
-                continue
+        for method, mean, half in _paired(methods):
             difference = "one seed"
             if len(first.trials.seeds) > 1:
-                mean, half = paired_interval(
-                    method.optimum.losses, first.optimum.losses
-                )
                 difference = f"{mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f})"
             count = str(len(first.trials.seeds))
             rows.append([*values, method.name, _loss(method), difference, count])
@@ -92,6 +93,14 @@ def _differences(tasks: dict[str, list[Method]]) -> str:
         return ""
     header = [*(OPTIONS[key] for key in varying), "method", "loss", "difference", "n"]
     return f"{_fill(DIFFERENCE)}\n\n{markdown.table(header, rows)}"
+
+
+def _paired(methods: Sequence[Method]) -> Iterator[tuple[Method, float, float]]:
+    """The differences from the first method, and half of their 95% intervals."""
+    first, *others = methods
+    for method in others:
+        if method.trials.seeds == first.trials.seeds:
+            yield method, *paired_interval(method.optimum.losses, first.optimum.losses)
 
 
 def _order(task: str, varying: Sequence[str]) -> list[str]:
@@ -108,8 +117,10 @@ def _loss(method: Method) -> str:
     return mean_std(method.optimum.losses).text(4)
 
 
-def _savings(tasks: dict[str, list[Method]]) -> str:
-    """Steps to the loss of the reference, for tasks that differ in length alone."""
+def _families(
+    tasks: Mapping[str, Sequence[Method]],
+) -> list[dict[str, dict[int, Method]]]:
+    """Methods by name and length, for tasks that differ in length alone."""
     families: dict[str, dict[str, dict[int, Method]]] = {}
     for task, methods in tasks.items():
         options = json.loads(task)
@@ -121,8 +132,13 @@ def _savings(tasks: dict[str, list[Method]]) -> str:
             family.setdefault(REFERENCE if base else method.name, {}).setdefault(
                 length, method
             )
+    return list(families.values())
+
+
+def _savings(tasks: Mapping[str, Sequence[Method]]) -> str:
+    """Steps to the loss of the reference, as Markdown."""
     rows = []
-    for family in families.values():
+    for family in _families(tasks):
         references = family.pop(REFERENCE, {})
         for length, reference in references.items():
             for name, methods in family.items():
@@ -167,3 +183,71 @@ def _steps(
     return (
         f"{np.exp(mean):.2f} ({np.exp(mean - half):.2f} to {np.exp(mean + half):.2f})"
     )
+
+
+def figure(found: Sequence[Trials]) -> Figure | None:
+    """Differences on the task with the most methods, and losses against steps.
+
+    Args:
+        found: Trials of one experiment and one data set.
+
+    Returns:
+        The figure; None where no two methods have the same task and several seeds.
+    """
+    tasks = _tasks(found)
+    several = [m for m in tasks.values() if len(m[0].trials.seeds) > 1]
+    methods = max(several, key=len, default=[])
+    rows = list(_paired(methods))[::-1] if methods else []
+    if not rows:
+        return None
+    lengths = [
+        {name: by_length for name, by_length in family.items() if len(by_length) > 1}
+        for family in _families(tasks)
+    ]
+    longest = max(lengths, key=len, default={})
+    whole = new_figure(10 if longest else 6, 2 + 0.25 * max(len(rows), 6))
+    panels = whole.subplots(1, 1 + bool(longest), squeeze=False)[0]
+    _draw_differences(panels[0], rows, methods[0].name)
+    options = [json.loads(task) for task in tasks]
+    varying = [key for key in OPTIONS if len({o.get(key) for o in options}) > 1]
+    known = (f"{OPTIONS[key]} {methods[0].trials.options[key]}" for key in varying)
+    panels[0].set_title(", ".join(known), fontsize=9)
+    if longest:
+        _draw_lengths(panels[1], longest)
+    return whole
+
+
+def _draw_differences(
+    axes: Axes, rows: Sequence[tuple[Method, float, float]], reference: str
+) -> None:
+    """Draws the differences from a method with their intervals."""
+    methods, means, halves = zip(*rows, strict=True)
+    places = range(len(rows))
+    axes.errorbar(means, places, xerr=halves, fmt="o", ms=4, color=COLOURS[0])
+    axes.axvline(0, color="black", lw=0.8)
+    axes.set_yticks(places, [method.name for method in methods])
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_xlabel(f"loss minus that of {reference} (95% interval over seeds)")
+    axes.grid(alpha=0.3)
+
+
+def _draw_lengths(axes: Axes, family: Mapping[str, Mapping[int, Method]]) -> None:
+    """Draws the losses at the best rates against the steps: mean, lowest, highest."""
+    steps = set()
+    for (name, methods), colour in zip(
+        sorted(family.items()), itertools.cycle(COLOURS)
+    ):
+        lengths = sorted(methods)
+        losses = np.array([methods[one].optimum.losses for one in lengths])
+        middle = losses.mean(1)
+        axes.plot(lengths, middle, "o-", ms=4, color=colour, label=name)
+        axes.fill_between(
+            lengths, losses.min(1), losses.max(1), color=colour, alpha=0.15, lw=0
+        )
+        steps |= {float(length) for length in lengths}
+    axes.set_xscale("log")
+    label_values(axes, steps)
+    axes.set_xlabel("steps of a training, each with its best rate")
+    axes.set_ylabel("validation loss after the last step")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)

@@ -117,7 +117,7 @@ def figure(found: Sequence[Trials]) -> Figure | None:
     parts = whole.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for part, (key, apart) in zip(parts, rows.items(), strict=True):
         _draw(part, apart, key, columns)
-    whole.supylabel("held-out loss after the last step")
+    whole.supylabel("validation loss after the last step")
     whole.suptitle(
         "Line: mean over seeds; band: lowest to highest; star: optimum by a fit"
     )

@@ -7,7 +7,7 @@ import pytest
 
 from train.errors import InputError
 from train.language.options import SweepConfig
-from train.report import command, drift, rates
+from train.report import command, comparisons, drift, rates
 from train.report.folders import Folder
 from train.runs import records
 
@@ -166,3 +166,32 @@ def test_heads_of_one_size_grow_with_the_width(heads, states):
         )
     ]
     assert ("drift" in drift.section("a text", found)) is states
+
+
+def test_the_figure_of_comparisons_has_differences_and_losses_by_length():
+    def method(name, level, epochs):
+        losses = level + 0.5 * (np.log2(RATES) - np.log2(0.03)) ** 2
+        losses = losses + np.array([[0.0], [0.1], [0.3]])
+        options = {"epochs": epochs, "width": 64, "depth": 2}
+        return rates.Trials(name, "", options, RATES, losses, (0, 1, 2))
+
+    found = [method("adamw", 2.0, 300), method("muonh", 1.75, 300)]
+    figure = comparisons.figure(found)
+    assert figure
+    (axes,) = figure.axes
+    (container,) = axes.containers
+    np.testing.assert_allclose(container.lines[0].get_xydata(), [(-0.25, 0)])
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["muonh"]
+    assert "minus that of adamw" in axes.get_xlabel()
+    found += [method("adamw", 1.5, 600), method("muonh", 1.25, 600)]
+    figure = comparisons.figure([*found, method("adamh", 1.8, 600)])
+    assert figure
+    differences, lengths = figure.axes
+    assert differences.get_title() == "length 600"  # It has the most methods.
+    lines = {line.get_label(): line.get_xydata() for line in lengths.get_lines()}
+    mean = np.mean([0, 0.1, 0.3])
+    for name, levels in (("adamw", (2.0, 1.5)), ("muonh", (1.75, 1.25))):
+        expected = [(300, levels[0] + mean), (600, levels[1] + mean)]
+        np.testing.assert_allclose(lines[name], expected)
+    assert len(lines) == 2  # AdamH has one length.
+    assert comparisons.figure(found[:1]) is None
