@@ -22,14 +22,23 @@ def describe() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Short hash of the checkout, followed by "+" if files differ from it."""
-    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    """Short hash of the checkout, followed by "+" if files differ from it.
+
+    Results do not count: a benchmark writes them while it runs.
+    """
     here = pathlib.Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=here)
+        return done.stdout.strip()
+
     try:
-        git = subprocess.run(command, capture_output=True, text=True, cwd=here)
+        found = git("rev-parse", "--short", "HEAD")
+        changed = git("diff", "--name-only", "HEAD", "--", ":/", ":!results")
     except OSError:
         return None
-    return git.stdout.strip() or None
+    return found + "+" * bool(changed) if found else None
 
 
 def copy_bandwidth(size: int = 100_000_000, iterations: int = 24) -> float:
