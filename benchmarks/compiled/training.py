@@ -112,11 +112,12 @@ def photographs(
     return config, task, image_programs, (batch, numbers(), numbers())
 
 
-def texts(optimizer: str, devices: Devices, **options: Any) -> Any:
+def texts(
+    optimizer: str, devices: Devices, steps: int | None = None, **options: Any
+) -> Any:
     """Steps of `python -m train language`."""
-    config = language_options.resolve(
-        language_options.Config(optimizer=optimizer, text_sha256="", **options)
-    )
+    options |= {"optimizer": optimizer, "epochs": steps, "text_sha256": ""}
+    config = language_options.resolve(language_options.Config(**options))
     task = language.make_task(config, devices)
     bytes_of = partial(numbers, dtype=np.uint8)
     arrays = language_programs.Data(
