@@ -156,6 +156,50 @@ def test_the_product_of_norms_grows_by_the_corrected_law(depth):
         np.testing.assert_allclose(printed / speed, depth, rtol=1e-4)
 
 
+def speeds(norms, f):
+    """d/dt of each layer's norm in a deep linear network whose layers are aligned."""
+    depth = len(norms)
+    rng = np.random.default_rng(depth)
+    units = [x / np.linalg.norm(x) for x in rng.normal(size=(depth + 1, 3))]
+    units[-1] = np.ones(1)
+    layers = [np.outer(b, a) for a, b in zip(units[:-1], units[1:], strict=True)]
+
+    def loss(norms):
+        out = jnp.asarray(f * units[0])
+        for norm, layer in zip(norms, layers, strict=True):
+            out = norm * layer @ out
+        return jnp.exp(-out[0])
+
+    # The gradient of aligned matrices has no other part.
+    return -np.asarray(jax.grad(loss)(jnp.asarray(norms)))
+
+
+def test_eq_99_has_the_product_in_the_exponent(x64):
+    norms, f = np.array([0.5, 1.3, 2.0]), 0.8
+    product, found = np.prod(norms), norms * speeds(norms, f)
+    np.testing.assert_allclose(found, f * product * np.exp(-f * product), rtol=1e-9)
+    printed = f * product * np.exp(-f * np.sum(norms))
+    assert np.all(found > 5 * printed)
+    # Eq. 101, where all norms are one number: without the printed K.
+    rho = np.full(3, 1.1)
+    law = f * rho**2 * np.exp(-f * rho**3)
+    np.testing.assert_allclose(speeds(rho, f), law, rtol=1e-9)
+
+
+def test_alpha_infinity_is_infinite(x64):
+    # The paper's R' = alpha (log R)^2 in the limit of depth K, alpha = lim f^(2/K) K^2.
+    f, log_r, alphas = 0.8, 3.0, []
+    depths = np.array([8, 32, 128])
+    for depth in depths:
+        rho = np.full(depth, (log_r / f) ** (1 / depth))  # log R is f rho^K
+        growth = f * np.sum(np.prod(rho) / rho * speeds(rho, f))  # of log R
+        alphas.append(np.exp(log_r) * growth / log_r**2)
+    assert np.all(np.diff(alphas) > 20)
+    # What has a limit is alpha / K: in the time K t the law is R' = (log R)^2.
+    np.testing.assert_allclose(alphas, depths * (f / log_r) ** (2 / depths), rtol=1e-9)
+    np.testing.assert_allclose(alphas[-1] / depths[-1], 1, rtol=0.03)
+
+
 def test_products_grow_faster_and_single_layers_slower_with_depth():
     times = np.r_[0, np.geomspace(0.02, 500, 150)]
     ends = [grow(depth, 0.8, times, 10) for depth in (1, 2, 3)]
