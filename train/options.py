@@ -134,7 +134,7 @@ class SweepOptions:
     free: tuple[float, ...] = option((), least=0, below=EPOCHS)
     """Free epochs of the full schedule, for the -lawn forms."""
     floods: tuple[float, ...] = option((), least=0)
-    """Flood levels to try (default: --flood alone)."""
+    """Flood levels to try (default: from the grid if it has any, else --flood)."""
     trial_epochs: int | None = option(None, least=1, below=EPOCHS)
     """Epochs of a trial (default: all). Fewer, with the schedule compressed, cost less
     but favour learning rates that are too high for a training in full."""
@@ -174,12 +174,14 @@ class Grid(NamedTuple):
         decays: Weight decays, for the optimizers without -lawn that take one.
         free: Free epochs of the full schedule, for the -lawn forms.
         warmups: Epochs of the full schedule's warm-up; if empty, the run's own.
+        floods: Flood levels; if empty, the run's own.
     """
 
     rates: tuple[float, ...]
     decays: tuple[float, ...]
     free: tuple[float, ...]
     warmups: tuple[float, ...] = ()
+    floods: tuple[float, ...] = ()
 
 
 def grids(
@@ -204,6 +206,7 @@ def grid(config: SweepOptions, name: str, tried: Mapping[str, Grid]) -> Grid:
         rates=config.rates or own.rates,
         decays=config.decays or own.decays,
         free=config.free or own.free,
+        floods=config.floods or own.floods,
     )
 
 

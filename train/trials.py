@@ -48,8 +48,8 @@ def grid(experiment: Experiment, config: Any, name: str) -> list[Member]:
         values["weight_decay"] = tried.decays
     if tried.warmups:
         values["warmup_epochs"] = tried.warmups
-    if config.floods:
-        values["flood"] = config.floods
+    if floods := config.floods or tried.floods:
+        values["flood"] = floods
     values["seed"] = config.trial_seeds
     combinations = itertools.product(*values.values())
     return [dict(zip(values, chosen, strict=True)) for chosen in combinations]

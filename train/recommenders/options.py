@@ -46,6 +46,12 @@ GRIDS = {
         (0.1, 1.0, 5.0, 20.0, 50.0, 100.0),
     ),
 }
+# For Table 2, Appendix D.5 names three rates for each method and three flood levels,
+# but no weight decays and no free epochs. These are three of Table 8, so that LAWN and
+# weight decay have as many trials as flooding.
+_REMEDIES = options.Grid((1e-3, 5e-3, 1e-2), (1e-3, 1e-2, 1e-1), (5.0, 20.0, 50.0))
+GRIDS["papers-remedies"] = {"adam": _REMEDIES}
+GRIDS["papers-flooding"] = {"adam": _REMEDIES._replace(floods=(0.2, 0.3, 0.4))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +129,9 @@ class SweepConfig(Options, options.SweepOptions):
     hours on 2 CPU cores, with --epochs 30 a quarter of an hour.
     """
 
+    grid: Literal["default", "papers", "papers-remedies", "papers-flooding"] = "default"
+    """Our grid; the papers' (Table 8); or, for Adam and its forms, their smaller one
+    for Table 2 (Appendix D.5), without or with its flood levels."""
     at_once: int | None = option(None, least=1, below=2**16, changes_result=False)
     """Trials trained side by side by vmap (default: 1 on CPUs, where more at once are
     not faster, else as many as fit the memory)."""
@@ -140,7 +149,12 @@ class Settings(Config, options.ResolvedOptions):
 
 def grid(config: SweepConfig, name: str) -> options.Grid:
     """Hyperparameters that a sweep tries with an optimizer."""
-    tried = options.grid(config, name, GRIDS[config.grid])
+    listed = GRIDS[config.grid]
+    require(
+        options.listed_name(name, listed) in listed,
+        f"--grid {config.grid} is for Adam and its forms; got {name}",
+    )
+    tried = options.grid(config, name, listed)
     return shortening.grid(config, tried, PRESETS[config.preset]["epochs"])
 
 

@@ -2,7 +2,8 @@
 
 After Banburski et al. 2019, "Theory III: Dynamics and Generalization in Deep Networks":
 sections 6 and 12 (methods), Appendix 22 and Figure 11 (growth). The paper has no data
-for the linear case; ours are random.
+for the linear case; ours are random. What LAMB does to the norm is in
+`train.studies.constrained_lamb`.
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from train.plots import COLOURS, finish, new_figure
 from train.report import markdown
 from train.runs.progress import QUIET, ProgressReport
 from train.runs.results import Findings
+from train.studies import constrained_lamb as lamb
 
 # Methods on the sphere whose steps are as long as the gradient, like those of LAWN.
 _SPHERE = (
@@ -249,8 +251,9 @@ def figure(
 
 def report() -> Findings:
     """The findings, and what draws the figure."""
-    with ProgressReport(len(methods())) as progress:
+    with ProgressReport(len(methods()) + len(lamb.OPTIMIZERS)) as progress:
         trajectories = margins(progress=progress)
+        of_lamb = lamb.report(progress)
     growths = {depth: growth(depth) for depth in (1, 2, 3)}
     best = max(run.margin.max() for run in trajectories.values())
     rows = [
@@ -287,5 +290,6 @@ def report() -> Findings:
             ["layers K", "product of norms", "with K^2 as printed", "norm of a layer"],
             depths,
         )
+        + f"\n\n{of_lamb}"
     )
     return text, {"constrained.png": drawn}

@@ -115,26 +115,43 @@ def test_layers_stay_balanced_under_gradient_flow(x64):
     np.testing.assert_allclose(drift[0] / drift[1], 2, rtol=0.05)
 
 
-def grow(depth, f, times, substeps=2):
-    """Product of norms and first norm of a deep linear network, by its matrices."""
+def aligned(depth, f):
+    """An example, and the layers of a deep linear network with margin f and norms 1."""
     rng = np.random.default_rng(depth)
     units = [x / np.linalg.norm(x) for x in rng.normal(size=(depth + 1, 3))]
     units[-1] = np.ones(1)
-    x = f * units[0]  # one example; layers aligned, all of norm 1: f is its margin
-    ws = [np.outer(b, a) for a, b in zip(units[:-1], units[1:], strict=True)]
+    layers = [np.outer(b, a) for a, b in zip(units[:-1], units[1:], strict=True)]
+    return f * units[0], layers
+
+
+def slopes(x, ws):
+    """Minus the gradients of exp(-score) of one example."""
+    before = [x]
+    for w in ws:
+        before.append(w @ before[-1])
+    back, out = np.exp(-before[-1]), []
+    for w, h in zip(ws[::-1], before[-2::-1], strict=True):
+        out.append(np.outer(back, h))
+        back = w.T @ back
+    return out[::-1]
+
+
+def speeds(norms, f):
+    """d/dt of each layer's norm, by the matrices."""
+    x, layers = aligned(len(norms), f)
+    found = slopes(x, [norm * w for norm, w in zip(norms, layers, strict=True)])
+    return np.array([np.sum(w * g) for w, g in zip(layers, found, strict=True)])
+
+
+def grow(depth, f, times, substeps=2):
+    """Product of norms and first norm of a deep linear network, by its matrices."""
+    x, ws = aligned(depth, f)
     sizes = [w.shape for w in ws]
     cuts = np.cumsum([w.size for w in ws])[:-1]
 
     def field(flat):
         ws = [p.reshape(s) for p, s in zip(np.split(flat, cuts), sizes, strict=True)]
-        before = [x]
-        for w in ws:
-            before.append(w @ before[-1])
-        back, out = np.exp(-before[-1]), []  # of exp(-score), backwards
-        for w, h in zip(ws[::-1], before[-2::-1], strict=True):
-            out.append(np.outer(back, h))
-            back = w.T @ back
-        return np.concatenate([g.ravel() for g in out[::-1]])
+        return np.concatenate([g.ravel() for g in slopes(x, ws)])
 
     flat, norms = np.concatenate([w.ravel() for w in ws]), []
     for a, b in zip(times[:-1], times[1:], strict=True):
@@ -154,6 +171,32 @@ def test_the_product_of_norms_grows_by_the_corrected_law(depth):
     printed = depth * law  # eq. 103 has K squared
     if depth > 1:
         np.testing.assert_allclose(printed / speed, depth, rtol=1e-4)
+
+
+def test_eq_99_has_the_product_in_the_exponent():
+    norms, f = np.array([0.5, 1.3, 2.0]), 0.8
+    product, found = np.prod(norms), norms * speeds(norms, f)
+    np.testing.assert_allclose(found, f * product * np.exp(-f * product), rtol=1e-9)
+    printed = f * product * np.exp(-f * np.sum(norms))
+    assert np.all(found > 5 * printed)
+    # Eq. 101, where all norms are one number: without the printed K.
+    rho = np.full(3, 1.1)
+    law = f * rho**2 * np.exp(-f * rho**3)
+    np.testing.assert_allclose(speeds(rho, f), law, rtol=1e-9)
+
+
+def test_alpha_infinity_is_infinite():
+    # The paper's R' = alpha (log R)^2 in the limit of depth K, alpha = lim f^(2/K) K^2.
+    f, log_r, alphas = 0.8, 3.0, []
+    depths = np.array([8, 64, 512])
+    for depth in depths:
+        rho = np.full(depth, (log_r / f) ** (1 / depth))  # log R is f rho^K
+        growth = f * np.sum(np.prod(rho) / rho * speeds(rho, f))  # of log R
+        alphas.append(np.exp(log_r) * growth / log_r**2)
+    assert np.all(np.diff(alphas) > 40)
+    # What has a limit is alpha / K: in the time K t the law is R' = (log R)^2.
+    np.testing.assert_allclose(alphas, depths * (f / log_r) ** (2 / depths), rtol=1e-9)
+    np.testing.assert_allclose(alphas[-1] / depths[-1], 1, rtol=0.01)
 
 
 def test_products_grow_faster_and_single_layers_slower_with_depth():

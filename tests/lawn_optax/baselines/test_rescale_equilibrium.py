@@ -87,15 +87,17 @@ def test_adam_s_power_is_a_half(x64):
 OPTIMIZERS = {
     "sgd": (lambda rate, decay: coupled(rate, decay, None), 0.25),
     "momentum": (lambda rate, decay: coupled(rate, decay, 0.9), 0.25),
-    "adamw": (
-        lambda rate, decay: optax.chain(
-            optax.scale_by_adam(0.9, 0.99, eps=1e-30),
-            lawn_versions.add_decayed_weights(decay, None),
-            optax.scale_by_learning_rate(rate),
-        ),
-        0.5,
-    ),
+    "adamw": (lambda rate, decay: adamw(rate, decay, 0.99), 0.5),
+    "adamw_b2_0.999": (lambda rate, decay: adamw(rate, decay, 0.999), 0.5),
 }
+
+
+def adamw(rate, decay, b2):
+    return optax.chain(
+        optax.scale_by_adam(0.9, b2, eps=1e-30),
+        lawn_versions.add_decayed_weights(decay, None),
+        optax.scale_by_learning_rate(rate),
+    )
 
 
 def coupled(rate, decay, momentum):
@@ -144,7 +146,8 @@ def test_rescaled_moments_and_the_pair_of_schedules_give_the_same_directions(nam
 def test_the_motion_goes_on_in_the_new_equilibrium(name, x64):
     # 64 walks in 64 dimensions, begun near the equilibrium.
     make, power = OPTIMIZERS[name]
-    walks, dim, k, before, after = 64, 64, 10.0, 200, 402
+    walks, dim, k, after = 64, 64, 10.0, 402
+    before = 2_000 if name == "adamw_b2_0.999" else 200  # beyond what moments remember
     rate = drop(RATE, before, k)
     arms = {
         "behind": lambda decay: optax.chain(
@@ -179,7 +182,7 @@ def test_the_motion_goes_on_in_the_new_equilibrium(name, x64):
             "sgd": (RATE / (2 * decay)) ** 0.25,
             "momentum": (RATE / (0.2 * decay)) ** 0.25,
             "adamw": (RATE * dim / (2 * decay)) ** 0.5,
-        }[name]
+        }[name.split("_")[0]]
         angles = np.asarray(walk(arm, decay, norm0, noise))
         old = np.sqrt(np.mean(angles[before - 50 : before] ** 2))
         return angles[before:] / old * k**0.5
@@ -188,19 +191,24 @@ def test_the_motion_goes_on_in_the_new_equilibrium(name, x64):
         for decay in (2e-2, 5e-3, 1e-3):
             found = after_the_drop(arm, decay)[[0, 10, 400]]
             # 64 walks, and the norm at the start is not quite in equilibrium.
-            np.testing.assert_allclose(found, 1, rtol=0.02)
+            np.testing.assert_allclose(found, 1, rtol=0.03)
     if name == "momentum":
         found = after_the_drop("behind", 2e-2)
         first = np.sqrt(1 - 0.9**2 * (1 - k**-0.5))
         np.testing.assert_allclose(found[0], first, rtol=0.03)
         assert 0.95 < found[10] < 0.99
-    if name == "adamw":  # second moments forget the larger weights later
-        n = np.array([1, 11])
+    if name.startswith("adamw"):  # second moments forget the larger weights later
+        n, b2 = np.array([1, 11]), 0.999 if name.endswith("0.999") else 0.99
         grown = lambda b: b**n + (1 - b**n) * k  # noqa: E731
-        expected = np.sqrt(grown(0.9**2) / grown(0.99))
-        # Moments of 100 gradients follow each of them a little.
-        found = after_the_drop("behind", 2e-2)[[0, 10]]
-        np.testing.assert_allclose(found, expected, rtol=0.06)
+        expected = np.sqrt(grown(0.9**2) / grown(b2))
+        # Too long updates make the weights longer, and so the later angles smaller; the
+        # more so, the larger RATE * decay is: 2e-3 and 1e-4 here.
+        late = {2e-2: 1.25, 1e-3: 1.54} if b2 == 0.999 else {2e-2: 1.0, 1e-3: 1.02}
+        for decay in (2e-2, 1e-3):
+            found = after_the_drop("behind", decay)[[0, 10, 400]]
+            # Moments of 100 gradients follow each of them a little.
+            np.testing.assert_allclose(found[:2], expected, rtol=0.06)
+            np.testing.assert_allclose(found[2], late[decay], rtol=0.03)
 
 
 def test_a_pair_of_schedules_begins_after_the_warm_up():

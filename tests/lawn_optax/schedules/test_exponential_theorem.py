@@ -160,6 +160,27 @@ def test_theorem_2_5_holds_from_any_momentum(toy):
     np.testing.assert_allclose(other, grown, rtol=1e-11, atol=1e-12)
 
 
+def test_the_start_of_theorem_2_5_has_the_rate_and_a_minus(toy):
+    decays, earlier = np.full(len(ETAS), LAMBDA), 0.07
+    velocity = np.linspace(-2, 1, len(toy.start))
+    path = toy.sgd(ETAS, decays, MOMENTUM, velocity=velocity)
+
+    def rule_1(before):
+        w, rate, found = toy.start, earlier, [toy.start]
+        for t, eta in enumerate(ETAS):
+            slope = toy.gradient(t, w) + LAMBDA * w
+            new = w + eta * (MOMENTUM * (w - before) / rate - slope)
+            before, w, rate = w, new, eta
+            found.append(w)
+        return np.array(found)
+
+    right, below_eq_3, printed = (
+        rule_1(toy.start + factor * velocity) for factor in (earlier, -earlier, -LAMBDA)
+    )
+    np.testing.assert_allclose(right, path, rtol=1e-11, atol=1e-12)
+    assert si.farthest(below_eq_3, path) > 0.1 and si.farthest(printed, path) > 0.1
+
+
 def test_definition_2_6_is_one_iteration_early(toy, decayed):
     def alphas(of_step):
         found = [1.0]
@@ -181,8 +202,8 @@ def test_theorem_2_1_lacks_a_factor_on_the_momentum(toy):
     path = toy.sgd(np.full(steps, eta), np.full(steps, LAMBDA), MOMENTUM)
     alpha, _ = roots(LAMBDA * eta, MOMENTUM)
 
-    def rule_2(momentum, exponent):
-        before, w = alpha * toy.start, toy.start  # theta_{-1} = theta_0
+    def rule_2(momentum, exponent, first=alpha):
+        before, w = first * toy.start, toy.start  # theta_{-1} = theta_0
         found = [w]
         for t in range(1, steps + 1):
             step = alpha ** exponent(t) * eta * toy.gradient(t - 1, w)
@@ -196,6 +217,9 @@ def test_theorem_2_1_lacks_a_factor_on_the_momentum(toy):
     assert si.farthest(printed, path) > 1e-2
     assert si.farthest(half, path) > 1e-3
     assert si.farthest(corrected, path) < 1e-12
+    # The start that is printed matters: one at rest is not enough.
+    at_rest = rule_2(MOMENTUM / alpha**2, lambda t: -2 * t + 1, first=1.0)
+    assert si.farthest(at_rest, path) > 1e-3
 
 
 def test_without_decay_the_root_is_1_and_not_the_momentum():
@@ -243,6 +267,12 @@ def test_bounds_on_the_larger_root():
             assert below < product / (1 - np.sqrt(momentum))  # what holds
             exponent = schedules.growth_exponent(product, momentum, 1.0)
             np.testing.assert_allclose(exponent, -2 * np.log1p(-below), rtol=1e-9)
+        # Below Theorem 2.7 as printed, without lambda: true up to this lambda.
+        largest = 1 / (1 + np.sqrt(momentum))
+        for decay, holds in ((0.99 * largest, True), (1.01 * largest, False)):
+            rates = np.linspace(0.01, 0.9999, 100) * limit / decay
+            below = [1 - roots(decay * rate, momentum)[0] for rate in rates]
+            assert np.all(below <= rates / (1 - momentum)) == holds
 
 
 def test_eq_9_has_the_wrong_sign():
@@ -279,6 +309,28 @@ def test_displays_of_the_appendix(toy):
     np.testing.assert_allclose(beta * np.exp(1 - beta), np.exp(7 / 8) / 8, rtol=1e-12)
     assert np.exp(7 / 8) / 8 > 5 / (8 * np.exp(7 / 8))
     assert 1 - np.sqrt(np.exp(7 / 8) / 8) > 1 / 3
+
+
+def test_eq_17_bounds_the_step_and_not_the_gradient():
+    size, count = 16, 2_000
+    rng = np.random.default_rng(0)
+    w, xs = rng.normal(size=size), rng.normal(size=(count, size))
+    length = np.linalg.norm(w)
+    along = xs @ w / length
+    across = np.linalg.norm(xs - along[:, None] * w / length, axis=1)
+    happens = (np.abs(along) < 1) & (across >= np.sqrt(size) / 4)  # eqs. 15 and 16
+    assert happens.mean() > 1 / 6
+
+    def loss(v, x):
+        return jax.nn.softplus(-jnp.sign(x[0]) * (x @ v) / jnp.linalg.norm(v))
+
+    gradients = jax.vmap(jax.grad(loss), (None, 0))(jnp.asarray(w), xs[happens])
+    found = np.linalg.norm(gradients, axis=1)
+    bound = np.sqrt(size) / (4 * length) / (1 + np.e)
+    assert np.all(found >= bound)
+    # As printed the bound grows with the rate, and the gradient does not.
+    rate = 30.0
+    assert np.all(found < rate * bound)
 
 
 def test_theorem_b_1_as_its_proof_has_it(toy):

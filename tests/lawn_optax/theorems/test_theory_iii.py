@@ -75,6 +75,33 @@ def test_equations_30_to_34_lack_a_factor_2():
     assert np.all(hessian / (-square - decay * unit) > 1.9)  # eqs. 30 and 34
 
 
+@pytest.mark.parametrize("layers", [1, 2], ids=["eqs_40_41", "eqs_50_52_53"])
+def test_the_same_factor_is_lost_under_the_exponential_loss(layers, x64):
+    rng, decay = np.random.default_rng(0), 0.05
+    x = jnp.asarray(np.abs(rng.normal(size=(6, 3))))  # points times their labels
+
+    def loss(w):  # each layer multiplies each input by a weight
+        return jnp.sum(jnp.exp(-x @ jnp.prod(w, axis=0)))
+
+    def flow(w):
+        return -jax.grad(lambda w: loss(w) + decay * jnp.sum(w**2))(w)
+
+    w = jnp.asarray(rng.normal(size=(layers, 3)))
+    pull = -jax.grad(loss)(w)  # the sum of eqs. 40 and 50
+    np.testing.assert_allclose(flow(w), pull - 2 * decay * w, rtol=1e-9)
+    assert np.all(np.abs(flow(w) - (pull - decay * w)) > 1e-3)  # as printed
+
+    hessian = jax.jacobian(flow)(w).reshape(w.size, w.size)
+    free = -jax.hessian(loss)(w).reshape(w.size, w.size)
+    np.testing.assert_allclose(hessian, free - 2 * decay * np.eye(w.size), atol=1e-12)
+    assert np.all(np.diag(free - decay * np.eye(w.size)) - np.diag(hessian) > 0.01)
+
+    w = jax.lax.fori_loop(0, 20_000, lambda _, w: w + 0.05 * flow(w), w)
+    pull = -jax.grad(loss)(w)
+    assert np.linalg.norm(w) > 1 and np.all(np.abs(flow(w)) < 1e-9)
+    np.testing.assert_allclose(pull, 2 * decay * w, atol=1e-8)  # eq. 52: decay * w
+
+
 @pytest.mark.parametrize(
     "curvature, rate, expands",
     [(-1.0, 1.0, True), (1.0, 1.9, False), (1.0, 2.1, True)],

@@ -274,6 +274,34 @@ def test_grids():
     ]
 
 
+def test_the_grids_of_the_papers_table_2():
+    # arXiv, Appendix D.5: rates for each method, flood levels, label smoothing of 0.05;
+    # for weight decay and LAWN as many values as flood levels, of Table 8.
+    decays, free = [0.001, 0.01, 0.1], [5.0, 20.0, 50.0]
+    sizes = {}
+    for grid in ("papers-remedies", "papers-flooding"):
+        config = recsys_options.SweepConfig(grid=grid, dataset="ml-1m-ncf")
+        for name in ("adam", "adam-bounded", "adamw", "adam-lawn"):
+            members = sweep.grid(recsys.EXPERIMENT, config, name)
+            sizes[grid, name] = len(members)
+            assert values(members, "learning_rate") == [0.001, 0.005, 0.01]
+            if grid == "papers-flooding":
+                assert values(members, "flood") == [0.2, 0.3, 0.4]
+            else:
+                assert "flood" not in members[0]
+            if name == "adamw":
+                assert values(members, "weight_decay") == decays
+            if name == "adam-lawn":
+                assert values(members, "free_epochs") == free
+    assert list(sizes.values()) == [3, 3, 9, 9, 9, 9, 27, 27]
+    own = recsys_options.SweepConfig(grid="papers-flooding", floods=(0.1,))
+    members = sweep.grid(recsys.EXPERIMENT, own, "adam")
+    assert values(members, "flood") == [0.1] and len(members) == 3
+    for name in ("lamb", "sgd-lawn"):
+        with pytest.raises(InputError, match="papers-flooding is for Adam and its for"):
+            sweep.grid(recsys.EXPERIMENT, own, name)
+
+
 def test_flood_levels_are_tried_each_in_a_program_of_its_own(tmp_path, monkeypatch):
     def train(experiment, config, name, members, place, loaded, devices):
         found = [sweep.trial_config(experiment, config, name, m) for m in members]

@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import math
 import os
 import re
 from functools import partial
@@ -13,7 +14,7 @@ from tests.support.findings import reported
 from train.__main__ import main
 from train.runs import records
 from train.studies import command as study
-from train.studies import constrained, exponential, rayleigh
+from train.studies import constrained, constrained_lamb, exponential, rayleigh
 from train.studies import exponential_toy as toy
 
 pytestmark = pytest.mark.usefixtures("all_work_is_reported")
@@ -32,11 +33,12 @@ def test_a_study_leaves_its_findings_and_figure(tmp_path, capsys):
     assert findings.strip() in output and "| gradient descent " in findings
     # Figure 11, with the printed factor beside the right one.
     assert "| 2        | 7.06" in findings
-    # One line at the start, then one for each of the ten methods, with the time left.
+    # One line at the start, then twelve for fifteen optimizers, with the time left.
     first, *lines = progress.splitlines()
     assert first == "gradient descent"
     names = [re.fullmatch(r"(.*): done  \d+ s left", line)[1] for line in lines]
-    assert names == list(constrained.methods())
+    parts = [*constrained.methods(), *constrained_lamb.OPTIMIZERS]
+    assert names == [parts[math.ceil(k * 15 / 12) - 1] for k in range(1, 13)]
 
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -4,7 +4,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from train.studies import constrained
+from train.runs.progress import QUIET
+from train.studies import constrained, constrained_lamb
 
 
 def layer_norm(depth, margin, until, steps=4000):
@@ -61,6 +62,47 @@ def test_constrained_norms_stay_and_free_ones_grow(paths):
         *("weight normalisation", "unit norm, growing ρ"),
     ):
         assert paths[name].norm[-1] > 5 * paths[name].norm[0], name
+
+
+@pytest.fixture(scope="module")
+def lambs():
+    return constrained_lamb.curves()
+
+
+def test_without_decay_lamb_grows_exponentially_and_lamb_plus_does_not(lambs):
+    # The trust ratio makes every update 5% of the norm, however small the gradient is;
+    # also with weight decay, which is part of the update.
+    for name in ("LAMB", "LAMB, weight decay 0.01"):
+        np.testing.assert_allclose(lambs[name].length, 0.05, rtol=1e-9)
+    lamb, capped = lambs["LAMB"], lambs["LAMB+"]
+    # All weights grow by 5% in the end, and the last 100 updates by 1.05^100 = 131.5.
+    np.testing.assert_allclose(lamb.norm[-1] / lamb.norm[-101], 1.05**100, rtol=1e-3)
+    np.testing.assert_allclose(lamb.norm[-1], 3.935e5, rtol=0.01)
+    assert lamb.gradient[0] > 0.5 and lamb.gradient[-1] == 0
+    np.testing.assert_allclose(capped.norm[-1], 5.91, atol=0.05)
+    np.testing.assert_allclose(capped.length[[0, -1]], [0.05, 0.0017], atol=5e-5)
+    assert capped.gradient[-1] > 0.01
+
+
+def test_weight_decay_or_a_fixed_norm_keeps_lamb_in_bounds(lambs):
+    decayed, fixed = lambs["LAMB, weight decay 0.01"].norm, lambs["LAMB-LAWN"]
+    np.testing.assert_allclose(decayed[-1], 8.57, atol=0.05)
+    assert decayed.max() < 12 and decayed[-1] / decayed[-101] < 1.1
+    np.testing.assert_allclose(fixed.norm, fixed.norm[0], rtol=1e-12)
+    # The chord of a step of 5% along the tangent.
+    np.testing.assert_allclose(fixed.length, 2 * np.sin(np.arctan(0.05) / 2), rtol=1e-6)
+
+
+def test_the_findings_have_a_row_for_each_form_of_lamb():
+    text = constrained_lamb.report(QUIET)
+    rows = [[cell.strip() for cell in x.split("|")[1:-1]] for x in text.splitlines()]
+    found = {row[0]: row[2] for row in rows[-4:]}
+    assert found == {
+        "LAMB": "5.0",
+        "LAMB+": "0.2",
+        "LAMB, weight decay 0.01": "5.0",
+        "LAMB-LAWN": "5.0",
+    }
 
 
 def test_the_figure_is_drawn(paths, tmp_path):

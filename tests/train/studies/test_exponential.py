@@ -103,6 +103,20 @@ def test_both_schedules_train_alike_and_are_drawn(tmp_path):
     assert growing.norm[-1] > 1.005 * decayed.norm[-1]
     np.testing.assert_allclose(decayed.rate, [0.1, 0.01, 0.001], rtol=1e-6)
     np.testing.assert_array_equal(growing.decay, 0)
+    cosine, exact, tapered = (
+        curves[f"{name}cosine{end}"].loss
+        for name, end in (
+            ("", ", weight decay"),
+            ("exponential ", ""),
+            ("tapered ", ""),
+        )
+    )
+    # The rate of 0 after the last update has no equivalent; float64.
+    np.testing.assert_allclose(exact, cosine, rtol=1e-12)
+    assert np.abs(tapered / cosine - 1).max() > 1e-6
+    again = train(*study.rounded(study.equivalents(config)["tapered exponential"]))
+    difference = np.abs(again.loss / curves["tapered exponential"].loss - 1).max()
+    assert 0 < difference < 1e-12
     study.draw_curves(tmp_path / "curves.png", config, curves)
     both = toy.curves(normalized=True, weight_decay=0.1, steps=9, seeds=2)
     toy.draw(tmp_path / "toy.png", {"both": both})
