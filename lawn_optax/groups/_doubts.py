@@ -61,23 +61,24 @@ def doubts(grouping: Grouping) -> list[str]:
     stacks = _stacks(grouping.members, grouping.slices)
     for paths, axis, leaves, sure, apart in stacks:
         kept = [ours[i] for i in leaves if i in ours]
-        whole = all(grouping.slices[i] == grouping.shapes[i] for i in leaves)
-        if kept and whole and not any(axis in axes for axes in kept):
+        whole = {_whole_axis(grouping, i, ours.get(i, ()), axis) for i in leaves}
+        axis, inside = min(whole)
+        if kept and len(whole) == 1 and not any(axis in axes for axes in kept):
             stacked.update(leaves)
             size = grouping.shapes[leaves[0]][axis]
             arguments = [f'"{path}"' for path in paths]
             arguments += [f"axis={axis}"] if axis else []
             arguments += ['base="leaf"'] if apart else []
             call = f"`groups.stacked({', '.join(arguments)})`"
+            how = ", as the `base` of your `groups.stacked`" if inside else ""
             name = ", ".join(paths) or "All modules"
             line = f"{name}: axis {axis} has {size} entries in every "
             line += f"array, as in {size} stacked layers"
             if sure:
-                line += (
-                    f", which here share their norms. For one norm per layer: {call}."
-                )
+                line += ", which here share their norms. For one norm per layer"
             else:
-                line += f" or experts. If it is their axis, for one norm each: {call}."
+                line += " or experts. If it is their axis, for one norm each"
+            line += f"{how}: {call}."
             lines.append((name, line))
     mixed = [
         (block.name, line)
@@ -85,6 +86,16 @@ def doubts(grouping: Grouping) -> list[str]:
         if not stacked.intersection(block.leaves) and (line := _mixed(grouping, block))
     ]
     return [*_shortly(lines), *_shortly(mixed)]
+
+
+def _whole_axis(
+    grouping: Grouping, i: int, kept: tuple[int, ...], axis: int
+) -> tuple[int, bool]:
+    """The axis of a leaf that is `axis` of its slices, and whether it has slices."""
+    shape, part = grouping.shapes[i], grouping.slices[i] or ()
+    stacked = kept[: len(shape) - len(part)]  # The others are those of neurons.
+    left = [a for a in range(len(shape)) if a not in stacked]
+    return left[axis], bool(stacked)
 
 
 def _shortly(lines: list[tuple[str, str]]) -> list[str]:

@@ -1,5 +1,7 @@
 """Experts that share a norm are named where a router beside them shows their axis."""
 
+import functools
+
 import jax
 import optax
 import pytest
@@ -81,6 +83,34 @@ def test_experts_that_share_a_norm_are_noted_with_a_remedy(name, choice):
             jax.eval_shape(tx.init, params)
         assert len(caught) == 1 and remedy in str(caught[0].message)
     assert doubts(resolve(eval(remedy), params)) == []
+
+
+def stack(params, layers, axis):
+    """The tree of as many layers, scanned."""
+    add = lambda x: shape(*x.shape[:axis], layers, *x.shape[axis:])  # noqa: E731
+    return {"layers": jax.tree.map(add, params), "out": kernel(8, 50)}
+
+
+@pytest.mark.parametrize(("axis", "inner"), [(0, "axis=1, "), (1, "")])
+@pytest.mark.parametrize("name", ["MaxText", "router in the same module"])
+def test_experts_in_scanned_layers_are_noted_after_the_layers(name, axis, inner):
+    layer = {"moe": EXPERTS[name][0]["moe"], "norm": {"scale": shape(8)}}
+    params = stack(layer, 12, axis)
+    (line,) = doubts(resolve("leaf", params))
+    assert "12 stacked layers, which" in line
+    outer = functools.partial(groups.stacked, "layers", axis=axis)
+    remedy = (
+        'groups.stacked("layers/moe/wi_0", "layers/moe/wi_1", "layers/moe/wo", '
+        f'{inner}base="leaf")'
+    )
+    for base in ("layer", "leaf"):
+        (line,) = doubts(resolve(outer(base=base), params))
+        assert "as in 6 stacked layers or experts" in line
+        assert f", as the `base` of your `groups.stacked`: `{remedy}`." in line
+    grouping = resolve(outer(base=eval(remedy)), params)
+    assert doubts(grouping) == []
+    sizes = {block.name: block.size for block in grouping.blocks}
+    assert sizes["layers/moe/wo"] == 12 * 6
 
 
 def test_experts_of_many_layers_are_listed_shortly():
