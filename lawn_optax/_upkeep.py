@@ -37,6 +37,7 @@ def check(
     groups: Groups = "layer",
     rtol: float | None = None,
     grads: PyTree | None = None,
+    allow_free: bool = True,
 ) -> None:
     """Raises an error if a state does not fit the parameters, or a norm is not kept.
 
@@ -53,12 +54,17 @@ def check(
         twice the machine epsilon of the narrowest parameter if that is more.
       grads: Gradients, where some of them are None: a leaf without a gradient is no
         part of its group's norm. None stands for gradients of all leaves.
+      allow_free: Whether a group may be free for good because it had no norm at the
+        switch, as a projection that starts at zero. True by default, because biases
+        that are groups by themselves often start at zero. What `groups` leaves free
+        always may.
 
     Raises:
       TypeError: If the first two are swapped.
       ValueError: If there is no LAWN state, none was made for these groups, the state
-        has an axis of replicas, or a norm is off. Norms are compared in the constrained
-        phase only, and not those of `project_tangent` alone, which nothing keeps.
+        has an axis of replicas, a norm is off, or a group is free that may not be.
+        Norms are compared in the constrained phase only, and not those of
+        `project_tangent` alone, which nothing keeps.
 
     Returns:
       None.
@@ -107,6 +113,16 @@ def check(
                 "`lawn.wrap(optax.chain(...))`. If you\nchanged the parameters "
                 "yourself, use `lawn.recapture(state, params)`. A new\nradius holds "
                 "from the next update on. If gradients are None, pass `grads=`."
+            )
+        free = (found.norms == 0) & bool(found.phase.switched_at >= 0)
+        if not allow_free and free.any():
+            raise ValueError(
+                f"{free.sum()} of {len(free)} norms are free, because they were zero "
+                "or not finite at the switch:\n"
+                + _listed(grouping, free, found.norms, now)
+                + "Give them free updates to grow in (`switch_step`), or let "
+                "`lawn.recapture(state,\nparams)` read their norms now. If they are to "
+                "be free, say so in `groups`."
             )
 
 

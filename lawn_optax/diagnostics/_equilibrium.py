@@ -120,6 +120,14 @@ def adamw_equilibrium_angle(
     the next and much larger than Adam's `eps`. As in `optax.adamw`, the decay is
     decoupled and multiplied by the learning rate.
 
+    It is also for updates that are orthogonal to the weights on average. Adam divides
+    each element of a gradient by a number of its own, so that its updates need not be
+    orthogonal where the gradient is. In a transformer of one block of width 32 (rate
+    0.01, decay 0.5, six seeds), queries and keys, which QK norm makes scale invariant,
+    turned by 1.3 to 2.2 times this angle; with one second moment for each matrix
+    instead, by 0.98 to 1.02 times. The other matrices of the block, which are not scale
+    invariant, turned by 0.8 to 1.1 times the angle, and the head by 0.45 times.
+
     Args:
       learning_rate: Rate per update, 0 or more; may be traced, or an array.
       weight_decay: Coefficient of the decoupled decay, 0 or more.

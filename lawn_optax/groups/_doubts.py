@@ -32,6 +32,7 @@ class _Stack(NamedTuple):
     axis: int
     leaves: tuple[int, ...]
     sure: bool  # whether it has vectors that only a stack makes arrays of two axes
+    apart: bool = False  # whether the matrices of one module need norms of their own
 
 
 def warn_of_doubts(grouping: Grouping) -> None:
@@ -57,34 +58,50 @@ def doubts(grouping: Grouping) -> list[str]:
         for i, axes in zip(block.leaves, block.axes, strict=True)
     }
     lines, stacked = [], set()
-    for paths, axis, leaves, sure in _stacks(grouping.members, grouping.slices):
+    stacks = _stacks(grouping.members, grouping.slices)
+    for paths, axis, leaves, sure, apart in stacks:
         kept = [ours[i] for i in leaves if i in ours]
-        whole = all(grouping.slices[i] == grouping.shapes[i] for i in leaves)
-        if kept and whole and not any(axis in axes for axes in kept):
+        whole = {_whole_axis(grouping, i, ours.get(i, ()), axis) for i in leaves}
+        axis, inside = min(whole)
+        if kept and len(whole) == 1 and not any(axis in axes for axes in kept):
             stacked.update(leaves)
             size = grouping.shapes[leaves[0]][axis]
             arguments = [f'"{path}"' for path in paths]
             arguments += [f"axis={axis}"] if axis else []
+            arguments += ['base="leaf"'] if apart else []
             call = f"`groups.stacked({', '.join(arguments)})`"
+            how = ", as the `base` of your `groups.stacked`" if inside else ""
             name = ", ".join(paths) or "All modules"
             line = f"{name}: axis {axis} has {size} entries in every "
             line += f"array, as in {size} stacked layers"
             if sure:
-                line += (
-                    f", which here share their norms. For one norm per layer: {call}."
-                )
+                line += ", which here share their norms. For one norm per layer"
             else:
-                line += f" or experts. If it is their axis, for one norm each: {call}."
-            lines.append(line)
+                line += " or experts. If it is their axis, for one norm each"
+            line += f"{how}: {call}."
+            lines.append((name, line))
     mixed = [
-        (block, line)
+        (block.name, line)
         for block in found
         if not stacked.intersection(block.leaves) and (line := _mixed(grouping, block))
     ]
-    lines += [line for _, line in mixed[:3]]
-    if rest := [block.name for block, _ in mixed[3:]]:
-        lines.append(f"Likewise: {', '.join(rest)}.")
-    return lines
+    return [*_shortly(lines), *_shortly(mixed)]
+
+
+def _whole_axis(
+    grouping: Grouping, i: int, kept: tuple[int, ...], axis: int
+) -> tuple[int, bool]:
+    """The axis of a leaf that is `axis` of its slices, and whether it has slices."""
+    shape, part = grouping.shapes[i], grouping.slices[i] or ()
+    stacked = kept[: len(shape) - len(part)]  # The others are those of neurons.
+    left = [a for a in range(len(shape)) if a not in stacked]
+    return left[axis], bool(stacked)
+
+
+def _shortly(lines: list[tuple[str, str]]) -> list[str]:
+    """The first of (name, line), and the names of the others."""
+    rest = [f"Likewise: {', '.join(name for name, _ in lines[3:])}."]
+    return [line for _, line in lines[:3]] + (rest if lines[3:] else [])
 
 
 def stacked_axes(
@@ -122,35 +139,47 @@ def _stacks(every: Sequence[Leaf], shapes: Sequence[Shape | None]) -> Iterator[_
                 seen.update(leaves)
                 yield _Stack((path,) if path else (), axis, leaves, sure)
     for leaves, path in sorted(deepest.items(), key=lambda item: len(item[0])):
-        experts = _beside_router(path, [(i, every[i], known[i]) for i in leaves])
-        if experts and seen.isdisjoint(leaves):
+        stack = _beside_router(path, [(i, every[i], known[i]) for i in leaves])
+        if stack and seen.isdisjoint(leaves):
             seen.update(leaves)
-            modules = dict.fromkeys(every[i].module for i in experts)
-            yield _Stack((*modules,), 0, experts, sure=False)
+            yield stack
 
 
-def _beside_router(path: str, leaves: list[tuple[int, Leaf, Shape]]) -> tuple[int, ...]:
-    """The leaves of modules that are stacked beside a router, a matrix to choose one.
+def _beside_router(path: str, leaves: list[tuple[int, Leaf, Shape]]) -> _Stack | None:
+    """The arrays that are stacked beside a router, a matrix to choose one of them.
 
-    Those of the router have no stacked axis, so that the subtree is no stack.
+    They may be those of one module or of several. The router has no stacked axis, so
+    that the subtree is no stack.
     """
-    modules = {leaf.module for _, leaf, shape in leaves if len(shape) > 2}
-    experts = [one for one in leaves if one[1].module in modules]
-    if len(modules) < 2 or len(experts) == len(leaves):
-        return ()
-    pairs = [(leaf, shape) for _, leaf, shape in experts]
+    kernels = [(leaf, shape) for _, leaf, shape in leaves if len(shape) > 2]
+    counts = {shape[0] for _, shape in kernels}
+    if len(kernels) < 2 or len(counts) > 1:
+        return None
+    (count,) = counts
+    modules = [leaf.module for leaf, _ in kernels]
+    experts = {
+        i: (leaf, shape)
+        for i, leaf, shape in leaves
+        if leaf.module in modules and len(shape) > 1 and shape[0] == count
+    }
+    pairs = [*experts.values()]
     if 0 not in (_axis_of_vectors(pairs), _axis_of_matrices(path, pairs)):
-        return ()
-    count = pairs[0][1][0]
+        return None
+    if any("att" in module[len(path) :].lower() for module in modules):
+        return None  # its heads, which a small matrix may gate
     sizes = {size for _, shape in pairs for size in shape}
-    routers = (
-        shape
-        for _, leaf, shape in leaves
-        if leaf.module not in modules and len(shape) == 2
+    rest = [(leaf, shape) for i, leaf, shape in leaves if i not in experts]
+    if not any(len(s) == 2 and count in s and sizes.issuperset(s) for _, s in rest):
+        return None
+    names = dict.fromkeys(
+        leaf.name if any(_is_below(leaf.module, x) for x, _ in rest) else leaf.module
+        for leaf, _ in pairs
     )
-    if not any(count in shape and sizes.issuperset(shape) for shape in routers):
-        return ()
-    return tuple(i for i, *_ in experts)
+    return _Stack((*names,), 0, (*experts,), False, len({*modules}) < len(modules))
+
+
+def _is_below(module: str, leaf: Leaf) -> bool:
+    return not module or f"{leaf.name}/".startswith(f"{module}/")
 
 
 def _axis_of_vectors(leaves: list[tuple[Leaf, Shape]]) -> int | None:

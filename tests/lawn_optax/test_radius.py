@@ -46,6 +46,40 @@ def test_one_line_replaces_a_projection_after_each_update(name, x64):
     assert_close(ours[-1], params, rtol=1e-6)
 
 
+def test_hyperball_turns_unit_rows_by_its_rate(x64):
+    rows = groups.only_matrices(groups.neuron(0))
+    turn = baselines.hyperball(0.1, groups=rows, radius=1.0)
+    history, states = run(optax.chain(optax.adam(0.05), turn), network("float64"), 30)
+    step = jax.jit(stepper(optax.adam(0.05)))
+    params = network("float64")
+    state = optax.adam(0.05).init(params)
+    length = functools.partial(jnp.linalg.norm, axis=1, keepdims=True)
+    for ours in history[1:]:
+        after, state = step(params, state)
+        for name, layer in after.items():
+            w = params[name]["kernel"]  # of another norm before the first update
+            u = layer["kernel"] - w
+            turned = w / length(w) + 0.1 * u / length(u)
+            layer["kernel"] = turned / length(turned)
+        params = after
+        assert_close(ours, params, rtol=1e-6)
+    captured = lawn.captured_norms(states[-1], history[-1], groups=rows)
+    assert {k: n.shape for k, n in captured.items()} == {
+        "first/kernel": (4,), "second/kernel": (3,)
+    }  # fmt: skip
+    assert_close([*captured.values()], [np.ones(4), np.ones(3)], rtol=0)
+
+
+MAKERS = {
+    "wrap": lambda radius: lawn.wrap(optax.adam(0.05), 2, groups="leaf", radius=radius),
+    "hyperball": lambda radius: optax.chain(
+        optax.adam(0.05),
+        baselines.hyperball(0.1, groups="leaf", switch_step=2, radius=radius),
+    ),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 @pytest.mark.parametrize(
     ("radius", "expected"),
     [
@@ -56,9 +90,8 @@ def test_one_line_replaces_a_projection_after_each_update(name, x64):
     ],
     ids=["number", "array", "multiple", "shape"],
 )
-def test_norms_are_the_radius_from_the_switch_on(radius, expected):
-    tx = lawn.wrap(optax.adam(0.05), 2, groups="leaf", radius=radius)
-    history, states = run(tx, network(), 6)
+def test_norms_are_the_radius_from_the_switch_on(radius, expected, make):
+    history, states = run(make(radius), network(), 6)
     free, _ = run(optax.adam(0.05), network(), 2)
     assert_close(history[:3], free, rtol=1e-6)
     goal = expected(norms(history[2])["first"])

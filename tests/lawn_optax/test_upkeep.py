@@ -118,6 +118,72 @@ def test_check_allows_what_rounding_and_freedom_allow():
         lawn.check(state, {"kernel": 2 * wide["kernel"]}, groups="neuron")
 
 
+# --- Groups that are free because they were zero --------------------------------------
+
+MATRICES = lawn.groups.only_matrices()
+ARRAYS = lawn.groups.only_matrices("leaf")
+
+
+def second_at_zero():
+    """A network whose second layer starts at zero, but has a gradient."""
+    params = network()
+    return params | {"second": jax.tree.map(jnp.zeros_like, params["second"])}
+
+
+def late(groups=MATRICES, switch_step=1):
+    """An optimizer that moves nothing in its first two updates."""
+    rate = lambda count: jnp.where(count < 2, 0.0, -0.1)  # noqa: E731
+    return lawn.wrap(optax.scale_by_schedule(rate), switch_step, groups=groups)
+
+
+def hyperball(switch_step=0):
+    turn = baselines.hyperball(0.1, switch_step=switch_step)
+    return optax.chain(optax.sgd(0.1), turn)
+
+
+@pytest.mark.parametrize(
+    ("tx", "groups", "name"),
+    [
+        (hyperball(), ARRAYS, "second/kernel"),
+        (late(), MATRICES, "second"),
+        (optax.chain(lawn.project_tangent(ARRAYS), optax.sgd(0.1)), ARRAYS, "second/k"),
+    ],
+    ids=["hyperball", "wrap", "project_tangent"],
+)
+def test_check_names_a_group_that_is_free_because_it_was_zero(tx, groups, name):
+    params, state = trained(tx, 5, second_at_zero())
+    lawn.check(state, params, groups=groups)  # by default it may be
+    with pytest.raises(ValueError) as error:
+        lawn.check(state, params, groups=groups, allow_free=False)
+    head, line, *_, last = str(error.value).splitlines()
+    assert head.startswith("1 of 2 norms are free, because they were zero")
+    now = float(jnp.linalg.norm(params["second"]["kernel"]))
+    assert line.startswith(f"  {name}") and now > 0.01
+    assert line.endswith(f": captured 0, now {now:.6g}")
+    assert last.endswith("say so in `groups`.")
+    state = lawn.recapture(state, params, groups=groups)  # the remedy
+    lawn.check(state, params, groups=groups, allow_free=False)
+
+
+NOT_SECOND = lawn.groups.not_paths("second", base=MATRICES)
+
+
+@pytest.mark.parametrize(
+    ("tx", "groups"),
+    [
+        (hyperball(9), ARRAYS),  # before the switch
+        (late(switch_step=9), MATRICES),
+        (hyperball(2), ARRAYS),  # grown until then
+        (late(switch_step=4), MATRICES),
+        (late(NOT_SECOND), NOT_SECOND),  # meant to be free
+    ],
+    ids=["hyperball before", "wrap before", "hyperball grown", "wrap grown", "meant"],
+)
+def test_check_passes_what_is_not_free_or_is_meant_to_be(tx, groups):
+    params, state = trained(tx, 5, second_at_zero())
+    lawn.check(state, params, groups=groups, allow_free=False)
+
+
 # --- A layer that is initialised again ------------------------------------------------
 
 

@@ -341,3 +341,9 @@ def test_a_good_tree_is_not_doubted(name, choice):
     # Warnings are errors in tests.
     jax.eval_shape(lawn.wrap(optax.sgd(0.1), groups=choice).init, params)
     assert "note:" not in lawn.describe(params, choice)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_layers_of_a_good_tree_are_not_doubted(name):
+    params = jax.tree.map(lambda x: shape(6, *x.shape, dtype=x.dtype), GOOD[name]())
+    assert doubts(resolve(groups.stacked(), params)) == []
