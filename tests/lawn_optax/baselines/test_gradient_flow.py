@@ -183,6 +183,7 @@ def test_eq_99_has_the_product_in_the_exponent():
     rho = np.full(3, 1.1)
     law = f * rho**2 * np.exp(-f * rho**3)
     np.testing.assert_allclose(speeds(rho, f), law, rtol=1e-9)
+    assert np.all(3 * law > 2.9 * speeds(rho, f))
 
 
 def test_alpha_infinity_is_infinite():

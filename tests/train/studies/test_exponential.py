@@ -40,6 +40,26 @@ def test_the_error_is_the_angle_over_pi():
     assert abs(wrong - float(curves.error)) < 4 * np.sqrt(0.25 / 200_000)
 
 
+@pytest.mark.usefixtures("x64")
+def test_eq_17_bounds_the_gradient_without_the_rate():
+    size, count = 16, 2_000
+    rng = np.random.default_rng(0)
+    w, xs = rng.normal(size=size), rng.normal(size=(count, size))
+    length = np.linalg.norm(w)
+    along = xs @ w / length
+    across = np.linalg.norm(xs - along[:, None] * w / length, axis=1)
+    happens = (np.abs(along) < 1) & (across >= np.sqrt(size) / 4)  # eqs. 15 and 16
+    assert happens.mean() > 1 / 6
+    gradients = jax.vmap(jax.grad(toy.loss), (None, 0, None))
+    found = gradients(jnp.asarray(w), jnp.asarray(xs[happens]), True)
+    found = np.linalg.norm(found, axis=1)
+    bound = np.sqrt(size) / (4 * length) / (1 + np.e)
+    assert np.all(found >= bound)
+    # As printed the bound grows with the rate, and the gradient does not.
+    rate = 30.0
+    assert np.all(found < rate * bound)
+
+
 def test_theorem_3_1_by_hand_and_its_condition():
     common = {"rate": 0.1, "weight_decay": 0.1, "dimension": 16, "delta": np.exp(-1)}
     # 32 * 25 * 0.05 / (0.1 * 4) = 100; twice 0.01 - 2 * 0.05^2 is 0.01.
