@@ -213,7 +213,8 @@ def test_the_guides_ratio_of_adamws_angle_to_adamhs_best_rate():
     optima = defaultdict(dict)
     for line in (RESULTS / "language" / "rates.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
-        if len(cells) == 10 and cells[:2] in (["adamw", "decay 0.3"], ["adamh", ""]):
+        wanted = cells[:2] in (["adamw", "decay 0.3"], ["adamh", ""])
+        if len(cells) == 10 and wanted and cells[8][0].isdigit():
             optima[tuple(cells[2:6])][cells[0]] = float(cells[8].split()[0])
     angle = lawn.diagnostics.adamw_equilibrium_angle
     pairs = [x for x in optima.values() if len(x) == 2]
