@@ -124,7 +124,7 @@ def test_grids_have_three_rates_around_the_default():
         assert grid.rates == (rate / 2, rate, 2 * rate)
         assert grid.decays == ((0.0, 0.1, 0.3) if name == "adamw" else (decay,))
     given = options.SweepConfig(rates=(1.0,), decays=(0.5,), free=(3.0,))
-    assert options.grid(given, "adam-lawn") == ((1.0,), (0.5,), (3.0,), ())
+    assert options.grid(given, "adam-lawn") == ((1.0,), (0.5,), (3.0,), (), ())
     assert options.grid(given, "muonh").decays == (0.0,)
 
 
