@@ -13,8 +13,8 @@ The case `noise` has `optax.adam` in both places: its ratio is the harness's own
 Each arm lives in its own process. In one process the arms share an allocator, and what
 the others hold decides which temporaries are fresh pages: beside other large cases, the
 same code read 1.38 instead of 1.02. One arm runs at a time, while the others wait.
-Where a process finds its memory matters too: one program took 33 or 46 ms. So all three
-arms start anew, `--starts` times, and take `--rounds` samples each.
+Where a process finds its memory matters too. So all three arms start anew, `--starts`
+times, and take `--rounds` samples each.
 
 Results go to `results/step_overhead.jsonl` and `.md`; older rows of a case go.
 """

@@ -8,6 +8,7 @@ of epochs, it trains them and answers with a line of JSON.
 import json
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
@@ -61,13 +62,18 @@ def augment(images: torch.Tensor) -> torch.Tensor:
     ]
 
 
-def main() -> None:
-    settings = json.loads(sys.argv[1])
+def begin(settings: dict[str, Any]) -> str:
+    """Applies the settings that both PyTorch arms share, and returns the device."""
     torch.manual_seed(0)
     torch.set_num_threads(settings["threads"])
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as JAX.
     torch.backends.cudnn.benchmark = True
-    device = settings["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    return settings["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    device = begin(settings)
     platform = "gpu" if device.startswith("cuda") else "cpu"
     kind = "cuda" if platform == "gpu" else "cpu"
     file = np.load(settings["data"])

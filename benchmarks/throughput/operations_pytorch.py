@@ -96,11 +96,7 @@ def norm(images: Any, output: Any, channels: int, device: str) -> Callable[[], A
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
-    torch.manual_seed(0)
-    torch.set_num_threads(settings["threads"])
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as JAX.
-    torch.backends.cudnn.benchmark = True
-    device = settings["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = images_pytorch.begin(settings)
     gpu = device.startswith("cuda")
     programs = operations(settings["batch_size"], settings["layers"], device)
 
