@@ -12,6 +12,11 @@ from jax.typing import DTypeLike
 ROTARY_BASE = 10_000.0
 
 
+# Deviations times the root of the number of inputs: multiples of PyTorch's defaults.
+SEARCHED = dict.fromkeys(("query", "key", "value"), 3**-0.5)
+SEARCHED |= {"out": 1.25 * 3**-0.5, "up": 1.5 * 3**-0.5, "down": 3.0 * 3**-0.5}
+
+
 @dataclasses.dataclass(frozen=True)
 class Form:
     """What the parts of a block need to know of the `Transformer` around them."""
@@ -61,6 +66,8 @@ class Transformer(nn.Module):
             N(0, 1 / inputs). ``small``: all from N(0, 0.02²), as GPT-2's. In both, the
             variance of kernels that write to the residual stream is divided by 2
             `depth`. ``zero-out``: as ``fan-in``, but these kernels begin at 0.
+            ``searched``: the deviations that modded-nanogpt's search (pull request
+            267) chose for MuonH, in a block; `SEARCHED` has them.
         output_scale: Factor of the first weights that write to the residual stream.
         scanned: Whether one compiled block runs `depth` times.
         dtype: Type of the computation; weights, norms, softmax and logits are float32
@@ -79,7 +86,7 @@ class Transformer(nn.Module):
     attention_width: int | None = None
     tied: bool = False
     dropout: float = 0.0
-    initialization: Literal["fan-in", "small", "zero-out"] = "fan-in"
+    initialization: Literal["fan-in", "small", "zero-out", "searched"] = "fan-in"
     output_scale: float = 1.0
     scanned: bool = False
     dtype: DTypeLike | None = None
@@ -214,7 +221,11 @@ def dense(
     form: Form, features: int, name: str, *, writes: bool = False, **options: Any
 ) -> nn.Dense:
     """A layer without a bias; `writes` says that it writes to the residual stream."""
-    share = form.output_scale**2 / (2 * form.depth) if writes else 1.0
+    share = form.output_scale**2 if writes else 1.0
+    if form.initialization == "searched":
+        share *= SEARCHED.get(name, 1.0) ** 2
+    elif writes:
+        share /= 2 * form.depth
     if form.initialization == "small":
         initial = nn.initializers.normal(0.02 * share**0.5)
     elif form.initialization == "zero-out" and writes:

@@ -21,109 +21,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from benchmarks import arms
-from benchmarks.compiled import h200
-from train import hyperparameters
+from benchmarks.compiled import h200, programs
 from train.devices import Devices
-from train.images import experiment as image
-from train.images import options as image_options
-from train.images import programs as image_programs
-from train.images.cifar_files import Images, Part
-from train.images.inputs import DeviceImages, PhotoBatch
-from train.images.photo_files import PhotoSet
-from train.language import experiment as language
-from train.language import options as language_options
-from train.language import programs as language_programs
-from train.recommenders import experiment as recsys
-from train.recommenders import options as recsys_options
-from train.recommenders import programs as recsys_programs
-from train.recommenders.data import Interactions
-from train.recommenders.sampling import Positives
 
 Shape = jax.ShapeDtypeStruct
-ML_1M = 6040, 3706, 994_169  # users, items, training interactions
-CIFAR, IMAGENET = 50_000, 1_281_167  # training images
-SHAKESPEARE = 1_003_854  # bytes of the training text
-
-# `(optimizer, devices, **options)` -> configuration, task, what is compiled and the
-# shapes of its further arguments.
-Build = Callable[..., tuple[Any, Any, Callable[..., Any], tuple[Any, ...]]]
-
-
-def numbers(*shape: int, dtype: Any = np.int32) -> Any:
-    """The shape of an array, of whole numbers if nothing is said."""
-    return Shape(shape, dtype)
-
-
-def recommender(
-    optimizer: str,
-    devices: Devices,
-    sizes: tuple[int, int, int] = ML_1M,
-    **options: Any,
-) -> Any:
-    """Epochs of `python -m train recsys`."""
-    users, items, count = sizes
-    data = Interactions(
-        "ml-1m", users, items, np.zeros((count, 2), np.int32), np.zeros(users), None, {}
-    )
-    config = recsys_options.resolve(
-        recsys_options.Config(optimizer=optimizer, **options)
-    )
-    positives = Positives(
-        numbers(count), numbers(count), numbers(users + 1), numbers(count)
-    )
-    arrays = recsys_programs.Data(positives, numbers(1, users, 100), numbers(users))
-    task = recsys.make_task(config, data, devices)
-    ends = numbers(), numbers()
-    return config, task, recsys_programs, (arrays, *ends)
-
-
-def images(optimizer: str, devices: Devices, count: int = CIFAR, **options: Any) -> Any:
-    """Epochs of `python -m train image` on CIFAR-10."""
-    size = count, 32, 32, 3
-    # An array without memory of its own: only its shape is read.
-    pictures = np.broadcast_to(np.uint8(0), size)
-    part = Part(pictures, np.broadcast_to(np.int32(0), count))
-    config = image_options.resolve(image_options.Config(optimizer=optimizer, **options))
-    task = image.make_task(config, Images("cifar10", 10, part, part), devices)
-    bytes_of = partial(numbers, dtype=np.uint8)
-    arrays = DeviceImages(
-        bytes_of(*size),
-        numbers(count),
-        bytes_of(10_000, *size[1:]),
-        numbers(10_000),
-        numbers(3, dtype=np.float32),
-    )
-    return config, task, image_programs, (arrays, numbers(), numbers())
-
-
-def photographs(
-    optimizer: str, devices: Devices, count: int = IMAGENET, **options: Any
-) -> Any:
-    """Steps of `python -m train image --dataset imagenet`."""
-    config = image_options.resolve(image_options.Config(optimizer=optimizer, **options))
-    part: Any = range(count)  # Only its length is read.
-    names = tuple(map(str, range(1000)))
-    task = image.make_task(config, PhotoSet(names, part, part), devices)
-    size = config.batch_size
-    batch = PhotoBatch(numbers(size, 224, 224, 3, dtype=np.uint8), numbers(size))
-    return config, task, image_programs, (batch, numbers(), numbers())
-
-
-def texts(
-    optimizer: str, devices: Devices, steps: int | None = None, **options: Any
-) -> Any:
-    """Steps of `python -m train language`."""
-    options |= {"optimizer": optimizer, "epochs": steps, "text_sha256": ""}
-    config = language_options.resolve(language_options.Config(**options))
-    task = language.make_task(config, devices)
-    bytes_of = partial(numbers, dtype=np.uint8)
-    arrays = language_programs.Data(
-        bytes_of(SHAKESPEARE), bytes_of(1, config.block + 1), bytes_of(config.block)
-    )
-    return config, task, language_programs, (arrays, numbers(), numbers())
 
 
 class Case(NamedTuple):
@@ -131,11 +34,12 @@ class Case(NamedTuple):
 
     Attributes:
         kind: What is trained: the first words of the command.
-        build: Makes its task.
+        build: Makes what it compiles.
         options: Options of the command that `build` takes.
         others: Its other options, as text.
+        part: Which of its programs this is, if it has several.
         base: Optimizer without a fixed norm.
-        fixed: Optimizer beside it, with fixed norms.
+        fixed: Optimizer beside it, with fixed norms, if it has one.
         together: Number of trials that a sweep trains at once; 0 is a single run.
         devices: Number of devices.
         parallel: ``jit`` or ``pmap``.
@@ -143,11 +47,12 @@ class Case(NamedTuple):
     """
 
     kind: str
-    build: Build
+    build: programs.Build
     options: dict[str, Any]
     others: str = ""
+    part: str = ""
     base: str = "adam"
-    fixed: str = "adam-lawn"
+    fixed: str | None = "adam-lawn"
     together: int = 0
     devices: int = 1
     parallel: str = "jit"
@@ -176,26 +81,83 @@ _WIDE = {
 _SMALL = {"batch_size": 4_000}
 CASES = {
     "vgg19-4000": Case(
-        "sweep image", images, _VGG19 | _HALF | {"batch_size": 4_000}, base="adamw"
+        "sweep image",
+        programs.images,
+        _VGG19 | _HALF | {"batch_size": 4_000},
+        base="adamw",
     ),
     "vgg19-10000": Case(
-        "sweep image", images, _VGG19 | _HALF | {"batch_size": 10_000}, base="adamw"
+        "sweep image",
+        programs.images,
+        _VGG19 | _HALF | {"batch_size": 10_000},
+        base="adamw",
     ),
-    "resnet50": Case("image", photographs, _RESNET50 | {"batch_size": 256}),
-    "ncf": Case("recsys", recommender, _NCF),
+    "resnet50": Case("image", programs.photographs, _RESNET50 | {"batch_size": 256}),
+    "ncf": Case("recsys", programs.recommender, _NCF),
     "ncf-8-trials": Case(
-        "sweep recsys", recommender, _NCF, "--grid papers --at-once 8", together=8
+        "sweep recsys",
+        programs.recommender,
+        _NCF,
+        "--grid papers --at-once 8",
+        together=8,
     ),
-    "nanolm": Case("language", texts, {"preset": "nanolm"} | _HALF),
-    "cnn-8-jit": Case("image", images, _SMALL, devices=8),
+    "nanolm": Case("language", programs.texts, {"preset": "nanolm"} | _HALF),
+    "cnn-8-jit": Case("image", programs.images, _SMALL, devices=8),
     "cnn-8-shard-state": Case(
-        "image", images, _SMALL, "--shard-state", devices=8, shard_state=True
+        "image", programs.images, _SMALL, "--shard-state", devices=8, shard_state=True
     ),
     "cnn-8-pmap": Case(
-        "image", images, _SMALL, "--parallel pmap", devices=8, parallel="pmap"
+        "image", programs.images, _SMALL, "--parallel pmap", devices=8, parallel="pmap"
     ),
-    "vgg19-4000-float32": Case("image", images, _VGG19 | {"batch_size": 4_000}),
-    "width-2048": Case("language", texts, _WIDE | _HALF, base="muon", fixed="muonh"),
+    "vgg19-4000-float32": Case(
+        "image", programs.images, _VGG19 | {"batch_size": 4_000}
+    ),
+    "width-2048": Case(
+        "language", programs.texts, _WIDE | _HALF, base="muon", fixed="muonh"
+    ),
+    "language-full": Case(
+        "language", programs.texts, {"preset": "full"}, base="adamw", fixed="adamh"
+    ),
+    "flattening": Case(
+        "study flattening", programs.flattened, {}, "--full", part="an epoch"
+    ),
+    "flattening-measured": Case(
+        "study flattening",
+        partial(programs.flattened, measured=True),
+        {},
+        "--full",
+        part="a measurement",
+        fixed=None,
+    ),
+    "rayleigh": Case(
+        "study rayleigh", programs.equilibria, {}, "--full", base="sgd", fixed=None
+    ),
+    "exponential": Case(
+        "study exponential",
+        programs.growing_rates,
+        {},
+        "--full",
+        base="sgd",
+        fixed=None,
+    ),
+    "margins": Case(
+        "study margins",
+        programs.labelled,
+        {},
+        "--full",
+        part="Figure 2",
+        base="sgd",
+        fixed=None,
+    ),
+    "margins-noise": Case(
+        "study margins",
+        programs.disturbed,
+        {},
+        "--full",
+        part="Figure 8",
+        base="sgd",
+        fixed=None,
+    ),
 }
 
 
@@ -203,17 +165,12 @@ def compile_case(case: Case, optimizer: str) -> tuple[h200.Program, int]:
     """The program of a command, and the number of steps that it counts."""
     with h200.present(case.devices):
         devices = Devices(case.parallel, case.devices, case.shard_state)
-        config, task, programs, rest = case.build(optimizer, devices, **case.options)
-        steps = task.steps_per_epoch if hasattr(task, "steps_per_epoch") else 1
-        trial = hyperparameters.make_trial(config, steps)
-        start = partial(programs.start, task)
-        if isinstance(rest[0], PhotoBatch):
-            advance, steps = partial(programs.step, task), 1
-        else:
-            advance = partial(programs.advance, task)
+        start, advance, trial, rest, steps = case.build(
+            optimizer, devices, **case.options
+        )
         if case.together:
             count = case.together
-            trial = {k: Shape((count,), x.dtype) for k, x in trial.items()}
+            trial = jax.tree.map(lambda x: Shape((count,), x.dtype), trial)
             one, advance = (
                 advance,
                 lambda state, trial, *rest: jax.lax.map(
@@ -240,28 +197,29 @@ def measure(name: str) -> arms.Row:
         "case": name,
         "order": list(CASES).index(name),
         "command": case.command,
-        "optimizers": [case.base, case.fixed],
+        "part": case.part,
+        "optimizers": [name for name in (case.base, case.fixed) if name],
         "devices": case.devices,
         "compiled_for": h200.NAME,
     }
-    for role, optimizer in (("base", case.base), ("lawn", case.fixed)):
-        program, steps = compile_case(case, optimizer)
-        found = program.count
-        row[role] = {
-            "kernels": round(found.kernels / steps, 1),
-            "small_kernels": round(found.small / steps, 1),
-            "megabytes": round(1e-6 * found.bytes_moved / steps, 2),
-            "peak_gib": round(program.peak_bytes / 2**30, 3),
-            "collectives": {
-                kind: round(times / steps, 2)
-                for kind, times in sorted(found.collectives.items())
-            },
-            "collective_bytes": round(found.collective_bytes / steps),
-        }
-    for key in ("kernels", "megabytes"):
-        of_base, of_lawn = row["base"][key], row["lawn"][key]
-        row[f"share_of_{key}"] = round(of_lawn / of_base - 1, 4)
+    for role, optimizer in zip(("base", "lawn"), row["optimizers"], strict=False):
+        row[role] = _counted(*compile_case(case, optimizer))
     return row
+
+
+def _counted(program: h200.Program, steps: int) -> dict[str, Any]:
+    found = program.count
+    return {
+        "kernels": round(found.kernels / steps, 1),
+        "small_kernels": round(found.small / steps, 1),
+        "megabytes": round(1e-6 * found.bytes_moved / steps, 2),
+        "peak_gib": round(program.peak_bytes / 2**30, 3),
+        "collectives": {
+            kind: round(times / steps, 2)
+            for kind, times in sorted(found.collectives.items())
+        },
+        "collective_bytes": round(found.collective_bytes / steps),
+    }
 
 
 INTRODUCTION = f"""# What training steps launch, move and keep
@@ -272,9 +230,9 @@ norms, and counts in them, per step. Nothing ran, and nothing was timed. XLA's s
 for the fastest kernels needs a GPU and is off, so a real run may have other kernels for
 matrix products and convolutions, and other temporaries.
 
-- **optimizers**: the base optimizer, and the one with fixed norms.
-- **kernels**: launches of a step with either; in brackets those that move at most
-  64 KiB.
+- **optimizers**: the base optimizer, and the one with fixed norms, if there is one.
+- **kernels**: launches of a step with each; in brackets those that move at most 64 KiB.
+  In a study, a step is one of all its networks that train side by side.
 - **GB moved**: what the kernels of a step read and write.
 - **peak GiB**: arguments, temporaries and results of the program on one device, of
   {h200.MEMORY / 2**30:.0f}. An epoch's program includes the data set.
@@ -289,29 +247,32 @@ COLUMNS = (
 
 def cells(row: arms.Row) -> list[str]:
     """A row of the table."""
-    base, lawn = row["base"], row["lawn"]
+    roles = [row[role] for role in ("base", "lawn") if role in row]
+
+    def each(text: Callable[[dict[str, Any]], str]) -> str:
+        return " / ".join(map(text, roles))
 
     def kernels(found: dict[str, Any]) -> str:
         return f"{found['kernels']:,.0f} ({found['small_kernels']:,.0f})"
 
     def collectives(found: dict[str, Any]) -> str:
-        if not found["collectives"]:
-            return "–"
         counts = (f"{n:g} {kind}" for kind, n in found["collectives"].items())
         return f"{', '.join(counts)}, {found['collective_bytes']:,} bytes"
 
-    sent = collectives(base)
-    if sent != "–":
-        sent += f"; with fixed norms {collectives(lawn)}"
+    def added(key: str) -> str:
+        return f"{roles[1][key] / roles[0][key] - 1:+.1%}"
+
+    part = f" ({row['part']})" if row["part"] else ""
+    sent = any(found["collectives"] for found in roles)
     return [
-        f"`{row['command']}`",
+        f"`{row['command']}`{part}",
         ", ".join(row["optimizers"]),
         str(row["devices"]),
-        f"{kernels(base)} / {kernels(lawn)}",
-        f"{base['megabytes'] / 1e3:.3g} / {lawn['megabytes'] / 1e3:.3g}",
-        f"{base['peak_gib']:.3g} / {lawn['peak_gib']:.3g}",
-        f"{row['share_of_kernels']:+.1%}, {row['share_of_megabytes']:+.1%}",
-        sent,
+        each(kernels),
+        each(lambda found: f"{found['megabytes'] / 1e3:.3g}"),
+        each(lambda found: f"{found['peak_gib']:.3g}"),
+        f"{added('kernels')}, {added('megabytes')}" if len(roles) > 1 else "–",
+        "; with fixed norms ".join(map(collectives, roles)) if sent else "–",
     ]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import lawn_optax as lawn
 from benchmarks import arms
-from benchmarks.compiled import alternatives, h200, optimizers, training
+from benchmarks.compiled import alternatives, h200, optimizers, programs, training
 
 reason = h200.why_not()
 needs_plugin = pytest.mark.skipif(reason is not None, reason=reason or "")
@@ -199,13 +199,14 @@ def test_main_of_training_writes_rows_and_their_table(tmp_path, monkeypatch):
     monkeypatch.setattr(h200, "why_not", lambda: None)
     monkeypatch.setattr(training, "compile_case", lambda *_: (stub(), 4))
     out = tmp_path / "results" / "training.jsonl"
-    training.main(["--cases", "ncf", "cnn-8-jit", "--out", str(out)])
+    training.main(["--cases", "margins", "ncf", "cnn-8-jit", "--out", str(out)])
     rows = arms.read(out)
-    assert [row["case"] for row in rows] == ["ncf", "cnn-8-jit"]
-    assert rows[0]["lawn"]["kernels"] == 10 and rows[0]["share_of_kernels"] == 0
+    assert [row["case"] for row in rows] == ["ncf", "cnn-8-jit", "margins"]
+    assert rows[0]["lawn"]["kernels"] == 10
     table = out.with_suffix(".md").read_text()
     assert table == training.TABLE.text(rows)
     assert "| 10 (8) / 10 (8) | 0.003 / 0.003 | 1 / 1 | +0.0%, +0.0% |" in table
+    assert "--full` (Figure 2) | sgd | 1 | 10 (8) | 0.003 | 1 | – | 0.5 all" in table
 
 
 @needs_plugin
@@ -226,17 +227,21 @@ TEXT = {"depth": 1, "width": 8, "heads": 1, "block": 8}
 @pytest.mark.parametrize(
     "case",
     [
-        training.Case("", training.recommender, NCF),
-        training.Case("", training.recommender, NCF, together=2),
-        training.Case("", training.images, CIFAR, devices=2),
-        training.Case("", training.images, CIFAR, devices=2, shard_state=True),
-        training.Case("", training.images, CIFAR, devices=2, parallel="pmap"),
-        training.Case("", training.photographs, PHOTOS),
-        training.Case("", training.texts, TEXT),
+        training.Case("", programs.recommender, NCF),
+        training.Case("", programs.recommender, NCF, together=2),
+        training.Case("", programs.images, CIFAR, devices=2),
+        training.Case("", programs.images, CIFAR, devices=2, shard_state=True),
+        training.Case("", programs.images, CIFAR, devices=2, parallel="pmap"),
+        training.Case("", programs.photographs, PHOTOS),
+        training.Case("", programs.texts, TEXT),
+        training.Case("", programs.flattened, {"sizes": (50, 40, 900)}),
+        training.Case("", programs.equilibria, {"count": 256}),
+        training.Case("", programs.growing_rates, {"count": 128}),
+        training.Case("", programs.labelled, {"count": 64}),
     ],
 )
 def test_training_programs_compile(case):
     program, steps = training.compile_case(case, "adam-lawn")
     assert program.count.kernels / steps > 10
-    assert 0 < program.peak_bytes < 2**30
+    assert 0 < program.peak_bytes < 2**31
     assert bool(program.count.collectives) == (case.devices > 1)

@@ -24,6 +24,8 @@ MODEL += ("scanned",)
 
 SIZE = 2**20  # Widths and lengths are lower; memory sets the rest of the limit.
 
+Preset = Literal["default", "full", "nanogpt", "nanolm"]
+Init = Literal["fan-in", "small", "zero-out", "searched"]
 Part = Literal["method", "adam", "adamh"] | None
 
 
@@ -38,9 +40,9 @@ class Options(options.CommonOptions):
     data_dir: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Folder with text files, or the one with or around input.txt (default, for
     tiny-shakespeare: TensorFlow Datasets downloads it)."""
-    preset: Literal["default", "nanogpt", "nanolm"] = "default"
-    """Model and training: our default, or nanoGPT's CPU setting or Optax's example
-    nanolm, both with adamw and on tiny-shakespeare."""
+    preset: Preset = "default"
+    """Model and training: our default, a larger one for a GPU (full), or nanoGPT's CPU
+    setting or Optax's example nanolm, both with adamw and on tiny-shakespeare."""
     epochs: Annotated[int | None, arg(name="steps")] = None
     """Steps (default: from the preset)."""
     batch_size: int | None = option(None, least=1, below=SIZE)
@@ -80,15 +82,16 @@ class Options(options.CommonOptions):
     """Whether the head's weights are the embeddings."""
     dropout: float | None = option(None, least=0, below=1)
     """Share of numbers that dropout sets to 0."""
-    init: Literal["fan-in", "small", "zero-out"] | None = None
-    """First weights: by the number of inputs, as small as GPT-2's, or the first with
-    zeros where a block writes its output."""
+    init: Init | None = None
+    """First weights: by the number of inputs, as small as GPT-2's, the first with zeros
+    where a block writes its output, or as modded-nanogpt searched them for MuonH."""
     output_scale: float | None = option(None, above=0)
     """Factor of the first weights where a block writes its output."""
     scanned: bool = False
     """Compile one block and repeat it: faster to compile, for deep networks."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the computation; weights, norms and logits are float32."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the computation; weights, norms and logits are float32 (default: from the
+    preset)."""
     head: Part = None
     """What trains the head: the optimizer, Adam, or AdamH, which keeps its norm
     (default: adamh for the forms with a fixed step, adam for muon and the -lawn forms,
@@ -172,9 +175,7 @@ class Settings(Config, options.ResolvedOptions):
     """Options of a run after defaults are filled in; see `resolve`."""
 
     # The preset's values are in the other options.
-    preset: Literal["default", "nanogpt", "nanolm"] = option(
-        "default", changes_result=False
-    )
+    preset: Preset = option("default", changes_result=False)
     shortened: str = option("", changes_result=False)
     optimizer: str = "adamh"
     dataset: str = "python"
@@ -191,7 +192,8 @@ class Settings(Config, options.ResolvedOptions):
     tied: bool = False
     dropout: float = 0.0
     output_scale: float = 1.0
-    init: Literal["fan-in", "small", "zero-out"] = "fan-in"
+    init: Init = "fan-in"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     head: Literal["method", "adam", "adamh"] = "method"
     embeddings: Literal["method", "adam", "adamh"] = "method"
     vectors: Literal["method", "adam"] = "method"
@@ -266,7 +268,8 @@ def _fill_in(config: Config) -> dict[str, Any]:
     if name not in ("adamh", "muonh"):
         defaults["adamh_rate"] = ADAMH_RATE
     dataset = "files" if config.data_dir else "python"
-    defaults["dataset"] = dataset if config.preset == "default" else "tiny-shakespeare"
+    published = config.preset in ("nanogpt", "nanolm")
+    defaults["dataset"] = "tiny-shakespeare" if published else dataset
     if config.clip_norm == "preset":
         config = dataclasses.replace(config, clip_norm=preset["clip_norm"])
     known = {field.name for field in dataclasses.fields(config)} - {"clip_norm"}

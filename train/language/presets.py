@@ -23,6 +23,7 @@ _DEFAULT: dict[str, Any] = {
     "dropout": 0.0,
     "output_scale": 1.0,
     "init": "fan-in",
+    "dtype": "float32",
 }
 _PUBLISHED: dict[str, Any] = _DEFAULT | {
     "optimizer": "adamw",
@@ -36,6 +37,19 @@ _PUBLISHED: dict[str, Any] = _DEFAULT | {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "default": _DEFAULT,
+    # A hundred million weights and ten million bytes, for a GPU. Not run yet.
+    "full": _DEFAULT
+    | {
+        "epochs": 300,
+        "warmup_epochs": 12.0,
+        "batch_size": 32,
+        "eval_bytes": 2**20,
+        "width": 1024,
+        "depth": 8,
+        "heads": 16,
+        "block": 1024,
+        "dtype": "bfloat16",
+    },
     # The README of nanoGPT, for CPUs: 1.88 after 2,000 steps.
     "nanogpt": _PUBLISHED
     | {

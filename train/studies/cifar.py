@@ -7,7 +7,7 @@ loss, angle and norm at each update, accuracy at each evaluation (`History`).
 from collections.abc import Callable, Hashable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -120,28 +120,18 @@ class History(NamedTuple):
     test_loss: np.ndarray  # [evaluations]
 
 
-def trainer(
-    task: Task,
-    data: Data,
-    steps: int,
-    eval_every: int,
-    progress: ProgressReport = QUIET,
-) -> Callable[..., History]:
-    """Trains with the hyperparameters of a trial.
+class Programs(NamedTuple):
+    """What trains and tests a network, before it is compiled."""
 
-    Args:
-        task: A task whose optimizer comes from `split`.
-        data: Data from `load`.
-        steps: Updates.
-        eval_every: Updates between two evaluations, one unit of progress.
-        progress: Report of the updates.
+    start: Callable[..., State]  # (stretch of the kernels, trial) -> state
+    # (state, trial, data, epoch, number of the update in it) -> (state, measurements)
+    update: Callable[..., tuple[State, Any]]
+    evaluate: Callable[..., Any]  # (state, images, labels, mean) -> (correct, losses)
 
-    Returns:
-        ``train(trial, stretch, name)``: `stretch` multiplies the initial kernels, which
-        are the same in all runs. The program compiles once for all trials.
-    """
 
-    @partial(jax.jit, static_argnums=0)
+def programs(task: Task) -> Programs:
+    """The programs of a task whose optimizer comes from `split`."""
+
     def start(stretch: float, trial: Trial) -> State:
         state = classifier.start(task, trial)
         longer = jax.tree.map(
@@ -149,7 +139,6 @@ def trainer(
         )
         return state._replace(params=longer)
 
-    @partial(jax.jit, donate_argnums=0)
     def update(state, trial, data, epoch, number):
         state, loss = classifier.step(task, state, trial, data, epoch, number)
         angle, norm = (
@@ -158,7 +147,6 @@ def trainer(
         )
         return state, (loss, angle, norm)
 
-    @jax.jit
     def evaluate(state, images, labels, mean):
         inputs = augmentation.normalise(images.astype(jnp.float32), mean)
         variables = {"params": state.params, "batch_stats": state.statistics}
@@ -169,6 +157,35 @@ def trainer(
         )
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return (logits.argmax(-1) == labels).sum(), losses.sum()
+
+    return Programs(start, update, evaluate)
+
+
+def trainer(
+    task: Task,
+    data: Data,
+    steps: int,
+    eval_every: int,
+    progress: ProgressReport = QUIET,
+) -> Callable[..., History]:
+    """Trains with the hyperparameters of a trial.
+
+    Args:
+        task: As for `programs`.
+        data: Data from `load`.
+        steps: Updates.
+        eval_every: Updates between two evaluations, one unit of progress.
+        progress: Report of the updates.
+
+    Returns:
+        ``train(trial, stretch, name)``: `stretch` multiplies the initial kernels, which
+        are the same in all runs. The program compiles once for all trials.
+    """
+
+    found = programs(task)
+    start = jax.jit(found.start, static_argnums=0)
+    update = jax.jit(found.update, donate_argnums=0)
+    evaluate = jax.jit(found.evaluate)
 
     def test(state: State) -> np.ndarray:
         count = len(data.test_labels)

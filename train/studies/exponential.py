@@ -28,8 +28,6 @@ from train.studies import cifar
 from train.studies import exponential_toy as toy
 from train.studies.exponential_network import apply_network, init_network
 
-# -------------------------------------------------------------------------- runs
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -132,8 +130,7 @@ def trainer(
     kernels, head = init_network(config.seed, config.channels, config.blocks)
     (images, labels), (pictures, digits) = data["train"], data["validation"]
     rng = np.random.default_rng(config.seed)
-    entries = config.steps // config.eval_every
-    shape = entries, config.eval_every, config.batch_size
+    shape = config.steps // config.eval_every, config.eval_every, config.batch_size
     rows = jnp.asarray(rng.integers(len(labels), size=shape), jnp.int32)
 
     def loss_of(weights, rows):
@@ -160,8 +157,7 @@ def trainer(
             angle = jnp.sqrt(squares.mean())
             return carry, (losses.mean(), angle, accuracy, norm)
 
-        start = kernels, tx.init(kernels)
-        return jax.lax.scan(between_evaluations, start, rows)[1]
+        return jax.lax.scan(between_evaluations, (kernels, tx.init(kernels)), rows)[1]
 
     def train(
         rate: optax.Schedule, decay: optax.ScalarOrSchedule, name: str = ""
@@ -181,12 +177,7 @@ def cifar_trainer(
     The updates between two evaluations are one unit of progress.
     """
     data = cifar.load(data_dir, full)
-
-    def optimizer(trial: Trial) -> optax.GradientTransformation:
-        return cifar.split(_sgd(config, trial), optax.set_to_zero(), "all")
-
-    network = models.PreResNet(depth=6 * config.blocks + 2, width=config.channels)
-    task = cifar.make_task(network, data, config.batch_size, optimizer, full)
+    task = cifar_task(config, data, full)
     run = cifar.trainer(task, data, config.steps, config.eval_every, progress)
 
     def train(
@@ -204,6 +195,16 @@ def cifar_trainer(
         )
 
     return train
+
+
+def cifar_task(config: Config, data: cifar.Data, full: bool) -> cifar.Task:
+    """A PreResNet on CIFAR-10; all but the convolutions stay as they are."""
+
+    def optimizer(trial: Trial) -> optax.GradientTransformation:
+        return cifar.split(_sgd(config, trial), optax.set_to_zero(), "all")
+
+    network = models.PreResNet(depth=6 * config.blocks + 2, width=config.channels)
+    return cifar.make_task(network, data, config.batch_size, optimizer, full)
 
 
 def _sgd(config: Config, trial: Trial) -> optax.GradientTransformation:
@@ -235,9 +236,6 @@ def _entries(config: Config, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
 def compare(train: Train, runs: Mapping[str, Run]) -> dict[str, Curves]:
     """The curves of every run, by name."""
     return {name: train(*arguments, name=name) for name, arguments in runs.items()}
-
-
-# ----------------------------------------------------------------------- figures
 
 
 def draw_curves(path: Path, config: Config, curves: Mapping[str, Curves]) -> None:

@@ -43,8 +43,8 @@ from train.studies.flattening_measures import Choices, Problem, measure
 
 # For ML-100k: a run of about two minutes, and the full run. The rate is the one that
 # was tuned for SGD on this data set.
-_SHORT = Choices(seeds=2, epochs=40, points=12, rate=TUNED["sgd"][0])
-_FULL = dataclasses.replace(_SHORT, seeds=3, epochs=300, points=20)
+SHORT = Choices(seeds=2, epochs=40, points=12, rate=TUNED["sgd"][0])
+FULL = dataclasses.replace(SHORT, seeds=3, epochs=300, points=20)
 
 
 class Run(NamedTuple):
@@ -161,14 +161,10 @@ def on_movielens(
     choices: Choices, folder: Path, full: bool, progress: ProgressReport = QUIET
 ) -> dict[str, Curves]:
     """The curves of each optimizer on ML-100k, trained as `train recsys` does."""
-    curves, scale = {}, choices.epochs / 300
+    curves = {}
     for name in MOVIELENS:
-        options: dict[str, Any] = {"free_epochs": TUNED[name][2] * scale}
-        if not full:  # More steps of a narrow network, with our rate and free epochs.
-            options = {"batch_size": 10_000, "learning_rate": 3e-3}
-            options |= {"free_epochs": 20 * scale, "candidate_draws": 1}
-        options |= {"epochs": choices.epochs, "warmup_epochs": 30 * scale}
-        settings = resolve(Config(data_dir=folder, optimizer=name, **options))
+        options = movielens_options(choices, name, full)
+        settings = resolve(Config(data_dir=folder, **options))
         interacted, candidates = recsys.load_data(settings)
         task = recsys.make_task(settings, interacted, Devices(limit=1))
         if not full:
@@ -177,32 +173,50 @@ def on_movielens(
         data = recsys.on_device(interacted, candidates)
         trial = hyperparameters.make_trial(settings, task.steps_per_epoch)
         trial |= {"seed": np.arange(choices.seeds, dtype=np.uint32)}
-        switch = options["free_epochs"] if name == "adam-lawn" else np.nan
+        switch = settings.free_epochs if name == "adam-lawn" else np.nan
         run = _recommender(task, data, trial, switch)
-        measured = jax.jit(jax.vmap(partial(measure, _samples(task, data), choices)))
+        measured = jax.jit(jax.vmap(partial(measure, samples(task, data), choices)))
         curves[name] = follow(run, measured, choices, progress, name)
     return curves
+
+
+def movielens_options(choices: Choices, name: str, full: bool) -> dict[str, Any]:
+    """The options of `train recsys` with the optimizer `name`."""
+    scale = choices.epochs / 300
+    options: dict[str, Any] = {"free_epochs": TUNED[name][2] * scale}
+    if not full:  # More steps of a narrow network, with our rate and free epochs.
+        options = {"batch_size": 10_000, "learning_rate": 3e-3}
+        options |= {"free_epochs": 20 * scale, "candidate_draws": 1}
+    options |= {"epochs": choices.epochs, "warmup_epochs": 30 * scale}
+    return options | {"optimizer": name}
 
 
 def _recommender(
     task: recommender.Task, data: recommender.Data, trial: Trial, switch: float
 ) -> Run:
+    start, program = map(jax.jit, programs(task, trial))
+
+    def advance(state, first, last):
+        return program(state, trial, data, first, last)
+
+    return Run(start(trial), advance, switch)
+
+
+def programs(
+    task: recommender.Task, trial: Trial
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """What starts the runs of all seeds, and what trains and scores them."""
     axes = {key: 0 if key == "seed" else None for key in trial}
 
     def one(state, trial, data, first, last):
         state, _ = recommender.advance(task, state, trial, data, first, last)
         return state, recommender.evaluate(task, state, trial, data)[0]["hr"]
 
-    program = jax.jit(jax.vmap(one, (0, axes, None, None, None)))
-
-    def advance(state, first, last):
-        return program(state, trial, data, first, last)
-
-    start = jax.jit(jax.vmap(partial(recommender.start, task), (axes,)))
-    return Run(start(trial), advance, switch)
+    start = jax.vmap(partial(recommender.start, task), (axes,))
+    return start, jax.vmap(one, (0, axes, None, None, None))
 
 
-def _samples(task: recommender.Task, data: recommender.Data) -> Problem:
+def samples(task: recommender.Task, data: recommender.Data) -> Problem:
     """Draws some samples of an epoch, the same for all measurements."""
     count, key = min(2048, task.epoch_size), jax.random.key(0)
     users, items, labels = sampling.samples(
@@ -290,7 +304,7 @@ def report(data_dir: Path | None = None, full: bool = False) -> Findings:
         with ProgressReport(choices.epochs * len(DIGITS)) as progress:
             curves = on_digits(choices, progress)
     else:
-        choices, score = _FULL if full else _SHORT, "HR@10"
+        choices, score = FULL if full else SHORT, "HR@10"
         title = "ML-100k, batch 100,000" if full else "ML-100k, narrow, batch 10,000"
         with ProgressReport(choices.epochs * len(MOVIELENS)) as progress:
             curves = on_movielens(choices, data_dir, full, progress)

@@ -25,7 +25,7 @@ from train.runs.progress import QUIET, ProgressReport
 from train.studies import cifar
 
 Kernels = dict[str, jax.Array]
-_UPDATES = 500  # per call of the compiled program
+UPDATES = 500  # per call of the compiled program
 
 
 # ------------------------------------------------------------------------ network
@@ -159,10 +159,10 @@ def train(
         The kernels after the last update.
     """
     progress.begin(name)
-    state = _start(training)
-    for first in range(0, steps, _UPDATES):
-        count = min(_UPDATES, steps - first)
-        state = _advance(training, state, first, count, batch_size)
+    state = start(training)
+    for first in range(0, steps, UPDATES):
+        count = min(UPDATES, steps - first)
+        state = advance(training, state, first, count, batch_size)
         jax.block_until_ready(state)
         text = f"{name}: update {first + count:,} of {steps:,}"
         progress.advance(count * len(training.size), text)
@@ -174,13 +174,15 @@ _AXES = Training(0, 0, 0, 0, None, None, None)  # pyright: ignore[reportArgument
 
 @jax.jit
 @partial(jax.vmap, in_axes=(_AXES,))
-def _start(training: Training) -> Any:
+def start(training: Training) -> Any:
+    """The state of each network before its first update."""
     return training.kernels, _sgd(training).init(training.kernels)
 
 
 @partial(jax.jit, static_argnames=("count", "batch_size"))
 @partial(jax.vmap, in_axes=(_AXES, 0, None, None, None))
-def _advance(training: Training, state: Any, first, count: int, batch_size: int) -> Any:
+def advance(training: Training, state: Any, first, count: int, batch_size: int) -> Any:
+    """The states after `count` updates, of which the first has the number `first`."""
     tx, key = _sgd(training), jax.random.key(training.seed)
     inputs, labels = training.inputs, training.labels
 

@@ -51,6 +51,13 @@ def perturbed(kicks: Kicks, data: Data) -> Disturbance:
     At the start of some blocks of updates, each layer gets Gaussian noise whose
     standard deviation is a share of that of its weights.
     """
+    found = jax.jit(partial(both_runs, kicks))(data)
+    updates = (1 + np.arange(kicks.blocks[2])) * kicks.every
+    return Disturbance(updates, *map(np.asarray, found))
+
+
+def both_runs(kicks: Kicks, data: Data) -> tuple[jax.Array, ...]:
+    """The measurements of both runs, as in `Disturbance`."""
     first, end, blocks = kicks.blocks
     inputs, labels = data.inputs[: kicks.size], data.labels[: kicks.size]
     tx = optax.sgd(kicks.rate, kicks.momentum)
@@ -84,6 +91,4 @@ def perturbed(kicks: Kicks, data: Data) -> Disturbance:
         start = kernels, tx.init(kernels)
         return jax.lax.scan(block, start, jnp.arange(blocks))[1]
 
-    found = jax.jit(jax.vmap(run))(jnp.array([False, True]))
-    updates = (1 + np.arange(blocks)) * kicks.every
-    return Disturbance(updates, *map(np.asarray, found))
+    return jax.vmap(run)(jnp.array([False, True]))

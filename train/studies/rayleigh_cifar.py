@@ -126,6 +126,12 @@ def optimizer(trial: Trial) -> optax.GradientTransformation:
     return cifar.split(kernels, others, "layer")
 
 
+def make_task(choices: Choices, data: cifar.Data, full: bool) -> cifar.Task:
+    """ResNet-18 on CIFAR-10."""
+    network = models.ResNet18(stages=choices.stages, width=choices.width)
+    return cifar.make_task(network, data, choices.batch_size, optimizer, full)
+
+
 def make_trial(choices: Choices, setting: Setting) -> Trial:
     """The numbers of a setting that the compiled update takes."""
     ends = [round(share * choices.steps) for share in choices.drops]
@@ -148,8 +154,7 @@ def compute(
 ) -> list[list[Line]]:
     """Trains the trials of each setting, and returns the three rows of lines."""
     data = cifar.load(data_dir, full)
-    network = models.ResNet18(stages=choices.stages, width=choices.width)
-    task = cifar.make_task(network, data, choices.batch_size, optimizer, full)
+    task = make_task(choices, data, full)
     train = cifar.trainer(task, data, choices.steps, choices.eval_every, progress)
     means = partial(cifar.intervals, eval_every=choices.eval_every)
     last = slice(choices.eval_every - 1, None, choices.eval_every)
