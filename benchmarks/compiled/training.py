@@ -116,7 +116,11 @@ CASES = {
         "language", programs.texts, _WIDE | _HALF, base="muon", fixed="muonh"
     ),
     "language-full": Case(
-        "language", programs.texts, {"preset": "full"}, base="adamw", fixed="adamh"
+        "language",
+        programs.texts,
+        {"preset": "full"} | _HALF,
+        base="adamw",
+        fixed="adamh",
     ),
     "flattening": Case(
         "study flattening", programs.flattened, {}, "--full", part="an epoch"

@@ -89,9 +89,8 @@ class Options(options.CommonOptions):
     """Factor of the first weights where a block writes its output."""
     scanned: bool = False
     """Compile one block and repeat it: faster to compile, for deep networks."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Type of the computation; weights, norms and logits are float32 (default: from the
-    preset)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; weights, norms and logits are float32."""
     head: Part = None
     """What trains the head: the optimizer, Adam, or AdamH, which keeps its norm
     (default: adamh for the forms with a fixed step, adam for muon and the -lawn forms,
@@ -193,7 +192,6 @@ class Settings(Config, options.ResolvedOptions):
     dropout: float = 0.0
     output_scale: float = 1.0
     init: Init = "fan-in"
-    dtype: Literal["float32", "bfloat16"] = "float32"
     head: Literal["method", "adam", "adamh"] = "method"
     embeddings: Literal["method", "adam", "adamh"] = "method"
     vectors: Literal["method", "adam"] = "method"

@@ -23,7 +23,6 @@ _DEFAULT: dict[str, Any] = {
     "dropout": 0.0,
     "output_scale": 1.0,
     "init": "fan-in",
-    "dtype": "float32",
 }
 _PUBLISHED: dict[str, Any] = _DEFAULT | {
     "optimizer": "adamw",
@@ -48,7 +47,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "depth": 8,
         "heads": 16,
         "block": 1024,
-        "dtype": "bfloat16",
     },
     # The README of nanoGPT, for CPUs: 1.88 after 2,000 steps.
     "nanogpt": _PUBLISHED

@@ -30,13 +30,9 @@ def test_the_preset_is_nanogpt_s_setting():
 def test_the_preset_for_a_gpu_is_larger_and_on_the_default_text(tmp_path):
     found = resolve(Config(preset="full", text_sha256=""))
     expected = {"dataset": "python", "optimizer": "adamh", "width": 1024, "depth": 8}
-    expected |= {"block": 1024, "batch_size": 32, "epochs": 300, "dtype": "bfloat16"}
+    expected |= {"block": 1024, "batch_size": 32, "epochs": 300}
     assert expected.items() <= dataclasses.asdict(found).items()
     assert resolve(Config(preset="full", data_dir=tmp_path)).dataset == "files"
-    other = resolve(Config(preset="full", dtype="float32", text_sha256=""))
-    assert (
-        other.dtype == "float32" and resolve(Config(text_sha256="")).dtype == "float32"
-    )
 
 
 def test_published_losses_are_for_the_settings_of_the_presets():
