@@ -120,9 +120,13 @@ def test_an_update_whose_square_overflows_does_not_zero_the_weights(length):
 
 
 @pytest.mark.parametrize("alike", [False, True], ids=["random", "alike"])
-@pytest.mark.parametrize("kept", [(), (0,), (1,), (2, 0)], ids=str)
-def test_inner_products_of_large_arrays_are_exact_to_rounding(kept, alike):
-    shape = (3, 250_000, 2)
+@pytest.mark.parametrize(
+    "shape, kept",
+    [((3, 250_000, 2), kept) for kept in ((), (0,), (1,), (2, 0))]
+    + [((3, 7, 10_000), kept) for kept in ((2,), (2, 0))],  # sums of 21 and of 7 terms
+    ids=str,
+)
+def test_inner_products_of_large_arrays_are_exact_to_rounding(shape, kept, alike):
     x, y = (
         np.full(shape, value, np.float32)
         if alike
@@ -137,10 +141,11 @@ def test_inner_products_of_large_arrays_are_exact_to_rounding(kept, alike):
     np.testing.assert_allclose(product, expected, rtol=1e-6, equal_nan=False)
 
 
-@pytest.mark.parametrize("kept", [(), (1,)], ids=str)
-def test_inner_products_have_both_derivatives_also_in_a_batch(kept):
+@pytest.mark.parametrize("kept, terms", [((), 70), ((1,), 70), ((1,), 7)], ids=str)
+def test_inner_products_have_both_derivatives_also_in_a_batch(kept, terms):
     # Small whole numbers, so that every sum is exact.
-    x, y, v = np.random.default_rng(6).integers(-8, 8, (3, 5, 70, 3)).astype(np.float32)
+    shape = 3, 5, terms, 3
+    x, y, v = np.random.default_rng(6).integers(-8, 8, shape).astype(np.float32)
 
     def square(x, y):
         return jnp.sum(geometry.dot(x, y, jnp.float32, kept) ** 2)
