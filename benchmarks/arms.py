@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from train.runs import records
+
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -236,8 +238,8 @@ class Table(NamedTuple):
         rows = [old for old in read(file) if place(old) != place(row)] + [row]
         rows.sort(key=place)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        file.with_suffix(".md").write_text(self.text(rows))
+        records.write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
+        records.write_text(file.with_suffix(".md"), self.text(rows))
 
 
 def read(file: pathlib.Path) -> list[Row]:

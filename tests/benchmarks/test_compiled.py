@@ -1,6 +1,8 @@
 """Programs compiled for a GPU: what they count, and that they do not get worse."""
 
+import os
 from collections import Counter
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -207,6 +209,18 @@ def test_main_of_training_writes_rows_and_their_table(tmp_path, monkeypatch):
     assert table == training.TABLE.text(rows)
     assert "| 10 (8) / 10 (8) | 0.003 / 0.003 | 1 / 1 | +0.0%, +0.0% |" in table
     assert "--full` (Figure 2) | sgd | 1 | 10 (8) | 0.003 | 1 | – | 0.5 all" in table
+
+
+def test_no_row_is_lost_by_a_table_or_a_write_that_fails(tmp_path, monkeypatch):
+    file, row = tmp_path / "rows.jsonl", {"compiled_for": "", "order": 0}
+    table = training.TABLE._replace(cells=lambda row: row["no such key"])
+    with pytest.raises(KeyError):
+        table.add(file, row)
+    assert arms.read(file) == [row]
+    monkeypatch.setattr(os, "replace", mock.Mock(side_effect=OSError))
+    with pytest.raises(OSError):
+        table.add(file, row | {"order": 1})
+    assert arms.read(file) == [row]
 
 
 @needs_plugin
