@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ def _exponent(values: Sequence[Any], optima: Sequence[Optimum]) -> str:
 
 
 def figure(found: Sequence[Trials]) -> Figure | None:
-    """Losses against rates: a row of panels for each option of the task that differs.
+    """Losses against rates: panels for each option of the task that differs.
 
     Args:
         found: Trials of one experiment and one data set.
@@ -112,11 +113,12 @@ def figure(found: Sequence[Trials]) -> Figure | None:
     rows = {key: apart for key, apart in rows.items() if apart}
     if not rows:
         return None
-    columns = max(map(len, rows.values()))
-    whole = new_figure(3.4 * columns + 0.6, 3.4 * len(rows) + 0.4)
-    parts = whole.subfigures(len(rows), 1, squeeze=False)[:, 0]
-    for part, (key, apart) in zip(parts, rows.items(), strict=True):
-        _draw(part, apart, key, columns)
+    columns = min(max(map(len, rows.values())), 4)  # More are too small to read.
+    lines = [math.ceil(len(apart) / columns) for apart in rows.values()]
+    whole = new_figure(3.4 * columns + 0.6, 3.4 * sum(lines) + 0.4)
+    parts = whole.subfigures(len(rows), 1, squeeze=False, height_ratios=lines)[:, 0]
+    for part, (key, apart), count in zip(parts, rows.items(), lines, strict=True):
+        _draw(part, apart, key, (count, columns))
     whole.supylabel("validation loss after the last step")
     whole.suptitle(
         "Line: mean over seeds; band: lowest to highest; star: optimum by a fit"
@@ -151,10 +153,10 @@ def _one_head_size(found: Sequence[Trials]) -> bool:
 
 
 def _draw(
-    part: Any, apart: Mapping[str, Sequence[Trials]], key: str, columns: int
+    part: Any, apart: Mapping[str, Sequence[Trials]], key: str, size: tuple[int, int]
 ) -> None:
-    """Draws a row of panels, one for each method, into a part of a figure."""
-    panels = part.subplots(1, columns, squeeze=False)[0]
+    """Draws panels in lines and columns, one for each method, into a part."""
+    panels = part.subplots(*size, squeeze=False).ravel()
     for axes in panels[len(apart) :]:
         axes.remove()
     values = {t.options[key]: None for members in apart.values() for t in members}
