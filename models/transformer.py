@@ -13,7 +13,7 @@ ROTARY_BASE = 10_000.0
 
 
 # Deviations times the root of the number of inputs: multiples of PyTorch's defaults.
-SEARCHED = dict.fromkeys(("query", "key", "value"), 3**-0.5)
+SEARCHED: dict[str, float] = dict.fromkeys(("query", "key", "value"), 3**-0.5)
 SEARCHED |= {"out": 1.25 * 3**-0.5, "up": 1.5 * 3**-0.5, "down": 3.0 * 3**-0.5}
 
 

@@ -199,9 +199,9 @@ def flattened(
 
 def _network_of_study(task: cifar.Task, trial: Trial, data: DeviceImages) -> Training:
     found = cifar.programs(task)
-    trial |= {"seed": numbers(dtype=np.uint32)}
+    shapes = {**trial, "seed": numbers(dtype=np.uint32)}
     rest = data, numbers(), numbers()
-    return Training(partial(found.start, 1.0), found.update, trial, rest, 1)
+    return Training(partial(found.start, 1.0), found.update, shapes, rest, 1)
 
 
 def equilibria(optimizer: str, devices: Devices, count: int = CIFAR) -> Training:
@@ -234,7 +234,7 @@ def labelled(optimizer: str, devices: Devices, count: int = CIFAR) -> Training:
     kernels = jax.eval_shape(partial(margins_network.initial, config.hidden, 0), data)
     stack = margins_network.Training(
         kernels=jax.tree.map(stacked, kernels),
-        labels=stacked(data.labels),
+        labels=numbers(networks, count),
         size=numbers(networks),
         seed=numbers(networks),
         inputs=data.inputs,

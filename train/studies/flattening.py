@@ -173,7 +173,7 @@ def on_movielens(
         data = recsys.on_device(interacted, candidates)
         trial = hyperparameters.make_trial(settings, task.steps_per_epoch)
         trial |= {"seed": np.arange(choices.seeds, dtype=np.uint32)}
-        switch = settings.free_epochs if name == "adam-lawn" else np.nan
+        switch = options["free_epochs"] if name == "adam-lawn" else np.nan
         run = _recommender(task, data, trial, switch)
         measured = jax.jit(jax.vmap(partial(measure, samples(task, data), choices)))
         curves[name] = follow(run, measured, choices, progress, name)
