@@ -97,7 +97,7 @@ def test_movielens_at_a_small_size(movielens, tmp_path, monkeypatch):
         return {name: loss for name in ALL if name != "score"}
 
     small = dataclasses.replace(SMALL, epochs=1, points=1)
-    monkeypatch.setattr(flattening, "_SHORT", small)
+    monkeypatch.setattr(flattening, "SHORT", small)
     monkeypatch.setattr(flattening, "measure", loss_alone)
     out = tmp_path / "run"
     flags = [f"--data-dir={movielens}", f"--out={out}"]
