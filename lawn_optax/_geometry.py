@@ -33,7 +33,7 @@ from lawn_optax.groups._resolve import Block, Grouping, absent
 
 Leaves = Sequence[Any]
 
-_FEW = 32  # terms of a sum; with more, XLA sums as fast as it multiplies.
+_FEW = 32  # Terms of a sum that is written out; longer sums are left to XLA.
 
 
 def reduction_axes(axis_name: AxisName, params: PyTree, ws: Leaves) -> list[tuple]:

@@ -168,6 +168,9 @@ def texts(
 
 # --------------------------------------------------------------------- studies
 
+# Where a study has an optimizer of its own, and always one device, its functions ignore
+# these two arguments.
+
 
 def flattened(
     optimizer: str,
@@ -179,7 +182,6 @@ def flattened(
     """Epochs of `python -m train study flattening --full`, or one measurement."""
     choices = flattening.FULL
     options = flattening.movielens_options(choices, optimizer, full=True) | options
-    options.pop("optimizer")
     config, task, data = _recommender(optimizer, devices, sizes, **options)
     steps = task.steps_per_epoch
     trial = hyperparameters.make_trial(config, steps)

@@ -3,13 +3,13 @@
 Run from the repository root, with or without a GPU::
 
     python -m benchmarks.compiled.training
-    python -m benchmarks.compiled.training --cases ncf ncf-sharded
+    python -m benchmarks.compiled.training --cases ncf ncf-8-trials
 
-Compiles the program of each command, once with a base optimizer and once with fixed
-norms, as `benchmarks.compiled.h200` says, and counts in it per step. Only shapes go in:
-there need be neither the data nor the memory. Most commands train a whole epoch by one
-program; the counts are divided by its steps, so that they have a share of what happens
-once in an epoch.
+Compiles the program of each command with a base optimizer and, where there is one, with
+fixed norms beside it, as `benchmarks.compiled.h200` says, and counts in it per step.
+Only shapes go in: there need be neither the data nor the memory. Most commands train a
+whole epoch by one program; the counts are divided by its steps, so that they have a
+share of what happens once in an epoch.
 
 Results go to `results/compiled-training.jsonl` and `.md`; older rows of a case go.
 """
@@ -236,7 +236,8 @@ matrix products and convolutions, and other temporaries.
 
 - **optimizers**: the base optimizer, and the one with fixed norms, if there is one.
 - **kernels**: launches of a step with each; in brackets those that move at most 64 KiB.
-  In a study, a step is one of all its networks that train side by side.
+  In a study, a step is one of all its networks that train side by side; a measurement
+  counts as one.
 - **GB moved**: what the kernels of a step read and write.
 - **peak GiB**: arguments, temporaries and results of the program on one device, of
   {h200.MEMORY / 2**30:.0f}. An epoch's program includes the data set.
@@ -260,6 +261,8 @@ def cells(row: arms.Row) -> list[str]:
         return f"{found['kernels']:,.0f} ({found['small_kernels']:,.0f})"
 
     def collectives(found: dict[str, Any]) -> str:
+        if not found["collectives"]:
+            return "none"
         counts = (f"{n:g} {kind}" for kind, n in found["collectives"].items())
         return f"{', '.join(counts)}, {found['collective_bytes']:,} bytes"
 

@@ -234,6 +234,7 @@ def test_main_of_optimizers_compiles(tmp_path):
 NCF = {"sizes": (50, 40, 900), "batch_size": 500}
 CIFAR = {"count": 64, "batch_size": 32}
 PHOTOS = {"dataset": "imagenet", "model": "resnet18", "count": 8, "batch_size": 2}
+SMALL = {"sizes": (50, 40, 900)}
 TEXT = {"depth": 1, "width": 8, "heads": 1, "block": 8}
 
 
@@ -248,10 +249,12 @@ TEXT = {"depth": 1, "width": 8, "heads": 1, "block": 8}
         training.Case("", programs.images, CIFAR, devices=2, parallel="pmap"),
         training.Case("", programs.photographs, PHOTOS),
         training.Case("", programs.texts, TEXT),
-        training.Case("", programs.flattened, {"sizes": (50, 40, 900)}),
+        training.Case("", programs.flattened, SMALL),
+        training.Case("", programs.flattened, SMALL | {"measured": True}),
         training.Case("", programs.equilibria, {"count": 256}),
         training.Case("", programs.growing_rates, {"count": 128}),
         training.Case("", programs.labelled, {"count": 64}),
+        training.Case("", programs.disturbed, {"count": 64}),
     ],
 )
 def test_training_programs_compile(case):

@@ -208,18 +208,19 @@ def test_the_curves_of_runs_end_in_the_last_metrics(file, metric, best):
         assert best(curve[metric]) == run["summary"]["best"][metric]
 
 
-def test_the_guides_ratio_of_adamws_angle_to_adamhs_best_rate():
+@pytest.mark.parametrize("decay", [0.3, 1])
+def test_the_guides_ratio_of_adamws_angle_to_adamhs_best_rate(decay):
     """The best rates of both, by their table, in the settings that have both."""
     optima = defaultdict(dict)
     for line in (RESULTS / "language" / "rates.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
-        wanted = cells[:2] in (["adamw", "decay 0.3"], ["adamh", ""])
+        wanted = cells[:2] in (["adamw", f"decay {decay}"], ["adamh", ""])
         if len(cells) == 10 and wanted and cells[8][0].isdigit():
             optima[tuple(cells[2:6])][cells[0]] = float(cells[8].split()[0])
     angle = lawn.diagnostics.adamw_equilibrium_angle
     pairs = [x for x in optima.values() if len(x) == 2]
-    ratios = [float(angle(x["adamw"], 0.3)) / x["adamh"] for x in pairs]
-    thumb = [(0.3 * x["adamw"]) ** 0.5 / x["adamh"] for x in pairs]
+    ratios = [float(angle(x["adamw"], decay)) / x["adamh"] for x in pairs]
+    thumb = [(decay * x["adamw"]) ** 0.5 / x["adamh"] for x in pairs]
     shown = (
         f"{min(ratios):.2f} to {max(ratios):.2f} times AdamH's best rate in the"
         f" {len(pairs)} settings",

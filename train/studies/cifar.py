@@ -126,7 +126,8 @@ class Programs(NamedTuple):
     start: Callable[..., State]  # (stretch of the kernels, trial) -> state
     # (state, trial, data, epoch, number of the update in it) -> (state, measurements)
     update: Callable[..., tuple[State, Any]]
-    evaluate: Callable[..., Any]  # (state, images, labels, mean) -> (correct, losses)
+    # (state, images, labels, mean) -> (number correct, sum of losses)
+    evaluate: Callable[..., Any]
 
 
 def programs(task: Task) -> Programs:

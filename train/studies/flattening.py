@@ -164,7 +164,7 @@ def on_movielens(
     curves = {}
     for name in MOVIELENS:
         options = movielens_options(choices, name, full)
-        settings = resolve(Config(data_dir=folder, **options))
+        settings = resolve(Config(data_dir=folder, optimizer=name, **options))
         interacted, candidates = recsys.load_data(settings)
         task = recsys.make_task(settings, interacted, Devices(limit=1))
         if not full:
@@ -187,8 +187,7 @@ def movielens_options(choices: Choices, name: str, full: bool) -> dict[str, Any]
     if not full:  # More steps of a narrow network, with our rate and free epochs.
         options = {"batch_size": 10_000, "learning_rate": 3e-3}
         options |= {"free_epochs": 20 * scale, "candidate_draws": 1}
-    options |= {"epochs": choices.epochs, "warmup_epochs": 30 * scale}
-    return options | {"optimizer": name}
+    return options | {"epochs": choices.epochs, "warmup_epochs": 30 * scale}
 
 
 def _recommender(
