@@ -75,10 +75,8 @@ def numbers(*shape: int, dtype: Any = np.int32) -> Any:
 def _training(
     config: Any, task: Any, start: Any, advance: Any, data: Any, steps: int
 ) -> Training:
-    trial, rest = (
-        hyperparameters.make_trial(config, steps),
-        (data, numbers(), numbers()),
-    )
+    trial = hyperparameters.make_trial(config, steps)
+    rest = data, numbers(), numbers()  # the data, and where it starts and ends
     return Training(partial(start, task), partial(advance, task), trial, rest, steps)
 
 
@@ -111,13 +109,13 @@ def recommender(
     return _training(config, task, start, advance, data, task.steps_per_epoch)
 
 
-def _cifar_arrays(count: int, tests: int = TESTS) -> DeviceImages:
+def _cifar_arrays(count: int) -> DeviceImages:
     bytes_of = partial(numbers, dtype=np.uint8)
     return DeviceImages(
         bytes_of(count, 32, 32, 3),
         numbers(count),
-        bytes_of(tests, 32, 32, 3),
-        numbers(tests),
+        bytes_of(TESTS, 32, 32, 3),
+        numbers(TESTS),
         numbers(3, dtype=np.float32),
     )
 

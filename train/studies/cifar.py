@@ -182,7 +182,6 @@ def trainer(
         ``train(trial, stretch, name)``: `stretch` multiplies the initial kernels, which
         are the same in all runs. The program compiles once for all trials.
     """
-
     found = programs(task)
     start = jax.jit(found.start, static_argnums=0)
     update = jax.jit(found.update, donate_argnums=0)
