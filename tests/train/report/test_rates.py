@@ -75,6 +75,18 @@ def test_the_section_states_optima_and_drift():
     assert figure and [axes.get_title() for axes in figure.axes] == ["adamh"]
 
 
+def test_at_most_four_panels_are_side_by_side():
+    found = [
+        trials(0.02, width=width)._replace(optimizer=name)
+        for name in "abcde"
+        for width in (32, 128)
+    ]
+    figure = drift.figure(found)
+    assert [axes.get_title() for axes in figure.axes] == list("abcde")
+    rows = {axes.get_subplotspec().rowspan.start for axes in figure.axes}
+    assert rows == {0, 1} and figure.axes[0].get_gridspec().ncols == 4
+
+
 def sweep_folder(name, **options):
     """A sweep of two seeds at three rates, the last of which diverged once."""
     options = {"optimizers": ("adamh",), "epochs": 20, "trial_seeds": (0, 1),
