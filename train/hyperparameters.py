@@ -29,6 +29,11 @@ def make_trial(config: ResolvedOptions, steps: int) -> dict[str, Any]:
     free_steps = 0
     if optimizers.has_free_phase(config.optimizer):
         free_steps = schedules.epochs_to_steps(config.free_epochs, steps)
+        if config.schedule == "three-phase":
+            # The free phase and the warm-up that follows it may both be rounded up, to
+            # one update more than the run has.
+            warmup_steps = schedules.epochs_to_steps(config.warmup_epochs, steps)
+            free_steps = min(free_steps, config.epochs * steps - warmup_steps)
     return {
         "learning_rate": np.float32(config.learning_rate),
         "weight_decay": np.float32(config.weight_decay),

@@ -14,6 +14,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+from lawn_optax import schedules
 from tests.support import events
 from tests.support import interruptions as killed
 from tests.support import rating_files as ratings
@@ -262,6 +263,26 @@ def test_what_is_constrained(constrain, free):
         if abs(ratio - 1) > 1e-6
     }
     assert changed == free
+
+
+@pytest.mark.parametrize(
+    "phases, steps, switch_step",
+    [
+        ((2, 1.5, 0.5), 7, 10),  # 10.5 and 3.5 updates, of 14.
+        ((2, 1.5, 0.5), 8, 12),
+        ((3, 1.5, 0.5), 7, 11),
+    ],
+)
+def test_phases_that_are_both_rounded_up_fit_into_the_run(phases, steps, switch_step):
+    epochs, free, warmup = phases
+    config = recsys_options.resolve(
+        recsys_options.Config(epochs=epochs, free_epochs=free, warmup_epochs=warmup)
+    )
+    trial = hyperparameters.make_trial(config, steps)
+    assert trial["switch_step"] == switch_step
+    rate = hyperparameters.learning_rate(config, steps, trial)
+    warm_end = switch_step + schedules.epochs_to_steps(warmup, steps)
+    close(rate(warm_end - 1), config.learning_rate, 1e-6)
 
 
 @pytest.mark.parametrize("name", optimizers.NAMES)
