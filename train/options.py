@@ -138,9 +138,9 @@ class SweepOptions:
     trial_epochs: int | None = option(None, least=1, below=EPOCHS)
     """Epochs of a trial (default: all). Fewer, with the schedule compressed, cost less
     but favour learning rates that are too high for a training in full."""
-    trial_free: Literal["shortened", "whole"] = "shortened"
-    """Free phase of the trials of --trial-epochs: shortened like the other phases, or
-    as many updates as in the final run."""
+    trial_free: Literal["whole", "shortened"] = "whole"
+    """Free phase of the trials of --trial-epochs: as many updates as in the final run,
+    or shortened like the other phases."""
     trial_seeds: tuple[int, ...] = option((0,), least=0, below=SEEDS)
     """Seeds of each trial; trials are compared by their mean."""
     seeds: tuple[int, ...] = option((0, 1, 2), least=0, below=SEEDS)

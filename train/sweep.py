@@ -203,14 +203,14 @@ def table(experiment: Experiment, config: Any, rows: list[Row]) -> str:
     length = f"{full.epochs} {kind.unit}"
     if config.trial_epochs not in (None, full.epochs):
         length = (
-            f"{config.trial_epochs} {kind.unit}, all phases shortened from"
-            f" {full.epochs} (the free {kind.unit} named are those of the full"
-            " schedule)"
+            f"{config.trial_epochs} {kind.unit}, all phases but the free one shortened"
+            f" from {full.epochs}"
         )
-        if config.trial_free == "whole":
+        if config.trial_free == "shortened":
             length = (
-                f"{config.trial_epochs} {kind.unit}, all phases but the free one"
-                f" shortened from {full.epochs}"
+                f"{config.trial_epochs} {kind.unit}, all phases shortened from"
+                f" {full.epochs} (the free {kind.unit} named are those of the full"
+                " schedule)"
             )
     header = ["optimizer", "trial", "seed", kind.column, f"its best ({unit})", ""]
     if not any(line[4] for line in lines):

@@ -71,8 +71,8 @@ def make_config(experiment: Experiment, config: Any, name: str, **changes: Any) 
 
 
 def trial_config(experiment: Experiment, config: Any, name: str, member: Member) -> Any:
-    """One trial: a run in full with its phases shortened alike, but for a free phase
-    that --trial-free keeps.
+    """One trial: a run in full with its phases shortened alike, except that the free
+    phase stays whole unless --trial-free shortens it too.
     """
     full = make_config(experiment, config, name, **member)
     epochs = config.trial_epochs or full.epochs
@@ -88,7 +88,7 @@ def trial_config(experiment: Experiment, config: Any, name: str, member: Member)
     require(
         needed <= epochs or not whole,
         f"{flag} is less than the {needed:g} of a whole free phase and the warm-up;"
-        " shorten --free, or leave out --trial-free",
+        " shorten --free, or add --trial-free shortened",
     )
     return dataclasses.replace(
         full,

@@ -299,14 +299,14 @@ def test_sweep_of_photographs_chooses_the_warm_up_too(
     monkeypatch.setattr(image, "HELD_OUT", 2)
     monkeypatch.setattr(sweep, "Devices", partial(Devices, limit=1))
     command = "sweep image --dataset imagenet --batch-size 8 --epochs 4 --workers 0"
-    command += " --trial-epochs 2 --optimizers lamb-lawn --rates 0.01 --free 2"
+    command += " --trial-epochs 2 --optimizers lamb-lawn --rates 0.01 --free 1"
     command += f" --warmups 1 2 --seeds 1 --quiet --data-dir={folder}"
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(sweep, "finals", lambda *_: "")
         assert main([*command.split(), f"--out={out}"]) == 0
     output = capsys.readouterr().out
-    assert "lamb-lawn, trial 2 of 2, seed 0: rate 0.01, free 2, warm-up 2\n" in output
+    assert "lamb-lawn, trial 2 of 2, seed 0: rate 0.01, free 1, warm-up 2\n" in output
     assert "on 2 held-out training images" in output
     assert output.count("Written to") == 1  # A line for a trial, and the table.
     for number, warmup in ((1, 0.5), (2, 1.0)):  # Of half the schedule.

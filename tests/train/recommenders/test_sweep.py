@@ -15,11 +15,11 @@ from train.recommenders import experiment as recsys
 from train.recommenders import options as recsys_options
 from train.runs import folder as runs
 
-# Trials with a third of all phases: 2 of 6 epochs, at 8 steps each.
+# Trials of 2 of 6 epochs, at 8 steps each: a third of all phases but the free one.
 OPTIONS = "sweep recsys --quiet --batch-size 500 --candidate-draws 2 --epochs 6"
 OPTIONS += " --warmup-epochs 1.5 --trial-epochs 2 --eval-every 1 --seeds 0"
 OPTIONS += " --checkpoint-minutes 0"
-SWEEP = f"{OPTIONS} --optimizers adam-lawn --rates 0.002 0.02 1e30 --free 0.75 3"
+SWEEP = f"{OPTIONS} --optimizers adam-lawn --rates 0.002 0.02 1e30 --free 0.75 1.5"
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def read(path):
 def test_every_trial_has_its_row_and_the_best_is_trained_in_full(folder):
     found = trials(folder)
     assert [(row["learning_rate"], row["free_epochs"]) for row in found] == [
-        (rate, free) for rate in (0.002, 0.02, 1e30) for free in (0.75, 3.0)
+        (rate, free) for rate in (0.002, 0.02, 1e30) for free in (0.75, 1.5)
     ]
     for row in found[:4]:
         assert row["optimizer"] == "adam-lawn" and row["batch_size"] == 500
@@ -86,7 +86,7 @@ def test_every_trial_has_its_row_and_the_best_is_trained_in_full(folder):
 @pytest.mark.slow
 def test_table_says_how_was_chosen(folder):
     text = (folder / "table.md").read_text()
-    assert "2 epochs, all phases shortened from 6" in text
+    assert "2 epochs, all phases but the free one shortened from 6" in text
     assert "second-latest (validation) item" in text
     lines = [line for line in text.splitlines() if line.startswith("| adam-lawn")]
     assert len(lines) == 6 and sum("| best |" in line for line in lines) == 1
@@ -99,7 +99,7 @@ def test_table_says_how_was_chosen(folder):
 
 @pytest.mark.slow
 def test_a_trial_equals_a_run_with_the_same_options(folder, files):
-    # The second; of the full schedule's 3 free epochs it has 1.
+    # The second.
     config = recsys_options.resolve(
         recsys_options.Config(
             data_dir=files,
@@ -108,7 +108,7 @@ def test_a_trial_equals_a_run_with_the_same_options(folder, files):
             candidate_draws=2,
             epochs=2,
             warmup_epochs=0.5,
-            free_epochs=1.0,
+            free_epochs=1.5,
             learning_rate=0.002,
             eval_every=1,
             validation=True,
@@ -166,7 +166,6 @@ def test_protocol_of_the_papers_chooses_by_the_test_item():
         config = recsys_options.SweepConfig(epochs=300, trial_epochs=100, **options)
         member = {"learning_rate": 0.1, "free_epochs": 60.0, "seed": 4}
         trial = sweep.trial_config(recsys.EXPERIMENT, config, "adam-lawn", member)
-        assert (trial.epochs, trial.warmup_epochs, trial.free_epochs) == (100, 10, 20)
         assert (trial.learning_rate, trial.seed) == (0.1, 4)
         return trial.validation
 
@@ -180,20 +179,22 @@ def test_protocol_of_the_papers_chooses_by_the_test_item():
     assert "latest (test) item" in text
 
 
-def test_the_free_phase_of_a_shortened_trial_may_be_whole():
-    config = recsys_options.SweepConfig(
-        epochs=300, trial_epochs=100, trial_free="whole"
-    )
-    trial = sweep.trial_config(
-        recsys.EXPERIMENT, config, "adam-lawn", {"free_epochs": 60.0}
-    )
-    assert (trial.epochs, trial.warmup_epochs, trial.free_epochs) == (100, 10, 60)
+def test_the_free_phase_of_a_short_trial_is_whole_unless_it_is_shortened_too():
+    def trial(free, **options):
+        config = recsys_options.SweepConfig(epochs=300, trial_epochs=100, **options)
+        member = {"free_epochs": free}
+        found = sweep.trial_config(recsys.EXPERIMENT, config, "adam-lawn", member)
+        assert (found.epochs, found.warmup_epochs) == (100, 10)
+        return found.free_epochs, sweep.table(recsys.EXPERIMENT, config, [])
+
+    free, text = trial(60.0)
+    assert free == 60
+    assert "100 epochs, all phases but the free one shortened from 300. " in text
+    free, text = trial(60.0, trial_free="shortened")
+    assert free == 20
+    assert "100 epochs, all phases shortened from 300 (the free epochs" in text
     with pytest.raises(InputError, match="100 is less than the 105 of a whole"):
-        sweep.trial_config(
-            recsys.EXPERIMENT, config, "adam-lawn", {"free_epochs": 95.0}
-        )
-    text = sweep.table(recsys.EXPERIMENT, config, [])
-    assert "100 epochs, all phases but the free one shortened from 300" in text
+        trial(95.0)
 
 
 def row(rate, hr, seed=0, outcome="finished", **others):
