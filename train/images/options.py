@@ -129,7 +129,7 @@ class Config(Options, options.RunOptions):
 class SweepConfig(Options, options.SweepOptions):
     """Images: the same number of trials for each optimizer, then its best one.
 
-    Trials have one seed and all epochs, or a schedule with all phases shortened alike;
+    Trials have one seed and all epochs, or a short schedule with a whole free phase;
     the best of them, by its accuracy on 5,000 held-out training images, is trained in
     full with several seeds on all training images. The papers search on CIFAR in two
     stages (Table 5): `--grid papers` has 72 to 96 trials for each optimizer, and

@@ -123,7 +123,7 @@ class Config(Options, options.RunOptions):
 class SweepConfig(Options, options.SweepOptions):
     """Recommenders: the same number of trials for each optimizer, then its best one.
 
-    Trials have one seed and all epochs, or a schedule with all phases shortened alike.
+    Trials have one seed and all epochs, or a short schedule with a whole free phase.
     The best of them, by each user's second-latest item, is trained in full with several
     seeds on everything but the latest item, which is the test item. The papers' grid,
     Table 8, has 40 to 66 trials for each optimizer. The same command with the same
