@@ -46,6 +46,18 @@ def test_every_update_is_that_of_the_paper(power, offset, x64):
         np.testing.assert_allclose(ours, w, rtol=1e-14)  # a few roundings
 
 
+def test_with_n_from_1_as_printed_the_first_update_erases_the_weights(x64):
+    w, grads = jnp.arange(1.0, 4), jnp.ones(3)
+
+    def first(offset):
+        tx = baselines.nmgd(0.1, 0.5, offset)
+        return optax.apply_updates(w, tx.update(grads, tx.init(w), w)[0])
+
+    # An offset of 0 is refused, but a traced one passes unchecked.
+    np.testing.assert_array_equal(jax.jit(first)(0.0), np.zeros(3))
+    assert jnp.abs(first(1.0)).min() > 0.2
+
+
 def test_it_forgets_any_start_and_gradient_descent_does_not(x64):
     a, b, smallest = least_squares()
     null = np.eye(7) - np.linalg.pinv(a) @ a

@@ -287,14 +287,13 @@ def test_eq_9_has_the_wrong_sign():
 
 def test_displays_of_the_appendix(toy):
     product, decays = 0.001, np.full(len(ETAS), LAMBDA)
-    wide, narrow = 1 - MOMENTUM + product, (1 - MOMENTUM) ** 2
-    wide, root = (
-        wide / 2,
-        np.sqrt(narrow - 2 * (1 + MOMENTUM) * product + product**2) / 2,
-    )
+    t, ratio = product / (1 - MOMENTUM), (1 + MOMENTUM) / (1 - MOMENTUM)
+    wide, narrow = (1 + t) * (1 - MOMENTUM) / 2, (1 - MOMENTUM) / 2
     below = 1 - roots(product, MOMENTUM)[0]
+    root = narrow * np.sqrt(1 - 2 * ratio * t + t**2)
     np.testing.assert_allclose(wide - root, below, rtol=1e-12)
-    assert wide + root > 5 * below  # A.1 as printed
+    assert wide + root > 5 * below  # A.1 as printed, and its next line:
+    assert wide - narrow * np.sqrt(1 - ratio * t + t**2) < 0.6 * below
     # A.2, P(t) for t >= 1, with the squared steps D and the products C.
     path = toy.sgd(ETAS, decays, MOMENTUM)
     steps = np.diff(path, axis=0)
@@ -302,7 +301,8 @@ def test_displays_of_the_appendix(toy):
     left = c[1:] - MOMENTUM * c[:-1]
     lost = LAMBDA * np.sum(path[1:-1] ** 2, axis=1)
     np.testing.assert_allclose(left, MOMENTUM * d[:-1] - lost, rtol=1e-9, atol=1e-12)
-    assert np.abs(left - (MOMENTUM * c[:-1] - lost)).max() > 0.1 * np.abs(left).max()
+    for printed in (c[:-1], d[1:] * ETAS[1:] / ETAS[:-1]):  # the line before has D_t
+        assert np.ptp(left - (MOMENTUM * printed - lost)) > 0.1 * np.ptp(left)
     # Eq. 16: Lemma A.1 at beta = 1/8.
     beta = 1 / 8
     np.testing.assert_allclose(beta * np.exp(1 - beta), np.exp(7 / 8) / 8, rtol=1e-12)
