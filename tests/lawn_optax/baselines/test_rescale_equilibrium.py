@@ -195,7 +195,7 @@ def test_the_motion_goes_on_in_the_new_equilibrium(name, x64):
     if name == "momentum":
         found = after_the_drop("behind", 2e-2)
         first = np.sqrt(1 - 0.9**2 * (1 - k**-0.5))
-        np.testing.assert_allclose(found[0], first, rtol=0.03)
+        np.testing.assert_allclose(found[[0, 400]], [first, 1], rtol=0.03)
         assert 0.95 < found[10] < 0.99
     if name.startswith("adamw"):  # second moments forget the larger weights later
         n, b2 = np.array([1, 11]), 0.999 if name.endswith("0.999") else 0.99
