@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import image_files as images
 from tests.support.rating_files import refused
-from train import sweep, trials
+from train import hyperparameters, sweep, trials
 from train.__main__ import main, parse
 from train.images import experiment as image
 from train.images import options as image_options
@@ -104,6 +104,24 @@ def test_a_sweeps_grid_shrinks_too(experiment, options, free):
     grid = "--free " in line
     assert grid == ("epochs" in options and "free" not in options)
     assert not grid or "instead of" in line
+
+
+@pytest.mark.parametrize("trial_free, same", [("whole", True), ("shortened", False)])
+def test_until_the_switch_a_short_trial_is_the_full_run(trial_free, same):
+    """With the same data, it captures the same norms, at the same margins."""
+    config = recsys_options.SweepConfig(trial_epochs=120, trial_free=trial_free)
+    member = {"learning_rate": 0.1, "free_epochs": 50.0}
+
+    def free_rates(make):
+        run = make(recsys.EXPERIMENT, config, "adam-lawn", **member)
+        trial = hyperparameters.make_trial(run, 5)
+        rate = hyperparameters.learning_rate(run, 5, trial)
+        return [float(rate(step)) for step in range(trial["switch_step"])]
+
+    def short(*args, **member):
+        return trials.trial_config(*args, member)
+
+    assert (free_rates(short) == free_rates(trials.make_config)) == same
 
 
 def test_a_refused_sweep_leaves_no_folder(tmp_path, capsys, monkeypatch):
