@@ -41,7 +41,8 @@ def grid(experiment: Experiment, config: Any, name: str) -> list[Member]:
     tried = sweep_of(experiment).grid(config, name)
     values: dict[str, tuple[float, ...]] = {"learning_rate": tried.rates}
     if optimizers.has_free_phase(name):
-        values["free_epochs"] = tried.free
+        if config.switch == "epochs":  # Else the run ends its free phase by itself.
+            values["free_epochs"] = tried.free
     elif name in optimizers.WITHOUT_DECAY:
         values["weight_decay"] = (0.0,)
     else:
@@ -82,7 +83,7 @@ def trial_config(experiment: Experiment, config: Any, name: str, member: Member)
         f"{flag} is more than the {full.epochs} of a whole run, which a trial shortens",
     )
     factor = epochs / full.epochs
-    whole = config.trial_free == "whole"
+    whole = config.trial_free == "whole" and config.switch == "epochs"
     join = sum if full.schedule == "three-phase" else max
     needed = join((full.free_epochs, full.warmup_epochs * factor))
     require(

@@ -124,6 +124,16 @@ def test_until_the_switch_a_short_trial_is_the_full_run(trial_free, same):
     assert (free_rates(short) == free_rates(trials.make_config)) == same
 
 
+def test_a_sweep_with_a_switch_by_margin_tries_no_free_epochs():
+    config = recsys_options.SweepConfig(trial_epochs=30, switch="median-margin")
+    members = trials.grid(recsys.EXPERIMENT, config, "adam-lawn")
+    assert [x["learning_rate"] for x in members] == [1e-3, 2e-3, 4e-3]
+    for member in members:
+        assert "free_epochs" not in member
+        found = trials.trial_config(recsys.EXPERIMENT, config, "adam-lawn", member)
+        assert (found.epochs, found.switch) == (30, "median-margin")
+
+
 def test_a_refused_sweep_leaves_no_folder(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(image, "HELD_OUT", 12)
     files = images.write_binary(tmp_path, images.some_tables("cifar10", count=12))
