@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from train import png
 from train.digits.grid import GridResult, describe_trial
 
 if TYPE_CHECKING:  # Matplotlib takes a second to import, and few commands draw.
@@ -84,7 +85,7 @@ def training_curves(
         axes.grid(alpha=0.3)
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle("Best trial of each optimizer, mean and range over the seeds")
-    figure.savefig(path, dpi=100)
+    png.save(path, figure)
 
 
 def run_curves(
@@ -154,7 +155,7 @@ def run_curves(
         # A run that diverged at once has no number that a logarithmic axis can show.
         if any(row[key] for row in rows for key in keys):
             axes.set_yscale("log")
-    figure.savefig(path, dpi=100)
+    png.save(path, figure)
 
 
 def band(
@@ -213,4 +214,4 @@ def finish(figure: Figure, path: Path, labelled: Axes | None = None, columns: in
         figure.legend(
             handles=handles, loc="outside lower center", ncols=columns, frameon=False
         )
-    figure.savefig(path, dpi=100)
+    png.save(path, figure)

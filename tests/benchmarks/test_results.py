@@ -9,14 +9,13 @@ from collections import defaultdict
 import numpy as np
 import PIL.Image
 import pytest
-from matplotlib.figure import Figure
 
 import lawn_optax as lawn
 from benchmarks import arms, step_overhead
 from benchmarks.compiled import optimizers, training
 from benchmarks.throughput import images, ncf, operations
+from train import png
 from train.report import command as report
-from train.report import png
 
 RESULTS = arms.RESULTS
 # What each folder was drawn from, as in benchmarks/README.md.
@@ -154,9 +153,7 @@ def test_the_points_of_figures_are_means_of_rows(folder, figure, file, metric, s
 
 def test_the_curves_of_digits_are_means_of_rows(monkeypatch):
     found = []
-    monkeypatch.setattr(
-        Figure, "savefig", lambda figure, *_, **__: found.append(figure)
-    )
+    monkeypatch.setattr(png, "save", lambda _, figure: found.append(figure))
     content("digits")[1]["curves.png"](RESULTS / "digits" / "curves.png")
     (figure,) = found
     (curves,) = read("digits-curves.jsonl")

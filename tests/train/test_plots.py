@@ -1,9 +1,8 @@
 """Curves of runs: they have a title, and no legend covers a line."""
 
 import pytest
-from matplotlib.figure import Figure
 
-from train import plots, single_run
+from train import plots, png, single_run
 
 ROW = {
     **{"epoch": 1, "step": 5, "loss": 0.5, "score": 0.2, "train_score": 0.3},
@@ -14,9 +13,7 @@ ROW = {
 @pytest.mark.parametrize("layers", [1, 12])
 def test_curves_have_a_title_and_legends_beside_them(layers, tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(
-        Figure, "savefig", lambda figure, *_, **__: figures.append(figure)
-    )
+    monkeypatch.setattr(png, "save", lambda _, figure: figures.append(figure))
     norms = {f"norm/layer_{i:02}_with_a_name": 1.0 + i for i in range(layers)}
     rows = [ROW | norms | {"epoch": e, "step": 5 * e} for e in (1, 2)]
     options = {"optimizer": "adam-lawn", "dataset": "ml-100k", "batch_size": 100_000}

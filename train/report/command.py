@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from train import recorded, sweep
+from train import png, recorded, sweep
 from train.digits import report as digits
 from train.errors import InputError, require
 from train.registry import EXPERIMENTS
-from train.report import comparisons, drift, pack, png, rates, stopping, tables
+from train.report import comparisons, drift, pack, rates, stopping, tables
 from train.report.definition import Report
 from train.report.figures import draw_figures
 from train.report.folders import Folder, find_folders
