@@ -85,10 +85,9 @@ REPORT = Report(
             "train_hr",
             "margin_p50",
             "test_margin_p50",
-            "logit_scale",
         }
     ),
-    curve=("hr", "train_hr", "margin_p50", "test_margin_p50", "logit_scale"),
+    curve=("hr", "train_hr", "margin_p50", "test_margin_p50"),
     described=("tower", "init", "epochs"),
     alike=(
         "dataset",
