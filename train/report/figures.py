@@ -195,9 +195,7 @@ def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
     dataset = papers.dataset_of(panel[0].options["dataset"])
     drawn, shown = [], {g.options["batch_size"] for g in panel}
     for members, colour in zip(
-        _split(panel, _method),
-        itertools.cycle(COLOURS),
-        strict=False,
+        _split(panel, _method), itertools.cycle(COLOURS), strict=False
     ):
         best = [
             max(alive, key=lambda g: g.last().mean)
@@ -226,6 +224,9 @@ def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
     axes.set(xscale="log", xlabel="batch size (samples, log scale)")
     label_values(axes, shown)
     axes.set_ylabel(f"{report.score} %")
+    low, high = axes.get_ylim()  # One method that fails would flatten all others.
+    axes.set_ylim(max(low, high - 12), high)
+    outside = f"; points below {high - 12:.0f} % left out" if low < high - 12 else ""
     axes.grid(alpha=0.3)
     epochs = sorted({g.options["epochs"] for g in drawn})
     name, paper = _batch_figure(panel[0])
@@ -234,7 +235,7 @@ def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
         f"{report.score} against batch size, after Figure {name} of {paper}\n"
         f"{_title(panel[0], batch=False)}, {' or '.join(map(str, epochs))} epochs;"
         f" last epoch, {_seeds(drawn)}\neach method's best setting;"
-        " bars: sample standard deviation over seeds",
+        f" bars: sample standard deviation over seeds{outside}",
         fontsize=10,
     )
     return figure
