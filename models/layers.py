@@ -53,6 +53,7 @@ def batch_norm(
     *,
     name: str,
     train: bool,
+    epsilon: float = 1e-5,
     dtype: DTypeLike | None = None,
     axis_name: str | None = None,
 ) -> nn.BatchNorm:
@@ -65,6 +66,8 @@ def batch_norm(
         name: Name among the parameters and the statistics.
         train: Whether to normalise by the statistics of the batch and update the
             running ones. Otherwise the running statistics normalise.
+        epsilon: What is added to the variance. If it is not 0, the scale of the layer
+            before matters a little.
         dtype: Type of the output; by default that of inputs and parameters.
         axis_name: Name of the axis that splits the batch, under `jax.pmap` or
             `jax.shard_map`. Under `jax.jit` with sharded arrays the batch is one array:
@@ -73,7 +76,7 @@ def batch_norm(
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
-        epsilon=1e-5,
+        epsilon=epsilon,
         dtype=dtype,
         axis_name=axis_name,
         name=name,

@@ -219,6 +219,8 @@ class PreResNet(nn.Module):
         normalization: ``batch``, or a norm over each image: ``group`` (8 channels),
             ``layer`` (all channels) or ``instance`` (one channel), each also over
             height and width, as in Wu and He 2018 (arXiv:1803.08494).
+        epsilon: What the norm layers add to the variance. Only with 0 are the kernels
+            exactly scale-invariant.
         dtype: Type of the computation, such as bfloat16. Parameters, statistics of
             batch norm and logits are float32 in any case, or wider if the parameters
             are.
@@ -230,6 +232,7 @@ class PreResNet(nn.Module):
     classes: int = 10
     width: int = 16
     normalization: str = "batch"
+    epsilon: float = 1e-5
     dtype: DTypeLike | None = None
     axis_name: str | None = None
 
@@ -255,10 +258,9 @@ class PreResNet(nn.Module):
         return pool_and_classify(nn.relu(norm(name="norm")(hidden)), self.classes)
 
     def _norm(self, train: bool) -> Layer:
+        options = {"epsilon": self.epsilon, "dtype": self.dtype}
         if self.normalization == "batch":
-            return partial(
-                batch_norm, train=train, dtype=self.dtype, axis_name=self.axis_name
-            )
+            return partial(batch_norm, train=train, axis_name=self.axis_name, **options)
         groups = {
             "group": {"num_groups": None, "group_size": 8},
             "layer": {"num_groups": 1},
@@ -269,9 +271,7 @@ class PreResNet(nn.Module):
                 f"`normalization` must be one of {', '.join(NORMALIZATIONS)};"
                 f" got {self.normalization!r}."
             )
-        return partial(
-            nn.GroupNorm, epsilon=1e-5, dtype=self.dtype, **groups[self.normalization]
-        )
+        return partial(nn.GroupNorm, **options, **groups[self.normalization])
 
 
 PreResNet32 = partial(PreResNet, depth=32)

@@ -138,7 +138,9 @@ def programs(task: Task) -> Programs:
         longer = jax.tree.map(
             lambda w: stretch * w if is_kernel(w) else w, state.params
         )
-        return state._replace(params=longer)
+        # Flax makes float32 parameters, also where JAX computes in float64.
+        wide = lambda x: x.astype(float) if jnp.isdtype(x.dtype, "real floating") else x  # noqa: E731
+        return jax.tree.map(wide, state._replace(params=longer))
 
     def update(state, trial, data, epoch, number):
         state, loss = classifier.step(task, state, trial, data, epoch, number)

@@ -172,10 +172,7 @@ def trainer(
 def cifar_trainer(
     config: Config, data_dir: Path, full: bool, progress: ProgressReport = QUIET
 ) -> Train:
-    """Trains a PreResNet, but only its convolutions; see `trainer`.
-
-    The updates between two evaluations are one unit of progress.
-    """
+    """Trains a PreResNet, but only its convolutions; see `trainer`."""
     data = cifar.load(data_dir, full)
     task = cifar_task(config, data, full)
     run = cifar.trainer(task, data, config.steps, config.eval_every, progress)
@@ -203,7 +200,11 @@ def cifar_task(config: Config, data: cifar.Data, full: bool) -> cifar.Task:
     def optimizer(trial: Trial) -> optax.GradientTransformation:
         return cifar.split(_sgd(config, trial), optax.set_to_zero(), "all")
 
-    network = models.PreResNet(depth=6 * config.blocks + 2, width=config.channels)
+    depth = 6 * config.blocks + 2
+    # With an epsilon, kernels that grow would not be exactly equivalent.
+    network = models.PreResNet(
+        depth, width=config.channels, epsilon=0, dtype=jnp.result_type(float)
+    )
     return cifar.make_task(network, data, config.batch_size, optimizer, full)
 
 

@@ -237,7 +237,7 @@ def test_the_theorem_on_a_preresnet(folder, small, monkeypatch, tmp_path, capsys
     runs = exponential.equivalents(SMALL)
     names = "step decay, weight decay", "exponential equivalent"
     decayed, growing = (train(*runs[name]) for name in names)
-    # float32, a dozen updates; batch norm's epsilon is 1e-5.
+    # float32, a dozen updates.
     np.testing.assert_allclose(growing.loss, decayed.loss, rtol=1e-4)
     np.testing.assert_allclose(growing.angle, decayed.angle, rtol=2e-3)
     np.testing.assert_allclose(growing.accuracy, decayed.accuracy, atol=1e-6)
@@ -250,6 +250,28 @@ def test_the_theorem_on_a_preresnet(folder, small, monkeypatch, tmp_path, capsys
     monkeypatch.setattr(exponential, "CIFAR", SMALL)
     monkeypatch.setattr(exponential, "cifar_trainer", lambda *arguments: train)
     command(capsys, "exponential", folder, tmp_path, ["exponential", "together"])
+
+
+@pytest.mark.slow
+def test_the_theorem_on_a_preresnet_in_float64(folder, small, x64, monkeypatch):
+    runs = exponential.equivalents(SMALL)
+
+    def pair(first, second):
+        train = exponential.cifar_trainer(SMALL, folder, False)
+        return train(*runs[first]), train(*runs[second])
+
+    steps = "step decay, weight decay", "exponential equivalent"
+    for names in (steps, ("cosine, weight decay", "exponential cosine")):
+        decayed, growing = pair(*names)
+        assert decayed.loss.dtype == np.float64
+        np.testing.assert_allclose(growing.loss, decayed.loss, rtol=1e-10)
+        np.testing.assert_allclose(growing.angle, decayed.angle, rtol=1e-8)
+        np.testing.assert_array_equal(growing.accuracy, decayed.accuracy)
+    # The usual epsilon of batch norm is not scaled with the kernels.
+    usual = partial(models.PreResNet, depth=8, width=2, dtype=jnp.float64)
+    monkeypatch.setattr(exponential.models, "PreResNet", lambda *_, **__: usual())
+    decayed, growing = pair(*steps)
+    assert abs(growing.loss[-1] / decayed.loss[-1] - 1) > 1e-8
 
 
 def command(capsys, name, folder, out, figures, *flags):
