@@ -67,7 +67,7 @@ def batch_norm(
         train: Whether to normalise by the statistics of the batch and update the
             running ones. Otherwise the running statistics normalise.
         epsilon: What is added to the variance. If it is not 0, the scale of the layer
-            before matters a little.
+            before matters a little; with 0, a constant channel gives NaN.
         dtype: Type of the output; by default that of inputs and parameters.
         axis_name: Name of the axis that splits the batch, under `jax.pmap` or
             `jax.shard_map`. Under `jax.jit` with sharded arrays the batch is one array:

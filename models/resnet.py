@@ -220,7 +220,7 @@ class PreResNet(nn.Module):
             ``layer`` (all channels) or ``instance`` (one channel), each also over
             height and width, as in Wu and He 2018 (arXiv:1803.08494).
         epsilon: What the norm layers add to the variance. Only with 0 are the kernels
-            exactly scale-invariant.
+            exactly scale-invariant, but then a constant channel gives NaN.
         dtype: Type of the computation, such as bfloat16. Parameters, statistics of
             batch norm and logits are float32 in any case, or wider if the parameters
             are.

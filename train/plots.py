@@ -198,6 +198,31 @@ def label_values(axes: Axes, values: Iterable[float]) -> None:
     axes.minorticks_off()
 
 
+def leave_out_failures(
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    gap: float,
+    shown: Iterable[float] = (),
+) -> str:
+    """Sets the lower limit so that points far below the others do not flatten them.
+
+    Args:
+        axes: Panel with the points.
+        points: Places and values.
+        gap: How far below the best value at its place a point has to lie.
+        shown: Further values, which are shown in any case.
+
+    Returns:
+        How many points are left out, in words; nothing if all are shown.
+    """
+    best = {x: max(y for place, y in points if place == x) for x, _ in points}
+    near = [y for x, y in points if y >= best[x] - gap]
+    if len(near) == len(points):
+        return ""
+    axes.set_ylim(bottom=min([*near, *shown]) - 1)
+    return f"; left out: {len(points) - len(near)} far lower"
+
+
 def finish(figure: Figure, path: Path, labelled: Axes | None = None, columns: int = 3):
     """Adds grids and one legend below all panels, and writes the figure.
 

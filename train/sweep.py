@@ -99,7 +99,7 @@ def introduction(
             sweep_of(experiment).grid(options, name)
             for options in (config, dataclasses.replace(config, epochs=None))
         )
-        if optimizers.has_free_phase(name):
+        if optimizers.has_free_phase(name) and config.switch == "epochs":
             lines.append(shortening.grid_in_words(tried, full))
     return "\n".join(dict.fromkeys(line for line in lines if line))
 

@@ -43,6 +43,9 @@ def grid(experiment: Experiment, config: Any, name: str) -> list[Member]:
     if optimizers.has_free_phase(name):
         if config.switch == "epochs":  # Else the run ends its free phase by itself.
             values["free_epochs"] = tried.free
+        else:
+            flag = f"--switch {config.switch}"
+            require(not config.free, f"--free has no effect with {flag}; leave it out")
     elif name in optimizers.WITHOUT_DECAY:
         values["weight_decay"] = (0.0,)
     else:

@@ -108,7 +108,7 @@ def test_a_sweeps_grid_shrinks_too(experiment, options, free):
 
 @pytest.mark.parametrize("trial_free, same", [("whole", True), ("shortened", False)])
 def test_until_the_switch_a_short_trial_is_the_full_run(trial_free, same):
-    """With the same data, it captures the same norms, at the same margins."""
+    """Its learning rates are the same, with the schedule of three phases."""
     config = recsys_options.SweepConfig(trial_epochs=120, trial_free=trial_free)
     member = {"learning_rate": 0.1, "free_epochs": 50.0}
 
@@ -125,13 +125,23 @@ def test_until_the_switch_a_short_trial_is_the_full_run(trial_free, same):
 
 
 def test_a_sweep_with_a_switch_by_margin_tries_no_free_epochs():
-    config = recsys_options.SweepConfig(trial_epochs=30, switch="median-margin")
+    options = {"epochs": 60, "trial_epochs": 30, "switch": "median-margin"}
+    config = recsys_options.SweepConfig(**options)
     members = trials.grid(recsys.EXPERIMENT, config, "adam-lawn")
     assert [x["learning_rate"] for x in members] == [1e-3, 2e-3, 4e-3]
-    for member in members:
-        assert "free_epochs" not in member
-        found = trials.trial_config(recsys.EXPERIMENT, config, "adam-lawn", member)
-        assert (found.epochs, found.switch) == (30, "median-margin")
+    assert not any("free_epochs" in member for member in members)
+    found = [
+        trials.trial_config(recsys.EXPERIMENT, config, "adam-lawn", member)
+        for member in members
+    ]
+    assert {(run.epochs, run.switch) for run in found} == {(30, "median-margin")}
+    line = sweep.introduction(recsys.EXPERIMENT, config, {"adam-lawn": found}, ROOT)
+    assert "--free " not in line
+    config = recsys_options.SweepConfig(**options, free=(2.0,))
+    refused(
+        lambda: trials.grid(recsys.EXPERIMENT, config, "adam-lawn"),
+        "--free has no effect with --switch median-margin; leave it out",
+    )
 
 
 def test_a_refused_sweep_leaves_no_folder(tmp_path, capsys, monkeypatch):

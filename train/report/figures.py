@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from train import plots
 from train.plots import COLOURS, label_values, new_figure, range_over_seeds
 from train.report import papers
 from train.report.read import Group, ReportedRun
@@ -193,7 +194,7 @@ def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
     axes = figure.subplots()
     report = panel[0].report
     dataset = papers.dataset_of(panel[0].options["dataset"])
-    drawn, shown = [], {g.options["batch_size"] for g in panel}
+    drawn, published, shown = [], [], {g.options["batch_size"] for g in panel}
     for members, colour in zip(
         _split(panel, _method), itertools.cycle(COLOURS), strict=False
     ):
@@ -220,13 +221,13 @@ def _draw_batch_sizes(panel: Sequence[Group]) -> Figure:
             label = f"{method}, {next(iter(values.values())).source}"
             label += f"; Fail at {', '.join(fails)}" if fails else ""
             axes.plot(list(values), scores, **style, label=label)
+            published += [score for score in scores if np.isfinite(score)]
             shown |= values.keys()
     axes.set(xscale="log", xlabel="batch size (samples, log scale)")
     label_values(axes, shown)
     axes.set_ylabel(f"{report.score} %")
-    low, high = axes.get_ylim()  # One method that fails would flatten all others.
-    axes.set_ylim(max(low, high - 12), high)
-    outside = f"; points below {high - 12:.0f} % left out" if low < high - 12 else ""
+    points = [(g.options["batch_size"], 100 * g.last().mean) for g in drawn]
+    outside = plots.leave_out_failures(axes, points, 12, published)
     axes.grid(alpha=0.3)
     epochs = sorted({g.options["epochs"] for g in drawn})
     name, paper = _batch_figure(panel[0])

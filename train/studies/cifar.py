@@ -138,9 +138,11 @@ def programs(task: Task) -> Programs:
         longer = jax.tree.map(
             lambda w: stretch * w if is_kernel(w) else w, state.params
         )
-        # Flax makes float32 parameters, also where JAX computes in float64.
-        wide = lambda x: x.astype(float) if jnp.isdtype(x.dtype, "real floating") else x  # noqa: E731
-        return jax.tree.map(wide, state._replace(params=longer))
+
+        def widen(x):  # Flax makes float32 parameters, also where JAX uses float64.
+            return x.astype(float) if jnp.isdtype(x.dtype, "real floating") else x
+
+        return jax.tree.map(widen, state._replace(params=longer))
 
     def update(state, trial, data, epoch, number):
         state, loss = classifier.step(task, state, trial, data, epoch, number)

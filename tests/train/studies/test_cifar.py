@@ -237,7 +237,7 @@ def test_the_theorem_on_a_preresnet(folder, small, monkeypatch, tmp_path, capsys
     runs = exponential.equivalents(SMALL)
     names = "step decay, weight decay", "exponential equivalent"
     decayed, growing = (train(*runs[name]) for name in names)
-    # float32, a dozen updates.
+    # float32, 16 updates.
     np.testing.assert_allclose(growing.loss, decayed.loss, rtol=1e-4)
     np.testing.assert_allclose(growing.angle, decayed.angle, rtol=2e-3)
     np.testing.assert_allclose(growing.accuracy, decayed.accuracy, atol=1e-6)
