@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def save(path: Path, figure: Figure) -> None:
-    """Writes a figure with 128 colours, which takes a third of the bytes."""
+    """Writes a figure with 64 colours, which takes a quarter of the bytes."""
     with io.BytesIO() as drawn:
         figure.savefig(drawn, dpi=110)
-        image = PIL.Image.open(drawn).convert("RGB").quantize(128)
+        image = PIL.Image.open(drawn).convert("RGB").quantize(64)
     about = PngInfo()
     about.add_text("Comment", data_digest(figure))
     image.save(path, optimize=True, pnginfo=about)
