@@ -109,4 +109,4 @@ def test_the_figure_is_drawn(paths, tmp_path):
     file = tmp_path / "constrained.png"
     growths = {k: constrained.growth(k) for k in (1, 2, 3)}
     constrained.figure(file, paths, growths)
-    assert matplotlib.image.imread(file).shape[:2] == (1050, 1000)
+    assert matplotlib.image.imread(file).shape[:2] == (1155, 1100)

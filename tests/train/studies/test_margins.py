@@ -209,7 +209,7 @@ def test_small_runs_are_reported_and_drawn(tmp_path, monkeypatch):
     assert [*wide] == [65 * 4 + 16 + 40, 65 * 8 + 64 + 80]
     assert all(len(ones) == 2 for ones in wide.values())
     assert "| 60     | 100%   | 1     | 0.0 " in text and "means over 2 seeds" in text
-    assert matplotlib.image.imread(tmp_path / "margins.png").shape[:2] == (800, 1600)
+    assert matplotlib.image.imread(tmp_path / "margins.png").shape[:2] == (880, 1760)
     # On other data there are the same tables, and no verdict.
     real = study.findings(*parts[:4], "some images")
     rows = [line for line in text.splitlines() if line.startswith("| ")]

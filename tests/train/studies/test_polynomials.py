@@ -184,6 +184,6 @@ def test_the_report_and_the_figure(found, norms, tmp_path, monkeypatch):
     assert "to 22.64 in expectation, from the smallest, 15.98" in text
     assert all(f"| {name} " in text for name in found)
     assert matplotlib.image.imread(tmp_path / "polynomials.png").shape[:2] == (
-        800,
-        1300,
+        880,
+        1430,
     )
