@@ -150,7 +150,8 @@ def three_phase_epochs(
       peak_value: Learning rate per update at the peak, finite and at least 0.
       free_epochs: Epochs of the free phase (E_free), 0 or more, may be fractional. The
         step of the switch is ``epochs_to_steps(free_epochs, steps_per_epoch)``.
-      warmup_epochs: Epochs of the warm-up (E_warmup), 0 or more, may be fractional.
+      warmup_epochs: Epochs of the warm-up (E_warmup), 0 or more, may be fractional. If
+        both phases are rounded up to more than the run has, it loses the excess.
       total_epochs: Epochs of the whole run (E_total), may be fractional.
       steps_per_epoch: Updates per epoch, at least 1.
 
@@ -168,12 +169,12 @@ def three_phase_epochs(
     References:
       Gupta et al. 2021, arXiv:2108.05839, section 3, Appendix D.1 and Figure 5.
     """
-    return three_phase(
-        peak_value,
-        epochs_to_steps(free_epochs, steps_per_epoch),
-        epochs_to_steps(warmup_epochs, steps_per_epoch),
-        epochs_to_steps(total_epochs, steps_per_epoch),
-    )
+    free_steps = epochs_to_steps(free_epochs, steps_per_epoch)
+    warmup_steps = epochs_to_steps(warmup_epochs, steps_per_epoch)
+    total_steps = epochs_to_steps(total_epochs, steps_per_epoch)
+    if epochs_to_steps(free_epochs + warmup_epochs, steps_per_epoch) <= total_steps:
+        warmup_steps = min(warmup_steps, total_steps - free_steps)
+    return three_phase(peak_value, free_steps, warmup_steps, total_steps)
 
 
 def two_phase_epochs(

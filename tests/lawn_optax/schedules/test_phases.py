@@ -166,6 +166,12 @@ def test_epoch_forms_switch_where_epochs_to_steps_says():
     ours = schedules.three_phase_epochs(0.3, 0.1, 0.5, 2, 5)
     same = schedules.three_phase(0.3, 1, 3, 10)
     np.testing.assert_array_equal(rates(ours, range(12)), rates(same, range(12)))
+    # 1.5 epochs of 7 are 11 updates and half an epoch 4, of the 14 that there are.
+    ours = schedules.three_phase_epochs(0.3, 1.5, 0.5, 2, 7)
+    same = schedules.three_phase(0.3, 11, 3, 14)
+    np.testing.assert_array_equal(rates(ours, range(16)), rates(same, range(16)))
+    with pytest.raises(ValueError, match="free_steps=11, warmup_steps=5, total_ste"):
+        schedules.three_phase_epochs(0.3, 1.5, 0.7, 2, 7)
     ours = schedules.two_phase_epochs(0.3, 0.5, 2, 5)
     same = schedules.two_phase(0.3, 3, 10)
     np.testing.assert_array_equal(rates(ours, range(12)), rates(same, range(12)))
